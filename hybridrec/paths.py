@@ -1,0 +1,46 @@
+"""Where things live. Every path of the project is built here, from the repository's root."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+EXPERIMENTS = NOTEBOOKS / "experiments"
+RAW = ROOT / "data" / "raw"
+MODELS = ROOT / "data" / "models"
+CACHE = ROOT / "data" / "cache"
+RECORDINGS = ROOT / "data" / "recordings"
+PRICES = ROOT / "data" / "prices.toml"
+PUBLISHED = ROOT / "data" / "published_table2.csv"
+
+
+def data_folders() -> list[Path]:
+    """Folders searched for data before anything is fetched: the user's own (HYBRIDREC_DATA) first."""
+    given = os.environ.get("HYBRIDREC_DATA")
+    return [Path(given).expanduser(), RAW] if given else [RAW]
+
+
+def _output() -> Path | None:
+    """Scratch root that replaces data/tables and results, so that a test run leaves committed results alone."""
+    scratch = os.environ.get("HYBRIDREC_SCRATCH")
+    return Path(scratch) if scratch else None
+
+
+def tables(experiment: str) -> Path:
+    """Folder of the parquet tables that the notebooks hand to each other (never committed: they hold ratings)."""
+    folder = (_output() or ROOT / "data") / "tables" / experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def results(experiment: str) -> Path:
+    """Folder of what is committed: tables (.csv), figures (.png, .svg), metrics.json."""
+    folder = (_output() or ROOT) / "results" / experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def within_root(path: Path) -> str:
+    """A path as shown to readers: relative to the repository, so that no machine's folders are printed."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
