@@ -1,0 +1,281 @@
+"""Cornac's recommenders by name: fit, score a table of candidates, choose hyper-parameters, score out of fold.
+
+Fits are independent of each other, so they run in worker processes; each is cached by the hash of all that it depends
+on. Every fit is single-threaded and seeded, so the scores do not depend on how many cores there are.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hybridrec import metrics, paths, progress, splits
+from hybridrec.randomness import seed_for
+
+
+class RecommenderError(ValueError):
+    """A recommender that is not known, or that gave scores that are no numbers."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a recommender is built: its Cornac class, what it learns from, and the one parameter that is tuned.
+
+    ``feedback`` is "ratings" (all known ratings, with their values) or "likes" (only liked items, as positives).
+    """
+
+    cornac_class: str
+    feedback: str
+    grid: tuple[str, tuple[Any, ...]] | None = None
+    fixed: dict[str, Any] = field(default_factory=dict)
+    family: str = ""
+    control: bool = False
+
+
+RECIPES: dict[str, Recipe] = {
+    "MostPop": Recipe("MostPop", "likes", family="popularity", control=True),
+    "ItemKNN": Recipe("ItemKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
+    "UserKNN": Recipe("UserKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
+    "MF": Recipe(
+        "MF", "ratings", ("lambda_reg", (0.02, 0.06, 0.12)), {"k": 20, "max_iter": 60, "learning_rate": 0.01},
+        "matrix factorisation",
+    ),
+    "BPR": Recipe(
+        "BPR", "likes", ("max_iter", (50, 100, 200)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
+        "learning to rank",
+    ),
+    "WBPR": Recipe(
+        "WBPR", "likes", ("max_iter", (50, 100, 200)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
+        "learning to rank",
+    ),
+    "NeuMF": Recipe(
+        "NeuMF", "likes", ("num_epochs", (5, 10, 15)),
+        {"backend": "pytorch", "num_factors": 8, "batch_size": 1024, "lr": 0.003}, "neural",
+    ),
+    "EASE": Recipe("EASE", "likes", ("lamb", (100, 300, 1000)), {"posB": False}, "linear autoencoder"),
+    "VAECF": Recipe(
+        "VAECF", "likes", ("n_epochs", (50, 100, 200)), {"k": 20, "autoencoder_structure": [64], "batch_size": 128},
+        "autoencoder",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One piece of work: fit a recommender on ``train`` and score ``pairs``."""
+
+    recommender: str
+    params: dict[str, Any]
+    train: pd.DataFrame
+    pairs: pd.DataFrame
+    users: np.ndarray
+    items: np.ndarray
+    seed: int
+
+    def key(self) -> str:
+        """SHA-256 of everything the scores depend on."""
+        recipe = RECIPES[self.recommender]
+        settings = [self.recommender, recipe.cornac_class, recipe.feedback, recipe.fixed, self.params, self.seed]
+        tables = [splits.fingerprint(self.train), splits.fingerprint(self.pairs)]
+        catalogue = [splits.fingerprint(pd.DataFrame({"id": ids})) for ids in (self.users, self.items)]
+        text = json.dumps([settings, tables, catalogue, version("cornac"), version("torch").split("+")[0]])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a recommender.
+
+    Raises:
+        RecommenderError: unknown name (lists the known ones).
+    """
+    if name not in RECIPES:
+        raise RecommenderError(f"unknown recommender {name!r}. Known: {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+def grid(name: str) -> list[dict[str, Any]]:
+    """The declared settings of a recommender, one dictionary each; [{}] where nothing is tuned."""
+    tuned = recipe(name).grid
+    return [{tuned[0]: value} for value in tuned[1]] if tuned else [{}]
+
+
+# --- one fit --------------------------------------------------------------------------------------------------------
+
+
+def cornac_dataset(train: pd.DataFrame, users: np.ndarray, items: np.ndarray, seed: int) -> Any:
+    """A Cornac dataset in which every user and item of the study has an index, rated in ``train`` or not."""
+    from cornac.data import Dataset
+
+    uid, iid = {u: i for i, u in enumerate(users)}, {v: j for j, v in enumerate(items)}
+    columns = (
+        train["user"].map(uid).to_numpy("int64"),
+        train["item"].map(iid).to_numpy("int64"),
+        train["rating"].to_numpy("float64", copy=True),  # Cornac writes through this buffer
+    )
+    return Dataset(len(users), len(items), uid, iid, columns, seed=seed)
+
+
+def build_model(name: str, params: dict[str, Any], seed: int) -> Any:
+    """An unfitted Cornac model, quiet, seeded and single-threaded."""
+    cornac_class = getattr(importlib.import_module("cornac.models"), recipe(name).cornac_class)
+    accepted = cornac_class.__init__.__code__.co_varnames
+    common = {"verbose": False, "seed": seed, "num_threads": 1}
+    return cornac_class(**{k: v for k, v in common.items() if k in accepted}, **recipe(name).fixed, **params)
+
+
+def fit_and_score(work: Fit) -> np.ndarray:
+    """Scores of ``work.pairs``, in their order.
+
+    Raises:
+        RecommenderError: a score that is no number (names the recommender and a user).
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    model = build_model(work.recommender, work.params, work.seed)
+    model.fit(cornac_dataset(work.train, work.users, work.items, work.seed))
+    item_index = pd.Series(np.arange(len(work.items)), index=work.items)
+    scores = np.empty(len(work.pairs))
+    for user, rows in work.pairs.groupby("user").indices.items():
+        all_items = np.asarray(model.score(int(np.searchsorted(work.users, user))), dtype=float)
+        scores[rows] = all_items[item_index.loc[work.pairs["item"].to_numpy()[rows]].to_numpy()]
+        if not np.isfinite(scores[rows]).all():
+            raise RecommenderError(f"{work.recommender} {work.params} gave user {user} a score that is no number.")
+    return scores
+
+
+# --- many fits ------------------------------------------------------------------------------------------------------
+
+
+def run(fits: Sequence[Fit]) -> list[np.ndarray]:
+    """Scores of every fit, from the cache where it has been done before, with a progress bar over the others."""
+    paths.CACHE.mkdir(parents=True, exist_ok=True)
+    files = [paths.CACHE / f"fit-{work.key()}.npy" for work in fits]
+    todo = [(work, file) for work, file in zip(fits, files, strict=True) if not file.exists()]
+    if todo:
+        _compute(todo)
+    return [np.load(file, allow_pickle=False) for file in files]
+
+
+def _compute(todo: list[tuple[Fit, Any]]) -> None:
+    """Fit in worker processes, longest first, each result on disk as soon as it is there."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    slowest_first = sorted(todo, key=lambda pair: list(RECIPES).index(pair[0].recommender), reverse=True)
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_one_thread) as pool:
+        jobs = [(pool.submit(fit_and_score, work), file) for work, file in slowest_first]
+        for job, file in progress.bar(jobs, what="fits"):
+            partial = file.with_suffix(f".{os.getpid()}.npy")
+            np.save(partial, job.result())
+            partial.replace(file)
+
+
+def _one_thread() -> None:
+    """Worker processes share the cores between them; a library that took them all would only get in the way."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+
+
+def training_rows(name: str, known: pd.DataFrame, like_threshold: float) -> pd.DataFrame:
+    """What a recommender may learn from: all known ratings, or the liked ones as positives."""
+    rows = known if recipe(name).feedback == "ratings" else known[known["rating"] >= like_threshold]
+    return rows[["user", "item", "rating"]].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all fits of a study share."""
+
+    interactions: pd.DataFrame
+    items: np.ndarray
+    like_threshold: float
+    seed: int
+
+    def fit(self, name: str, params: dict[str, Any], known: pd.DataFrame, pairs: pd.DataFrame) -> Fit:
+        """The work of fitting one recommender on ``known`` and scoring ``pairs`` (user, item)."""
+        return Fit(
+            recommender=name,
+            params=params,
+            train=training_rows(name, known, self.like_threshold),
+            pairs=pairs[["user", "item"]].reset_index(drop=True),
+            users=np.sort(self.interactions["user"].unique()),
+            items=np.sort(self.items),
+            seed=seed_for(self.seed, "fit", name),
+        )
+
+    def known(self) -> pd.DataFrame:
+        """Training and validation ratings: all that may be known of a user before the test."""
+        return self.interactions[self.interactions["split"] != "test"]
+
+
+def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
+    """Validation AUC of every declared setting: fitted on train, scored on validation; test rows are not touched.
+
+    Returns:
+        Columns recommender, parameter, value, auc (mean over users), chosen.
+    """
+    rows = study.interactions
+    train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
+    settings = [(name, params) for name in names for params in grid(name)]
+    scored = run([study.fit(name, params, train, validation) for name, params in settings])
+    relevant = (validation["rating"] >= study.like_threshold).to_numpy()
+    table = []
+    for (name, params), scores in zip(settings, scored, strict=True):
+        parameter, value = next(iter(params.items()), ("", np.nan))
+        judged = pd.DataFrame({"user": validation["user"].to_numpy(), "score": scores, "relevant": relevant})
+        quality = metrics.auc(judged).mean()
+        table.append({"recommender": name, "parameter": parameter, "value": value, "auc": quality})
+    tuned = pd.DataFrame(table)
+    best = tuned.groupby("recommender")["auc"].transform("max")
+    return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.assign(b=best).duplicated(["recommender", "auc"]))
+
+
+def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The chosen setting of each recommender, as its Cornac class takes it."""
+    chosen = tuned[tuned["chosen"]].set_index("recommender")
+    return {
+        name: next((p for p in grid(name) if p.get(row["parameter"]) == row["value"]), {})
+        for name, row in chosen.iterrows()
+    }
+
+
+def test_scores(study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the test candidates by each recommender fitted on all that is known.
+
+    Returns:
+        Columns recommender, part ("test"), fold (-1), user, item, score.
+    """
+    fits = [study.fit(name, setting, study.known(), candidates) for name, setting in params.items()]
+    frames = [
+        candidates[["user", "item"]].assign(recommender=name, part="test", fold=-1, score=scores)
+        for name, scores in zip(params, run(fits), strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
+    """Scores of every known rating by a recommender that was fitted without it.
+
+    Returns:
+        Columns recommender, part ("out-of-fold"), fold, user, item, score.
+    """
+    known = study.known()
+    fold = splits.fold_of(known, folds, study.seed)
+    work = [(name, number) for name in params for number in range(folds)]
+    fits = [study.fit(name, params[name], known[fold != number], known[fold == number]) for name, number in work]
+    frames = [
+        known.loc[fold == number, ["user", "item"]].assign(
+            recommender=name, part="out-of-fold", fold=number, score=scores
+        )
+        for (name, number), scores in zip(work, run(fits), strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
