@@ -104,7 +104,13 @@ def per_user(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
     return pd.DataFrame({"auc": value, "pairs": counts["pairs"], f"ndcg_at_{k}": ndcg_at_k(table, k)})
 
 
-def per_user_by(table: pd.DataFrame, by: str, k: int = 10) -> pd.DataFrame:
-    """``per_user`` for each value of a column (a ranker, a recommender), stacked with that column first."""
-    parts = {name: per_user(rows, k) for name, rows in table.groupby(by, sort=False)}
-    return pd.concat(parts, names=[by]).reset_index()
+def per_user_by_ranker(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
+    """``per_user`` of every ranking in a table with columns ranker and draw, all at once.
+
+    Returns:
+        Columns ranker, draw, user, auc, pairs, ndcg_at_k.
+    """
+    keys = ["ranker", "draw", "user"]
+    number = table.groupby(keys, sort=False).ngroup()
+    names = table[keys].assign(number=number).drop_duplicates("number").set_index("number")
+    return names.join(per_user(table[["score", "relevant"]].assign(user=number), k)).reset_index(drop=True)

@@ -116,10 +116,11 @@ def cornac_dataset(train: pd.DataFrame, users: np.ndarray, items: np.ndarray, se
     from cornac.data import Dataset
 
     uid, iid = {u: i for i, u in enumerate(users)}, {v: j for j, v in enumerate(items)}
+    # np.array copies: Cornac writes through these buffers, and pandas hands out read-only views.
     columns = (
-        train["user"].map(uid).to_numpy("int64"),
-        train["item"].map(iid).to_numpy("int64"),
-        train["rating"].to_numpy("float64", copy=True),  # Cornac writes through this buffer
+        np.array(train["user"].map(uid), dtype="int64"),
+        np.array(train["item"].map(iid), dtype="int64"),
+        np.array(train["rating"], dtype="float64"),
     )
     return Dataset(len(users), len(items), uid, iid, columns, seed=seed)
 
@@ -146,7 +147,7 @@ def fit_and_score(work: Fit) -> np.ndarray:
     item_index = pd.Series(np.arange(len(work.items)), index=work.items)
     scores = np.empty(len(work.pairs))
     for user, rows in work.pairs.groupby("user").indices.items():
-        all_items = np.asarray(model.score(int(np.searchsorted(work.users, user))), dtype=float)
+        all_items = np.ravel(model.score(int(np.searchsorted(work.users, user)))).astype(float)
         scores[rows] = all_items[item_index.loc[work.pairs["item"].to_numpy()[rows]].to_numpy()]
         if not np.isfinite(scores[rows]).all():
             raise RecommenderError(f"{work.recommender} {work.params} gave user {user} a score that is no number.")

@@ -1,0 +1,56 @@
+"""How sure we are: bootstrap intervals over users, paired permutation tests, Holm's correction."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def bootstrap_interval(
+    values: np.ndarray, rng: np.random.Generator, samples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean over users.
+
+    Args:
+        values: one value a user, shape (users,); NaNs must have been dropped.
+        rng: draws the resamples.
+        samples: how many resamples.
+        level: coverage.
+
+    Returns:
+        (low, high), or (nan, nan) for fewer than two users.
+    """
+    if len(values) < 2:
+        return (np.nan, np.nan)
+    low, high = stats.bootstrap(
+        (np.asarray(values),), np.mean, n_resamples=samples, confidence_level=level, method="percentile",
+        rng=rng, batch=500,
+    ).confidence_interval  # fmt: skip
+    return float(low), float(high)
+
+
+def paired_permutation_p(differences: np.ndarray, rng: np.random.Generator, permutations: int = 10_000) -> float:
+    """Two-sided p-value of a mean paired difference under random sign flips.
+
+    Args:
+        differences: one difference a user, shape (users,).
+        rng: draws the flips.
+        permutations: how many (the smallest possible p is 1 / (permutations + 1)).
+    """
+    differences = np.asarray(differences)
+    if len(differences) < 2:
+        return np.nan
+    # Blocks keep memory flat; the observed arrangement counts as one permutation, so p is never 0.
+    extreme, observed = 1, abs(differences.sum()) - 1e-12
+    for start in range(0, permutations, 1000):
+        size = (min(1000, permutations - start), len(differences))
+        signs = rng.integers(0, 2, size, dtype=np.int8) * 2 - 1
+        extreme += int((np.abs(signs @ differences) >= observed).sum())
+    return extreme / (permutations + 1)
+
+
+def holm(p_values: pd.Series) -> pd.Series:
+    """Holm's step-down correction over all p-values given; NaNs stay NaN and do not count (Holm 1979)."""
+    valid = p_values.dropna().sort_values()
+    factors = np.arange(len(valid), 0, -1)
+    adjusted = np.minimum(np.maximum.accumulate(valid.to_numpy() * factors), 1.0)
+    return pd.Series(adjusted, index=valid.index).reindex(p_values.index)
