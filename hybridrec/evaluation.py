@@ -233,6 +233,7 @@ def claims(
             rows.append(
                 {"claim": claim, "recommender": recommender, "ranker": ranker, "published": value}
                 | dict(zip(("replicated", "null_control", "held_out"), changes, strict=True))
+                | {"verdict": ""}
                 | {f"beyond_null_{part}": x for part, x in sure[0].items()}
                 | {"best_control": best}
                 | {f"beyond_best_control_{part}": x for part, x in sure[1].items()}
@@ -275,3 +276,21 @@ def settings_from(triage: pd.DataFrame, inactive: pd.Index, best_other: Mapping[
         )
         for (protocol, name), rows in triage.groupby(["protocol", "recommender"], sort=False)
     ]
+
+
+def cost_claims(share: pd.DataFrame, recommender: str) -> pd.DataFrame:
+    """The fourth claim, no disproportionate cost: the share of the work next to the share of users routed.
+
+    Args:
+        share: ranker, calls, seconds: what routing weak users takes, as a share of routing the reference group.
+        recommender: whose weak users they are.
+
+    Returns:
+        Rows for the claims table: replicated is the share of seconds, null_control the share of calls, which any
+        equally large choice of users would have.
+    """
+    rows = share.rename(columns={"seconds": "replicated", "calls": "null_control"})
+    in_proportion = rows["replicated"] <= rows["null_control"]
+    verdicts = np.where(in_proportion, "holds: by arithmetic, for any equally small choice of users", "refuted")
+    rows = rows.assign(claim="cost in proportion", recommender=recommender, verdict=verdicts)
+    return rows[["claim", "recommender", "ranker", "replicated", "null_control", "verdict"]]

@@ -31,6 +31,7 @@ class Experiment:
     shrinkage: float
     model: str
     modes: tuple[str, ...]
+    everybody_modes: tuple[str, ...]
     history_length: int
     bootstrap_samples: int
     permutations: int

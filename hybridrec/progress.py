@@ -15,7 +15,7 @@ def _stream() -> TextIO | None:
     terminal = os.environ.get("HYBRIDREC_TERMINAL")
     if terminal:
         try:
-            return open(terminal, "w")  # noqa: SIM115 - lives as long as the bar
+            return open(terminal, "w")
         except OSError:
             return None
     interactive = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ

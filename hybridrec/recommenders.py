@@ -50,20 +50,20 @@ RECIPES: dict[str, Recipe] = {
         "matrix factorisation",
     ),
     "BPR": Recipe(
-        "BPR", "likes", ("max_iter", (50, 100, 200)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
+        "BPR", "likes", ("max_iter", (100, 200, 400)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
         "learning to rank",
     ),
     "WBPR": Recipe(
-        "WBPR", "likes", ("max_iter", (50, 100, 200)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
+        "WBPR", "likes", ("max_iter", (100, 200, 400)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
         "learning to rank",
     ),
     "NeuMF": Recipe(
-        "NeuMF", "likes", ("num_epochs", (5, 10, 15)),
+        "NeuMF", "likes", ("num_epochs", (5, 10, 20)),
         {"backend": "pytorch", "num_factors": 8, "batch_size": 1024, "lr": 0.003}, "neural",
     ),
-    "EASE": Recipe("EASE", "likes", ("lamb", (100, 300, 1000)), {"posB": False}, "linear autoencoder"),
+    "EASE": Recipe("EASE", "likes", ("lamb", (300, 1000, 3000)), {"posB": False}, "linear autoencoder"),
     "VAECF": Recipe(
-        "VAECF", "likes", ("n_epochs", (50, 100, 200)), {"k": 20, "autoencoder_structure": [64], "batch_size": 128},
+        "VAECF", "likes", ("n_epochs", (100, 200, 400)), {"k": 20, "autoencoder_structure": [64], "batch_size": 128},
         "autoencoder",
     ),
 }  # fmt: skip

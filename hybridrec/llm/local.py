@@ -6,16 +6,19 @@ Nothing here knows of users, items or rankings; it answers requests (plain dicti
 import copy
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
-from transformers.utils import logging as transformers_logging
 
-from hybridrec import paths
-from hybridrec.downloads import File, Wheel, fetch
+warnings.filterwarnings("ignore", message="IProgress not found")  # transformers imports a notebook bar we do not use
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from hybridrec import paths  # noqa: E402
+from hybridrec.downloads import File, Wheel, fetch  # noqa: E402
 
 # How many tokens of candidates are scored in one forward pass; bounds memory for users with many candidates.
 _TOKENS_PER_BATCH = 2048
@@ -32,6 +35,11 @@ class ModelCard:
     name: str
     licence: str
     file: File
+
+    @property
+    def identity(self) -> str:
+        """What recordings are keyed by: the name and the weights' hash."""
+        return f"{self.name}@{self.file.sha256[:12]}"
 
 
 MODELS = {
@@ -217,9 +225,7 @@ class _StopAtRepeatedLine(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         new = input_ids[:, self.prompt_width :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return torch.tensor(
-            [new.shape[1] >= b or _repeats(text) for text, b in zip(texts, self.budgets, strict=True)]
-        )
+        return torch.tensor([new.shape[1] >= b or _repeats(text) for text, b in zip(texts, self.budgets, strict=True)])
 
 
 def _repeats(text: str) -> bool:

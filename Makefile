@@ -1,0 +1,100 @@
+# Thin on purpose: what a step does is written in hybridrec/__main__.py and in the notebooks.
+# Stamps live outside git, so a fresh clone always runs and an unchanged tree never does.
+
+EXPERIMENT ?= ml-100k
+PYTHON     ?= python3.11
+VENV       ?= .venv
+NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost
+
+PY      := $(VENV)/bin/python
+STAMPS  := .stamps/$(EXPERIMENT)
+SCRATCH := $(abspath .stamps/scratch)
+MODULE  := $(wildcard hybridrec/*.py hybridrec/llm/*)
+ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/$(EXPERIMENT)/*.jsonl))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help env data models reproduce record notebooks test lint lock clean FORCE
+
+help:  ## what there is to make (this list)
+	@sed -n 's/^\([a-z]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@echo "Another experiment: make reproduce EXPERIMENT=name, for notebooks/experiments/name.toml."
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+env: .stamps/env  ## build .venv from requirements.lock (PYTHON=python3.11)
+
+# torch goes first and without CUDA: the CPU build where pip can see it, else through uv, which knows where it lies;
+# macOS and Windows have a CPU build under the plain name. The lock then finds torch satisfied.
+INSTALL    := $(PY) -m pip install --quiet
+TORCH       = torch==$(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
+TORCH_Linux = $(INSTALL) uv && $(VENV)/bin/uv pip install --python $(PY) --no-deps --torch-backend cpu "$(TORCH)"
+TORCH_else  = $(INSTALL) --no-deps "$(TORCH)"
+
+.stamps/env: requirements.lock pyproject.toml $(if $(wildcard $(PY)),,FORCE)
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11, or set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --no-deps "$(TORCH)+cpu" 2>/dev/null || { $(or $(TORCH_$(shell uname -s)),$(TORCH_else)); }
+	$(INSTALL) -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@mkdir -p $(@D) && touch $@
+
+# Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere.
+lock: .stamps/env  ## make requirements.lock anew from pyproject.toml (keeps the pins that still fit)
+	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/pip-compile --quiet --all-extras --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==/d' requirements.lock && rm requirements.lock.old
+
+# --- the study -------------------------------------------------------------------------------------------------------
+
+data: .stamps/env  ## fetch and verify the experiment's dataset
+	$(PY) -m hybridrec data $(EXPERIMENT)
+
+models: .stamps/env  ## fetch, verify and convert the experiment's language model
+	$(PY) -m hybridrec model $(EXPERIMENT)
+
+reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the claims
+	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
+	@$(PY) -m hybridrec summary $(EXPERIMENT)
+
+# One stamp a notebook. It waits for the notebook before it, and is stale when its results were deleted.
+define stamp
+$(STAMPS)/$(1): notebooks/$(1).ipynb $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(wildcard results/$(EXPERIMENT)/$(1).ipynb),,FORCE)
+	@$$(eval RAN := yes)$(PY) -m hybridrec run $(EXPERIMENT) $(1)
+	@mkdir -p $$(@D) && touch $$@
+endef
+$(eval $(call stamp,01_data,,))
+$(eval $(call stamp,02_baselines,01_data,))
+$(eval $(call stamp,03_user_triage,02_baselines,))
+$(eval $(call stamp,04_llm_prompting,03_user_triage,$(ANSWERS)))
+$(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
+$(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))
+
+# Only 04 asks the model: the notebooks after it read its tables, so they need not know that it ran live.
+record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then 05 and 06 (hours on a small machine)
+	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
+	HYBRIDREC_LLM=live $(MAKE) --no-print-directory $(STAMPS)/04_llm_prompting
+	@$(MAKE) --no-print-directory reproduce
+
+# The stamps are touched in order: the copies have the notebooks' own code, so nothing has to run again.
+notebooks: $(if $(filter ml-100k,$(EXPERIMENT)),reproduce,only-the-default)  ## put the executed notebooks in place, ready to commit
+	@for name in $(NOTEBOOKS); do cp results/$(EXPERIMENT)/$$name.ipynb notebooks/$$name.ipynb && touch $(STAMPS)/$$name || exit 1; done
+
+.PHONY: only-the-default
+only-the-default:
+	@echo "committed notebooks are those of ml-100k: leave EXPERIMENT out." >&2; exit 1
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+lint: .stamps/env  ## ruff: style and format, notebooks included
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test: lint  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
+	$(PY) -m pytest tests
+	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
+	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
+
+# data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
+clean:  ## remove stamps, tables and tools' caches; never results, data, models, fits or recordings
+	rm -rf .stamps data/tables .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,274 @@
+"""The command line: ``python -m hybridrec run|summary|data|model EXPERIMENT``. The Makefile calls nothing else."""
+
+import argparse
+import ast
+import csv
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hybridrec import experiment as experiments
+from hybridrec import paths
+
+# Heavy imports (papermill, pandas, torch) stay inside the commands that need them: `summary` must be quick.
+
+_STAMPS = paths.ROOT / ".stamps"
+_CELL_TIMEOUT = 3600
+_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
+
+
+class CommandError(Exception):
+    """Something that the user can mend; shown as one line."""
+
+
+class NotebookError(Exception):
+    """A notebook that did not run to its end; shown as one line."""
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+
+def declared_parameters(notebook: Any, name: str) -> dict[str, Any]:
+    """The defaults in the notebook's cell tagged ``parameters``, by name.
+
+    The cell is read as Python. papermill's own inspection works on lines of text and skips, with no more than a
+    warning, any line that has a second ``=``, be it in a comment.
+
+    Raises:
+        CommandError: no such cell, or a line in it that is not ``name = literal``.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise CommandError(f"{name}.ipynb has {len(cells)} cells tagged 'parameters'; it must have one.")
+    declared = {}
+    for statement in ast.parse(cells[0].source).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        try:
+            declared[targets[0].id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError):
+            raise CommandError(
+                f"{name}.ipynb, parameters cell: {ast.unparse(statement)!r} is not `name = literal`. "
+                "Move what is derived into the next cell."
+            ) from None
+    return declared
+
+
+def changed_parameters(settings: experiments.Experiment, declared: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings that a notebook declares and whose value is not its default already.
+
+    The notebooks' defaults are the default experiment's, so that one adds no cell. The notebook's ``experiment`` is
+    the experiment's name.
+
+    Raises:
+        CommandError: the notebook declares something that no experiment has.
+    """
+    values = experiments.parameters(settings)
+    values["experiment"] = values.pop("name")
+    unknown = sorted(declared.keys() - values.keys())
+    if unknown:
+        known = ", ".join(sorted(values))
+        raise CommandError(f"{name}.ipynb: parameter {unknown[0]!r} is no setting of an experiment. Known: {known}.")
+    # A tuple in the notebook equals the experiment's list.
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in declared.items()}
+    return {key: values[key] for key in plain if plain[key] != values[key]}
+
+
+# --- executed notebooks ---------------------------------------------------------------------------------------------
+
+
+def normalise(notebook: Any) -> Any:
+    """Take out of an executed notebook whatever differs from run to run or from machine to machine.
+
+    Timings, papermill's notes, kernel versions, random identifiers and machine paths go; code and outputs stay.
+    """
+    notebook.metadata = {"kernelspec": dict(_KERNEL), "language_info": {"name": "python"}}
+    for cell in notebook.cells:
+        kept = {key: value for key, value in cell.metadata.items() if key not in ("papermill", "execution")}
+        cell.metadata = {key: value for key, value in kept.items() if (key, value) != ("tags", [])}
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
+    return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with neighbouring text of one stream joined: where a kernel cuts it depends on the moment."""
+    joined: list[Any] = []
+    for output in outputs:
+        if output.output_type != "stream":
+            joined.append(output)
+        elif joined and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = _CELL_FILE.sub("<cell>", output.text.replace(f"{paths.ROOT}{os.sep}", ""))
+    return joined
+
+
+def run(settings: experiments.Experiment, name: str) -> Path:
+    """Execute one notebook with an experiment's settings; its result replaces the former one only when it is whole.
+
+    Raises:
+        CommandError: no such notebook, or parameters that do not fit.
+        NotebookError: a cell failed; the message says which, and where the notebook was kept.
+    """
+    import nbformat
+
+    source = paths.NOTEBOOKS / f"{name}.ipynb"
+    if not source.is_file():
+        known = ", ".join(sorted(file.stem for file in paths.NOTEBOOKS.glob("*.ipynb"))) or "none"
+        raise CommandError(f"no notebook {name!r} in {paths.within_root(paths.NOTEBOOKS)}. There are: {known}.")
+    declared = declared_parameters(nbformat.read(source, as_version=4), name)
+    changed = changed_parameters(settings, declared, name)
+    given = ", ".join(f"{key} = {value!r}" for key, value in changed.items())
+    print(f"{name}: running" + (f" with {given}" if given else ""), flush=True)
+    start = time.perf_counter()
+    executed = normalise(_execute(source, changed, _STAMPS / settings.name / name))
+    target = paths.results(settings.name) / source.name
+    partial = target.with_suffix(".partial")
+    nbformat.write(executed, partial)
+    partial.replace(target)
+    print(f"{name}: {time.perf_counter() - start:.0f} s, {paths.within_root(target)}", flush=True)
+    return target
+
+
+def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
+    """The executed notebook, as papermill leaves it."""
+    import papermill
+
+    _show_progress_here()
+    work.parent.mkdir(parents=True, exist_ok=True)
+    running, failed = work.with_suffix(".running.ipynb"), work.with_suffix(".failed.ipynb")
+    try:
+        executed = papermill.execute_notebook(
+            source,
+            running,
+            changed,
+            kernel_name="python3",
+            language="python",
+            progress_bar=sys.stderr.isatty(),
+            cwd=paths.NOTEBOOKS,
+            execution_timeout=_CELL_TIMEOUT,
+        )
+    except Exception as error:
+        if running.exists():
+            running.replace(failed)
+        raise NotebookError(f"{_what_failed(error, source.stem)} It was kept as {paths.within_root(failed)}.") from None
+    running.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
+    return executed
+
+
+def _show_progress_here() -> None:
+    """Tell the kernel which terminal we are on: it has none of its own (see progress.py)."""
+    if sys.stderr.isatty():
+        os.environ.setdefault("HYBRIDREC_TERMINAL", os.ttyname(sys.stderr.fileno()))
+
+
+def _what_failed(error: Exception, name: str) -> str:
+    """One line about a failure; the kernel's traceback goes before it unless the error is one that explains itself."""
+    cell = getattr(error, "exec_count", None)
+    if cell is None:
+        return f"{name} stopped: {type(error).__name__}: {' '.join(str(error).split())[:500]}."
+    if not _explains_itself(error.ename):
+        print(_ANSI.sub("", "\n".join(error.traceback)), file=sys.stderr)
+    return f"{name} failed in cell [{cell}]: {error.ename}: {error.evalue}"
+
+
+def _explains_itself(name: str) -> bool:
+    """Is this the name of an error class of ours? Those say what was expected and what to do next."""
+    return any(f"class {name}(" in file.read_text() for file in Path(__file__).parent.rglob("*.py"))
+
+
+# --- the other commands ---------------------------------------------------------------------------------------------
+
+
+def summary(settings: experiments.Experiment) -> None:
+    """Print the claims table of an experiment.
+
+    Raises:
+        CommandError: it was not run yet.
+    """
+    path = paths.results(settings.name) / "claims.csv"
+    if not path.is_file():
+        raise CommandError(f"no {paths.within_root(path)} yet: run `make reproduce EXPERIMENT={settings.name}` first.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [[_short(value) for value in row] for row in csv.reader(file)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"{settings.name} — {paths.within_root(path)}")
+    for row in rows:
+        print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _short(value: str) -> str:
+    """A table's cell as printed: long decimals to four significant digits."""
+    try:
+        return f"{float(value):.4g}" if "." in value and len(value) > 6 else value
+    except ValueError:
+        return value
+
+
+def data(settings: experiments.Experiment) -> None:
+    """Fetch and verify an experiment's dataset."""
+    from hybridrec import datasets
+
+    dataset = datasets.load(settings.dataset)
+    users, items = dataset.interactions["user"].nunique(), len(dataset.items)
+    counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
+    print(f"{dataset.name}: {counts} (from {dataset.source})")
+
+
+def model(settings: experiments.Experiment) -> None:
+    """Fetch, verify and convert an experiment's language model."""
+    from hybridrec.llm import local
+
+    card = local.model_card(settings.model)
+    print(f"{card.name} ({card.licence}): {paths.within_root(local.converted_folder(card))}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hybridrec", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, text in (
+        ("run", "execute one notebook into results/EXPERIMENT"),
+        ("summary", "print the claims table"),
+        ("data", "fetch and verify the dataset"),
+        ("model", "fetch, verify and convert the language model"),
+    ):
+        sub = commands.add_parser(command, help=text, description=text)
+        sub.add_argument("experiment", metavar="EXPERIMENT", help="a file of notebooks/experiments, without .toml")
+    commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 is success, 1 a failed notebook, 2 something the user can mend, 130 an interruption."""
+    given = _parser().parse_args(arguments)
+    try:
+        settings = experiments.load(given.experiment)
+        if given.command == "run":
+            run(settings, given.notebook.removesuffix(".ipynb"))
+        else:
+            {"summary": summary, "data": data, "model": model}[given.command](settings)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written to results.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Our own errors explain themselves; anything else is a fault in the program and keeps its traceback.
+        if not _explains_itself(type(error).__name__):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NotebookError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

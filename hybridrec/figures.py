@@ -1,0 +1,307 @@
+"""Every figure of the study: one function each, one style, colours that the colour-blind can tell apart."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, safe for the common kinds of colour blindness.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
+_STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.hashsalt": "hybridrec",
+    "svg.fonttype": "none",
+}
+
+
+def use_style() -> None:
+    """One look for all figures; a fixed salt makes an SVG the same bytes on every run."""
+    mpl.rcParams.update(_STYLE)
+
+
+def save(figure: Figure, folder: Path, name: str) -> Figure:
+    """Write NAME.png and NAME.svg without dates or versions in them, and hand the figure back to be shown."""
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    return figure
+
+
+def _legend_below(figure: Figure, axis: plt.Axes, columns: int) -> None:
+    """A legend under the figure, where it hides nothing and the layout makes room for it."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def _plain_logarithm(*axes: mpl.axis.Axis) -> None:
+    """Label a logarithmic axis at its powers of ten, with plain numbers."""
+    for axis in axes:
+        axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+        axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def _axes(columns: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, np.ndarray]:
+    use_style()
+    figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
+    return figure, axes[0]
+
+
+# --- 01 data --------------------------------------------------------------------------------------------------------
+
+
+def data_portrait(ratings_per_user: pd.Series, ratings_per_item: pd.Series, ratings: pd.Series) -> Figure:
+    """How active users are, how popular items are, and how generous the ratings."""
+    figure, (users, items, values) = _axes(3, 3.6, 3.1)
+    for axis, counts, name, colour in (
+        (users, ratings_per_user, "user", BLUE),
+        (items, ratings_per_item, "item", ORANGE),
+    ):
+        ordered = counts.sort_values(ascending=False).to_numpy()
+        axis.loglog(np.arange(1, len(ordered) + 1), ordered, color=colour, lw=2)
+        _plain_logarithm(axis.xaxis, axis.yaxis)
+        axis.set(xlabel=f"{name}s, most ratings first", ylabel="ratings", title=f"Ratings per {name}")
+    shares = ratings.value_counts(normalize=True).sort_index()
+    values.bar(shares.index.astype(str), shares, color=GREEN)
+    values.set(xlabel="rating", ylabel="share of ratings", title="Ratings are generous")
+    return figure
+
+
+def sparsity_portrait(sparsity: pd.Series, threshold: float) -> Figure:
+    """The distribution of S_I(u) and the threshold that splits active from inactive users."""
+    figure, (axis,) = _axes(1, 6, 3.1)
+    axis.hist(sparsity, bins=60, color=BLUE)
+    axis.axvline(threshold, color=RED, lw=2)
+    share = (sparsity > threshold).mean()
+    axis.annotate(
+        f"t_s = mean = {threshold:.3f}\n{share:.0%} of users are sparser", (threshold, axis.get_ylim()[1] * 0.9),
+        xytext=(-8, 0), textcoords="offset points", ha="right", va="top", color=RED,
+    )  # fmt: skip
+    axis.set(xlabel="sparsity index S_I(u): share of the catalogue not rated", ylabel="users")
+    axis.set_title("Most users have rated very little")
+    return figure
+
+
+def candidates_portrait(sizes: pd.Series, inactive: pd.Series) -> Figure:
+    """How many test items there are to rank, for active and inactive users."""
+    figure, (axis,) = _axes(1, 6, 3.1)
+    bins = np.arange(0.5, 41.5)
+    groups = [sizes[~inactive].clip(upper=40), sizes[inactive].clip(upper=40)]
+    axis.hist(groups, bins=bins, color=[GREY, ORANGE], stacked=True, label=["active", "inactive"])
+    axis.set(xlabel="test items of a user (more than 40 shown as 40)", ylabel="users")
+    axis.set_title("An inactive user is judged on a handful of items")
+    axis.legend()
+    return figure
+
+
+# --- 02 baselines ---------------------------------------------------------------------------------------------------
+
+
+def tuning_curves(tuned: pd.DataFrame) -> Figure:
+    """Validation AUC over each recommender's declared grid; the chosen setting is filled."""
+    use_style()
+    names = [name for name in tuned["recommender"].unique() if (tuned["recommender"] == name).sum() > 1]
+    figure, axes = plt.subplots(2, -(-len(names) // 2), figsize=(10, 4.6), sharey=True)
+    for axis, name in zip(axes.flat, names, strict=False):
+        rows = tuned[tuned["recommender"] == name]
+        places = range(len(rows))
+        axis.plot(places, rows["auc"], color=BLUE, marker="o", markerfacecolor="white")
+        axis.plot(np.flatnonzero(rows["chosen"]), rows.loc[rows["chosen"], "auc"], "o", color=RED, ms=8)
+        axis.set_xticks(places, [f"{value:g}" for value in rows["value"]])
+        axis.set(title=name, xlabel=rows["parameter"].iloc[0])
+    for axis in axes[:, 0]:
+        axis.set_ylabel("validation AUC")
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def recommender_bars(table: pd.DataFrame) -> Figure:
+    """Mean test AUC with its interval, recommenders and controls in one order."""
+    figure, (axis,) = _axes(1, 6.5, 3.8)
+    rows = table.sort_values("auc")
+    colours = [GREY if control else BLUE for control in rows["control"]]
+    errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
+    axis.barh(rows["name"], rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
+    axis.axvline(0.5, color=RED, ls="--", lw=1)
+    axis.set(xlabel="mean test AUC (95 % interval over users); dashed: a coin", xlim=(0.45, 0.8))
+    axis.set_title("Recommenders (blue) and trivial rankings (grey)")
+    return figure
+
+
+# --- 03 triage ------------------------------------------------------------------------------------------------------
+
+
+def triage_map(triage: pd.DataFrame, thresholds: tuple[float, float], names: Sequence[str]) -> Figure:
+    """P(u) against S_I(u) for the named recommenders; weak users are the coloured corner."""
+    figure, axes = _axes(len(names), 3.6, 3.4)
+    for axis, name in zip(axes, names, strict=True):
+        rows = triage[triage["recommender"] == name].dropna(subset=["performance"])
+        for weak, colour, label in ((False, GREY, "strong"), (True, RED, "weak")):
+            part = rows[rows["weak"] == weak]
+            axis.scatter(part["sparsity"], part["performance"], s=9, alpha=0.5, color=colour, label=label)
+        axis.axhline(thresholds[0], color="black", lw=0.8, ls="--")
+        axis.axvline(thresholds[1], color="black", lw=0.8, ls="--")
+        axis.set(title=f"{name}: {int(rows['weak'].sum())} weak", xlabel="S_I(u)", ylim=(-0.05, 1.05))
+    axes[0].set_ylabel("P(u)")
+    axes[0].legend(loc="lower left", markerscale=2)
+    return figure
+
+
+def regression_to_the_mean(table: pd.DataFrame) -> Figure:
+    """The same users and recommender on the half they were picked on and on the other half."""
+    figure, (axis,) = _axes(1, 6.5, 3.8)
+    rows = table.iloc[::-1]
+    places = np.arange(len(rows))
+    axis.hlines(places, rows["picked_on"], rows["other_half"], color=GREY, lw=2)
+    axis.scatter(rows["picked_on"], places, color=RED, s=45, zorder=3, label="half they were picked on")
+    axis.scatter(rows["other_half"], places, color=BLUE, s=45, zorder=3, label="other half, nothing changed")
+    axis.axvline(0.5, color="black", ls="--", lw=0.8)
+    axis.set_yticks(places, rows["recommender"])
+    axis.set(xlabel="mean AUC of the users picked as weak", xlim=(0, 1))
+    axis.set_title("Weak users recover by themselves when other items are asked")
+    _legend_below(figure, axis, 2)
+    return figure
+
+
+def reliability_bars(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
+    """Test AUC of flagged users and of the rest, mean over recommenders, for each triage rule."""
+    figure, (axis,) = _axes(1, 7, 3.4)
+    means = table.groupby("rule")[["flagged_auc", "rest_auc"]].mean().loc[list(rules)[::-1]]
+    places = np.arange(len(means))
+    axis.hlines(places, means["flagged_auc"], means["rest_auc"], color=GREY, lw=2)
+    axis.scatter(means["flagged_auc"], places, color=RED, s=45, zorder=3, label="flagged as weak")
+    axis.scatter(means["rest_auc"], places, color=BLUE, s=45, zorder=3, label="everyone else")
+    axis.set_yticks(places, means.index)
+    axis.set(xlabel="mean test AUC, averaged over recommenders")
+    axis.set_title("The wider the gap, the better a rule finds users who stay weak")
+    _legend_below(figure, axis, 2)
+    return figure
+
+
+# --- 04 prompting ---------------------------------------------------------------------------------------------------
+
+
+def validity_bars(rates: pd.DataFrame) -> Figure:
+    """Share of candidates missing, and of answer lines invented or repeated, by number of candidates."""
+    figure, (axis,) = _axes(1, 6.5, 3.4)
+    kinds = (("missing", RED), ("invalid", ORANGE), ("duplicates", PURPLE))
+    for kind, colour in kinds:
+        axis.plot(rates.index, rates[kind], marker="o", color=colour, label=kind)
+    axis.set(
+        xlabel="candidates to rank", ylabel="per candidate", title="listwise: what had to be repaired", ylim=(0, None)
+    )
+    axis.legend()
+    return figure
+
+
+def llm_bars(table: pd.DataFrame) -> Figure:
+    """Mean AUC of every way to ask, with the controls on the same users."""
+    figure, (axis,) = _axes(1, 6.5, 3.6)
+    rows = table.sort_values("auc")
+    colours = [GREY if control else ORANGE for control in rows["control"]]
+    errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
+    axis.barh(rows["ranker"], rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
+    axis.axvline(0.5, color=RED, ls="--", lw=1)
+    axis.set(xlabel="mean AUC over all inactive users (95 % interval); dashed: a coin", xlim=(0.4, 0.8))
+    axis.set_title("The language model (orange) and rankings without one (grey)")
+    return figure
+
+
+# --- 05 evaluation --------------------------------------------------------------------------------------------------
+
+
+def published_pattern(table: pd.DataFrame, published: pd.DataFrame, ranker: str) -> Figure:
+    """Weak users' AUC before and after: the paper's, our language model's, and a random order's."""
+    figure, axes = _axes(len(published), 3.5, 3.4)
+    for axis, (_, paper) in zip(axes, published.iterrows(), strict=True):
+        ours = table[table["recommender"] == paper["recommender"]].set_index("ranker")
+        before = [paper["recommender_alone"], *[ours.loc[name, "weak_auc_before"] for name in (ranker, "random")]]
+        after = [paper["with_gpt_35"], *[ours.loc[name, "weak_auc_after"] for name in (ranker, "random")]]
+        places = np.arange(3)
+        axis.bar(places - 0.2, before, 0.38, color=GREY, label="before: recommender")
+        axis.bar(places + 0.2, after, 0.38, color=[BLUE, ORANGE, RED], label="after")
+        axis.set_xticks(places, ["paper\n(GPT-3.5)", "ours\n(LLM)", "ours\n(random)"])
+        axis.axhline(0.5, color="black", ls="--", lw=0.8)
+        axis.set(title=paper["recommender"], ylim=(0, 0.75))
+    axes[0].set_ylabel("AUC of users flagged as weak")
+    names = ("recommender alone", "GPT-3.5 (paper)", "SmolLM2 (ours)", "a coin (ours)")
+    keys = [
+        mpl.patches.Patch(color=colour, label=name)
+        for colour, name in zip((GREY, BLUE, ORANGE, RED), names, strict=True)
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=4)
+    return figure
+
+
+def headline(
+    table: pd.DataFrame, of_model: Sequence[str], others: Sequence[str], recommenders: Sequence[str]
+) -> Figure:
+    """The finding in one picture: weak users' AUC by every ranker, under the paper's protocol and on fresh items."""
+    figure, axes = _axes(2, 5.0, 3.9)
+    rankers = ["recommender", *of_model, *others]
+    for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
+        rows = table[(table["protocol"] == protocol) & table["recommender"].isin(recommenders)]
+        means = rows.groupby("ranker")["weak_auc_after"].mean()[rankers].iloc[::-1]
+        before = rows["weak_auc_before"].mean()
+        colours = {"recommender": BLUE} | dict.fromkeys(of_model, ORANGE)
+        axis.barh(means.index, means, color=[colours.get(name, GREY) for name in means.index])
+        axis.axvline(before, color=BLUE, lw=1.5)
+        axis.axvline(0.5, color="black", ls="--", lw=0.8)
+        for place, value in enumerate(means):
+            axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
+        axis.set(xlim=(0, 0.85), xlabel="mean AUC of weak users")
+    axes[0].set_title("published: picked and scored on the same items")
+    axes[1].set_title("held-out: picked before the test, scored on it")
+    axes[1].set_yticklabels([])
+    return figure
+
+
+def gain_forest(table: pd.DataFrame, rankers: Sequence[str]) -> Figure:
+    """What each way to ask adds over the best control on held-out weak users, per recommender, with intervals."""
+    figure, axes = _axes(len(rankers), 2.6, 3.9)
+    for axis, ranker in zip(axes, rankers, strict=True):
+        rows = table[table["ranker"] == ranker].iloc[::-1]
+        places = np.arange(len(rows))
+        low, high = rows["gain_over_best_control_low"], rows["gain_over_best_control_high"]
+        axis.hlines(places, low, high, color=ORANGE, lw=2)
+        axis.scatter(rows["gain_over_best_control"], places, color=ORANGE, s=30, zorder=3)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
+        axis.set(title=ranker, xlabel="AUC gained", xlim=(-0.6, 0.4))
+    return figure
+
+
+# --- 06 cost --------------------------------------------------------------------------------------------------------
+
+
+def quality_cost(points: pd.DataFrame, alone: float) -> Figure:
+    """Overall AUC of the hybrid against what the language model costs; the line is the recommender alone."""
+    figure, (axis,) = _axes(1, 7, 4.2)
+    markers: Mapping[str, str] = {"weak only": "o", "everybody inactive": "s", "everybody": "^"}
+    colours = dict(zip(points["ranker"].unique(), (RED, BLUE, GREEN, ORANGE, PURPLE), strict=False))
+    for _, row in points.iterrows():
+        style = {"color": colours[row["ranker"]], "marker": markers[row["routing"]]}
+        axis.scatter(row["seconds"], row["overall_auc"], s=60, **style)
+    axis.axhline(alone, color="black", lw=1)
+    axis.text(points["seconds"].max(), alone + 0.002, "recommender alone: no cost", ha="right", va="bottom", fontsize=9)
+    for ranker, colour in colours.items():
+        axis.plot([], [], "o", color=colour, label=ranker)
+    for routing in points["routing"].unique():
+        axis.plot([], [], markers[routing], color="white", markeredgecolor="black", label=routing)
+    axis.set(xscale="log", xlabel="seconds of the language model on two cores (log scale)", ylabel="overall AUC")
+    _plain_logarithm(axis.xaxis)
+    axis.set_xticks([30, 100, 300, 1000])
+    axis.set_title("More calls to this model cost more and rank worse")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

@@ -1,0 +1,85 @@
+"""What notebooks hand to each other (parquet, never committed) and what they publish (csv, metrics.json: committed)."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hybridrec import paths
+
+# Which notebook writes which table: the one place that knows the order of the study.
+WRITTEN_BY = {
+    "interactions": "01_data",
+    "items": "01_data",
+    "candidates": "01_data",
+    "sparsity": "01_data",
+    "tuning": "02_baselines",
+    "scores": "02_baselines",
+    "triage": "03_user_triage",
+    "rankings": "04_llm_prompting",
+    "comparison": "05_evaluation",
+    "user_metrics": "05_evaluation",
+    "claims": "05_evaluation",
+}
+_DECIMALS = 6
+
+
+class MissingTableError(FileNotFoundError):
+    """A table that an earlier notebook has not written yet."""
+
+
+def write(experiment: str, **frames: pd.DataFrame) -> None:
+    """Write tables by name, for example ``write("ml-100k", scores=scores)``.
+
+    Raises:
+        KeyError: a name that is not declared in WRITTEN_BY.
+    """
+    for name, frame in frames.items():
+        if name not in WRITTEN_BY:
+            raise KeyError(f"no table is called {name!r}. Known: {', '.join(WRITTEN_BY)}.")
+        frame.to_parquet(paths.tables(experiment) / f"{name}.parquet", index=False)
+
+
+def read(experiment: str, name: str) -> pd.DataFrame:
+    """A table that an earlier notebook wrote.
+
+    Raises:
+        MissingTableError: it is not there (names the notebook to run first, and how).
+    """
+    path = paths.tables(experiment) / f"{name}.parquet"
+    if not path.is_file():
+        raise MissingTableError(
+            f"the table {name!r} is not there yet: notebook {WRITTEN_BY.get(name, '?')} writes it. Run that notebook "
+            f"first, or `make reproduce EXPERIMENT={experiment}` for all of them in order."
+        )
+    return pd.read_parquet(path)
+
+
+def publish(experiment: str, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Write a result as CSV, rounded so that the last bits of a float do not show up as changes; return it."""
+    frame.round(_DECIMALS).to_csv(paths.results(experiment) / f"{name}.csv", index=False, lineterminator="\n")
+    return frame
+
+
+def record(experiment: str, section: str, values: Any) -> None:
+    """Put a section into the experiment's metrics.json: what tests and the README are checked against."""
+    path = paths.results(experiment) / "metrics.json"
+    metrics = json.loads(path.read_text()) if path.is_file() else {}
+    metrics[section] = _plain(values)
+    path.write_text(json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types, floats rounded, NaN as null."""
+    if isinstance(value, pd.DataFrame):
+        return [_plain(row) for row in value.to_dict("records")]
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, _DECIMALS) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,331 @@
+"""The comparison: who gets whose ranking, every number of a tiny table by hand, chance is a coin, verdicts by rule."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybridrec import evaluation, hybrid, metrics, statistics, triage
+from hybridrec.evaluation import Setting
+
+COIN, PERFECT = "coin", "perfect"
+SURE = {"seed": 1, "samples": 300, "permutations": 999}
+
+
+def table(values: dict, draws: int = 1) -> pd.DataFrame:
+    """A Quality table: a column a user, a row a draw."""
+    return pd.DataFrame(values, index=range(draws), dtype=float)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    """User 3 is inactive but not routed; routed user 9 has no AUC under any ranker."""
+    return Setting(
+        protocol="published",
+        recommender="A",
+        best_other="B",
+        routed=pd.Index([1, 2, 9]),
+        inactive=pd.Index([1, 2, 3]),
+        worst_decile=pd.Index([1]),
+        threshold=0.5,
+    )
+
+
+@pytest.fixture
+def auc() -> dict[str, pd.DataFrame]:
+    return {
+        "A": table({1: 0.2, 2: 0.4, 3: 0.5, 4: 0.1}),
+        "B": table({1: 0.6, 2: 0.6, 3: 0.0, 4: 0.0}),
+        "llm": table({1: 0.8, 2: 0.3}),
+        "random": table({1: [0.0, 1.0], 2: [0.6, 0.4], 3: [1.0, 0.0], 4: [1.0, 0.0]}, draws=2),
+        "popularity": table({1: 0.5, 2: 0.5, 3: 1.0, 4: 1.0}),
+        "item-mean": table({1: 0.7, 2: 0.7, 3: 0.0, 4: 0.0}),
+        hybrid.ORACLE: table({1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0}),
+    }
+
+
+@pytest.fixture
+def ndcg() -> dict[str, pd.DataFrame]:
+    return {"A": table({1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}), "llm": table({1: 0.5, 2: 0.0})}
+
+
+# --- the hybrid -----------------------------------------------------------------------------------------------------
+
+
+def test_the_hybrid_takes_routed_users_from_the_ranker_and_nobody_else(auc, setting):
+    assert evaluation.hybrid_quality(auc, setting, "llm").to_dict("list") == {1: [0.8], 2: [0.3], 3: [0.5], 4: [0.1]}
+
+
+def test_the_hybrid_has_a_row_for_each_draw_of_the_ranker(auc, setting):
+    mixed = evaluation.hybrid_quality(auc, setting, "random")
+    assert mixed.to_dict("list") == {1: [0.0, 1.0], 2: [0.6, 0.4], 3: [0.5, 0.5], 4: [0.1, 0.1]}
+
+
+def test_routing_nobody_leaves_the_recommender(auc, setting):
+    mixed = evaluation.hybrid_quality(auc, replace(setting, routed=pd.Index([], dtype="int64")), "llm")
+    pd.testing.assert_frame_equal(mixed, auc["A"])
+
+
+def test_the_recommender_is_its_own_hybrid_and_best_other_stands_for_the_other(auc, setting):
+    pd.testing.assert_frame_equal(evaluation.hybrid_quality(auc, setting, "recommender"), auc["A"])
+    mixed = evaluation.hybrid_quality(auc, setting, "best-other")
+    assert mixed.to_dict("list") == {1: [0.6], 2: [0.6], 3: [0.5], 4: [0.1]}
+
+
+def test_a_routed_user_without_a_ranking_is_named(auc, setting):
+    everybody = replace(setting, routed=pd.Index([1, 3, 4]))
+    with pytest.raises(KeyError, match=r"llm has no ranking of routed user 3 \(and 1 more\)"):
+        evaluation.hybrid_quality(auc, everybody, "llm")
+
+
+# --- one row of the comparison --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("users_routed", 3),
+        ("users_scored", 2),
+        ("weak_users_before", 3),  # users 1, 2 and, at t_p exactly, 3; user 4 is poor but active
+        ("weak_users_after", 2),
+        ("weak_auc_before", 0.3),
+        ("weak_auc_after", 0.55),
+        ("overall_auc_before", 0.3),
+        ("overall_auc_after", 0.425),
+        ("cvar10_auc_before", 0.2),
+        ("cvar10_auc_after", 0.8),
+        ("gap_auc_before", 0.0),
+        ("gap_auc_after", -0.25),
+        ("harm_rate", 0.5),
+        ("weak_ndcg_before", 0.15),
+        ("weak_ndcg_after", 0.25),
+        ("overall_ndcg_before", 0.25),
+        ("overall_ndcg_after", 0.3),
+    ],
+)
+def test_comparison_by_hand(auc, ndcg, setting, column, value):
+    assert evaluation.compare(auc, ndcg, setting, "llm")[column] == pytest.approx(value)
+
+
+def test_chance_is_averaged_over_its_draws(auc, ndcg, setting):
+    row = evaluation.compare(auc, ndcg | {"random": ndcg["A"]}, setting, "random")
+    # First draw: users 1 and 3 are weak, 1 is worse. Second draw: 2 and 3 are weak, nobody is worse.
+    assert row["weak_users_after"] == pytest.approx(2.0)
+    assert row["harm_rate"] == pytest.approx(0.25)
+    assert row["weak_auc_after"] == pytest.approx(0.5)
+
+
+def test_an_equal_ranking_harms_nobody(auc, ndcg, setting):
+    row = evaluation.compare(auc, ndcg, setting, "recommender")
+    assert row["harm_rate"] == 0
+    assert all(row[name] == row[name.replace("before", "after")] for name in row if name.endswith("_before"))
+
+
+def test_a_difference_is_over_users_in_both_and_over_the_mean_of_draws(auc):
+    found = evaluation.difference(auc["llm"], auc["random"], pd.Index([1, 2, 3]))
+    assert found.tolist() == pytest.approx([0.3, -0.2])
+
+
+def test_the_best_control_is_best_on_the_routed_users(auc, setting):
+    assert evaluation.best_control(auc, setting) == "item-mean"
+    assert evaluation.best_control(auc, replace(setting, routed=pd.Index([3, 4]))) == "popularity"
+    assert evaluation.best_control(auc | {"B": auc[hybrid.ORACLE]}, setting) == "best-other"
+
+
+def test_gains_are_against_the_recommender_the_coin_and_the_best_control(auc, setting):
+    row = evaluation.gains(auc, setting, "llm", **SURE)
+    found = [row[f"gain_over_{name}"] for name in ("recommender", "random", "best_control")]
+    assert found == pytest.approx([0.25, 0.05, -0.15])
+    assert row["gain_over_recommender_low"] <= 0.25 <= row["gain_over_recommender_high"]
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+ABOVE, AROUND, BELOW = {"low": 0.1, "high": 0.3}, {"low": -0.1, "high": 0.1}, {"low": -0.3, "high": -0.1}
+AT_ZERO, UNKNOWN = {"low": 0.0, "high": 0.2}, {"low": math.nan, "high": math.nan}
+
+
+@pytest.mark.parametrize(
+    ("beyond_null", "beyond_best", "p_holm", "expected"),
+    [
+        (ABOVE, ABOVE, 0.01, "holds"),
+        (AROUND, ABOVE, 0.01, "holds"),
+        (ABOVE, ABOVE, 0.05, "better than chance, not shown"),
+        (ABOVE, ABOVE, math.nan, "better than chance, not shown"),
+        (ABOVE, AT_ZERO, 0.01, "better than chance, not shown"),
+        (ABOVE, AROUND, 0.60, "better than chance, not shown"),
+        (ABOVE, BELOW, 0.01, "better than chance, worse than the best control"),
+        (AROUND, AROUND, 0.60, "explained by the null control"),
+        (AT_ZERO, AROUND, 0.60, "explained by the null control"),
+        (AROUND, BELOW, 0.01, "explained by the null control"),
+        (BELOW, AROUND, 0.60, "refuted"),
+        (BELOW, BELOW, 0.01, "refuted"),
+    ],
+)
+def test_the_verdict_follows_its_rule(beyond_null, beyond_best, p_holm, expected):
+    assert evaluation.verdict(beyond_null, beyond_best, p_holm).startswith(expected)
+
+
+@pytest.mark.parametrize("beyond_best", [UNKNOWN, AROUND])
+def test_too_few_users_for_an_interval_are_not_called_better_than_chance(beyond_best):
+    assert "better" not in evaluation.verdict(UNKNOWN, beyond_best, math.nan)
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_decile_is_the_lowest_tenth_whatever_the_order_of_rows():
+    performance = pd.Series([0.5, 0.1, 0.1, 0.1, *[0.9] * 16, np.nan], index=range(21))
+    shuffled = performance.sample(frac=1, random_state=1)
+    assert list(evaluation.worst_decile(performance)) == [1, 2]
+    assert list(evaluation.worst_decile(shuffled)) == [1, 2]
+
+
+def test_the_worst_decile_of_few_users_is_one_user():
+    assert list(evaluation.worst_decile(pd.Series({7: 0.4, 8: 0.3}))) == [8]
+
+
+def test_settings_take_routing_from_their_protocol_and_the_worst_decile_from_held_out():
+    rows = [
+        ("published", "A", 1, 0.1, False), ("published", "A", 2, 0.3, True),
+        ("held-out", "A", 1, 0.9, True), ("held-out", "A", 2, 0.2, False),
+    ]  # fmt: skip
+    judged = pd.DataFrame(rows, columns=["protocol", "recommender", "user", "performance", "weak"])
+    first, second = evaluation.settings_from(judged, pd.Index([1, 2]), {"A": "B"}, 0.5)
+    assert (first.protocol, list(first.routed), list(first.worst_decile)) == ("published", [2], [2])
+    assert (second.protocol, list(second.routed), list(second.worst_decile)) == ("held-out", [1], [2])
+    assert (second.best_other, second.threshold) == ("B", 0.5)
+
+
+# --- a small study, from scores to verdicts -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def candidates() -> pd.DataFrame:
+    """250 users, 6 of 40 items each, of which one to five are liked."""
+    rng = np.random.default_rng(11)
+    lists = [pd.DataFrame({"user": user, "item": rng.choice(40, 6, replace=False)}) for user in range(250)]
+    rows = pd.concat(lists, ignore_index=True)
+    place = rows.groupby("user").cumcount()
+    return rows.assign(relevant=(rng.random(len(rows)) < 0.5) & (place != 1) | (place == 0))
+
+
+@pytest.fixture(scope="module")
+def study(candidates) -> dict:
+    """Recommenders A and B and both rankers on the same candidates; what is known says nothing about the labels."""
+    rng = np.random.default_rng(12)
+    noise = {name: rng.normal(size=len(candidates)) for name in ("A", "B", COIN)}
+    signal = {"A": 0.3, "B": 0.3, COIN: 0.0}
+    scores = {name: signal[name] * candidates["relevant"] + noise[name] for name in noise}
+    scores[PERFECT] = candidates["relevant"] * 2 + rng.random(len(candidates))
+    known = pd.DataFrame({"item": np.arange(4000) % 40, "rating": rng.integers(1, 6, 4000).astype(float)})
+    rows = [candidates[["user", "item"]].assign(ranker=name, draw=0, score=s) for name, s in scores.items()]
+    rows += [hybrid.control_scores(known, candidates, np.random.default_rng(13)), hybrid.oracle_scores(candidates)]
+    per_user = metrics.per_user_by_ranker(pd.concat(rows).merge(candidates, on=["user", "item"]))
+    auc, ndcg = (evaluation.wide(per_user, metric) for metric in ("auc", "ndcg_at_10"))
+    sparsity = pd.Series(np.where(np.arange(250) < 170, 0.95, 0.8), index=range(250))
+    # Out of fold: the same recommenders on other items of these users.
+    fresh = candidates.assign(relevant=rng.random(len(candidates)) < 0.5)
+    judged = {
+        "published": [candidates.assign(recommender=name, score=scores[name]) for name in ("A", "B")],
+        "held-out": [
+            fresh.assign(recommender=name, score=0.3 * fresh["relevant"] + rng.normal(size=len(fresh)))
+            for name in ("A", "B")
+        ],
+    }
+    routed = pd.concat(
+        [triage.triage_table(pd.concat(rows), sparsity, triage.Thresholds(), name) for name, rows in judged.items()]
+    )
+    settings = evaluation.settings_from(routed, sparsity.index[sparsity > 0.9], {"A": "B", "B": "A"}, 0.5)
+    rankers = [COIN, PERFECT]
+    compared = evaluation.comparison(auc, ndcg, settings, rankers, **SURE)
+    return {"auc": auc, "ndcg": ndcg, "settings": settings, "rankers": rankers, "table": compared}
+
+
+def test_a_random_order_scores_one_half_on_whichever_users(study):
+    random = study["auc"]["random"]
+    assert random.shape == (100, 250)
+    assert random.to_numpy().mean() == pytest.approx(0.5, abs=0.01)
+    rows = study["table"].query("ranker == 'random'")
+    assert rows["weak_auc_after"].tolist() == pytest.approx([0.5] * len(rows), abs=0.02)
+
+
+def test_users_picked_on_the_test_recover_with_a_random_order(study):
+    rows = study["table"].query("ranker == 'random'").set_index("protocol")
+    assert (rows.loc["published", "weak_auc_after"] > rows.loc["published", "weak_auc_before"] + 0.1).all()
+    assert (rows.loc["held-out", "weak_auc_after"] < rows.loc["held-out", "weak_auc_before"]).all()
+
+
+@pytest.mark.parametrize("metric", ["auc", "ndcg"])
+def test_nobody_beats_the_oracle(study, metric):
+    best = study[metric][hybrid.ORACLE].iloc[0]
+    assert best.to_numpy() == pytest.approx(1)
+    for name, values in study[metric].items():
+        assert (values <= best[values.columns] + 1e-12).all(axis=None), name
+
+
+def test_the_table_has_every_ranker_in_every_setting(study):
+    found = study["table"].groupby(["protocol", "recommender"])["ranker"].agg(set)
+    assert len(found) == 4
+    assert all(names == {"recommender", COIN, PERFECT, *hybrid.CONTROLS, hybrid.ORACLE} for names in found)
+
+
+@pytest.mark.parametrize("reference", ["recommender", "random", "best_control"])
+def test_holm_counts_rows_of_the_language_model_only(study, reference):
+    rows = study["table"]
+    of_model = rows["ranker"].isin(study["rankers"])
+    corrected = rows[f"gain_over_{reference}_p_holm"]
+    assert of_model.sum() == 8
+    assert corrected[~of_model].isna().all()
+    pd.testing.assert_series_equal(
+        corrected[of_model], statistics.holm(rows.loc[of_model, f"gain_over_{reference}_p"]), check_names=False
+    )
+
+
+@pytest.fixture(scope="module")
+def claims(study) -> pd.DataFrame:
+    reported = pd.DataFrame({"claim": list(evaluation.CLAIMS), "recommender": "A", "published": [-0.87, 0.12, 0.2]})
+    return evaluation.claims(
+        study["table"], study["auc"], study["settings"], study["rankers"], reported, **SURE
+    ).set_index(["claim", "ranker"])
+
+
+@pytest.mark.parametrize("claim", evaluation.CLAIMS)
+def test_a_coins_gain_is_explained_by_the_null_control(claims, claim):
+    assert claims.loc[(claim, COIN), "verdict"].startswith("explained by the null control")
+
+
+@pytest.mark.parametrize("claim", evaluation.CLAIMS)
+def test_an_oracles_gain_holds(claims, claim):
+    assert claims.loc[(claim, PERFECT), "verdict"].startswith("holds")
+
+
+def test_a_coin_replicates_the_published_pattern(claims):
+    """Fewer weak users and a higher AUC on the paper's terms, though the ranker knows nothing."""
+    assert claims.loc[("fewer weak users", COIN), "replicated"] < -0.2
+    assert claims.loc[("overall performance", COIN), "replicated"] > 0.02
+    assert claims.loc[("overall performance", COIN), "held_out"] < 0.02
+
+
+def test_claims_quote_the_comparison_and_the_paper(claims, study):
+    rows = study["table"].set_index(["protocol", "recommender", "ranker"])
+    row, test = claims.loc[("fewer weak users", PERFECT)], rows.loc[("published", "A", PERFECT)]
+    assert row["published"] == -0.87
+    assert row["replicated"] == pytest.approx(test["weak_users_after"] / test["weak_users_before"] - 1)
+    chance, fresh = rows.loc[("published", "A", "random")], rows.loc[("held-out", "A", PERFECT)]
+    assert row["null_control"] == pytest.approx(chance["weak_users_after"] / chance["weak_users_before"] - 1)
+    assert row["held_out"] == pytest.approx(fresh["weak_users_after"] / fresh["weak_users_before"] - 1)
+
+
+def test_more_is_better_in_every_claim(claims):
+    """Weak users are counted downwards: a perfect ranker has fewer of them and still a positive difference."""
+    assert claims.loc[("fewer weak users", PERFECT), "replicated"] < 0
+    assert (claims.xs(PERFECT, level="ranker")["beyond_null_mean"] > 0).all()
+
+
+def test_the_same_seed_gives_the_same_table(study):
+    again = evaluation.comparison(study["auc"], study["ndcg"], study["settings"][:1], study["rankers"], **SURE)
+    columns = [name for name in again if not name.endswith("_holm")]
+    pd.testing.assert_frame_equal(again[columns], study["table"].loc[again.index, columns])

@@ -1,0 +1,174 @@
+"""Metrics agree with scikit-learn, SciPy and Cornac; ties are worth their expectation over all ways to break them."""
+
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from cornac import metrics as cornac_metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import roc_auc_score
+
+from hybridrec import metrics
+
+K = 3
+
+
+def table_of(scores, relevant, user: int = 1) -> pd.DataFrame:
+    return pd.DataFrame({"user": user, "score": np.asarray(scores, float), "relevant": np.asarray(relevant, bool)})
+
+
+@st.composite
+def rankings(draw, longest: int = 30) -> pd.DataFrame:
+    """One user's candidates with few distinct scores, so that most of them are tied; both labels occur."""
+    rows = draw(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=longest))
+    scores, relevant = zip(*rows, strict=True)
+    return table_of(scores, [True, False, *relevant[2:]])
+
+
+def users_of(distinct_scores: int, n_users: int = 200) -> pd.DataFrame:
+    """Many users of 2 to 40 candidates with both labels."""
+    rng = np.random.default_rng(distinct_scores)
+    frames = []
+    for user in range(n_users):
+        n = int(rng.integers(2, 41))
+        relevant = rng.random(n) < 0.4
+        relevant[:2] = True, False
+        frames.append(table_of(rng.integers(distinct_scores, size=n), relevant, user))
+    return pd.concat(frames).sample(frac=1, random_state=0, ignore_index=True)
+
+
+@pytest.mark.parametrize("distinct_scores", [1, 2, 5, 10**9])
+def test_auc_is_sklearns_and_scipys_with_any_share_of_ties(distinct_scores):
+    table = users_of(distinct_scores)
+    ours = metrics.auc(table)
+    for user, rows in table.groupby("user"):
+        assert ours[user] == pytest.approx(roc_auc_score(rows["relevant"], rows["score"]), abs=1e-12)
+        liked, rest = rows.loc[rows["relevant"], "score"], rows.loc[~rows["relevant"], "score"]
+        assert ours[user] * len(liked) * len(rest) == pytest.approx(mannwhitneyu(liked, rest).statistic, abs=1e-9)
+
+
+@given(rankings())
+@settings(max_examples=50, deadline=None)
+def test_reversing_the_scores_mirrors_auc(table):
+    mirrored = metrics.auc(table.assign(score=-table["score"]))
+    assert metrics.auc(table)[1] + mirrored[1] == pytest.approx(1)
+
+
+def test_without_ties_metrics_are_cornacs():
+    rng = np.random.default_rng(0)
+    for n in (5, 12, 40):
+        scores, relevant = rng.permutation(n).astype(float), rng.random(n) < 0.4
+        relevant[:2] = True, False
+        table, positives, ranked = table_of(scores, relevant), np.flatnonzero(relevant), np.argsort(-scores)
+        auc = cornac_metrics.AUC().compute(item_indices=np.arange(n), pd_scores=scores, gt_pos=positives)
+        ndcg = cornac_metrics.NDCG(k=10).compute(gt_pos=positives, pd_rank=ranked)
+        recall = cornac_metrics.Recall(k=10).compute(gt_pos=positives, pd_rank=ranked)
+        hit = cornac_metrics.HitRatio(k=10).compute(gt_pos=positives, pd_rank=ranked)
+        assert metrics.auc(table)[1] == pytest.approx(auc)
+        assert metrics.ndcg_at_k(table, 10)[1] == pytest.approx(ndcg)
+        assert metrics.recall_at_k(table, 10)[1] == pytest.approx(recall)
+        assert metrics.hit_rate_at_k(table, 10)[1] == pytest.approx(hit)
+
+
+def by_brute_force(metric: str, table: pd.DataFrame, k: int) -> float:
+    """Mean of a metric over every order that the scores allow."""
+    scores, relevant = table["score"].to_numpy(), table["relevant"].to_numpy()
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    values = []
+    for order in map(list, permutations(range(len(scores)))):
+        if (np.diff(scores[order]) > 0).any():
+            continue
+        top = relevant[order][:k]
+        values.append(
+            {
+                "ndcg": (top * discounts[: len(top)]).sum() / discounts[: min(k, relevant.sum())].sum(),
+                "recall": top.sum() / relevant.sum(),
+                "hit_rate": float(top.any()),
+            }[metric]
+        )
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "recall", "hit_rate"])
+@pytest.mark.parametrize(
+    ("scores", "relevant"),
+    [
+        ([0, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0]),  # everything tied
+        ([3, 2, 2, 2, 2, 1], [0, 1, 0, 0, 1, 1]),  # a tie across the cut at 3
+        ([3, 3, 3, 2, 1, 0], [1, 1, 0, 0, 0, 1]),  # a tie that ends at the cut
+        ([2, 2, 1, 1], [0, 0, 1, 1]),  # fewer candidates beyond the cut than likes
+        ([1, 1], [0, 1]),  # fewer candidates than the cut
+    ],
+)
+def test_tied_candidates_get_the_mean_over_all_their_orders(metric, scores, relevant):
+    table = table_of(scores, relevant)
+    value = getattr(metrics, f"{metric}_at_k")(table, K)[1]
+    assert value == pytest.approx(by_brute_force(metric, table, K))
+
+
+@given(rankings(longest=6), st.integers(1, 7))
+@settings(max_examples=25, deadline=None)
+def test_any_small_ranking_matches_brute_force(table, k):
+    for metric in ("ndcg", "recall", "hit_rate"):
+        value = getattr(metrics, f"{metric}_at_k")(table, k)[1]
+        assert value == pytest.approx(by_brute_force(metric, table, k)), metric
+
+
+@given(rankings())
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_the_rows_does_not_matter(table):
+    shuffled = table.sample(frac=1, random_state=1, ignore_index=True)
+    pd.testing.assert_frame_equal(metrics.per_user(shuffled, K), metrics.per_user(table, K))
+
+
+def test_all_scores_equal_is_a_coin():
+    assert metrics.auc(table_of([7] * 9, [1, 1] + [0] * 7))[1] == 0.5
+
+
+def test_perfect_and_worst_rankings():
+    best, worst = table_of([4, 3, 2, 1], [1, 1, 0, 0]), table_of([1, 2, 3, 4], [1, 1, 0, 0])
+    assert metrics.auc(best)[1] == metrics.ndcg_at_k(best, 2)[1] == metrics.recall_at_k(best, 2)[1] == 1
+    assert metrics.auc(worst)[1] == metrics.ndcg_at_k(worst, 2)[1] == metrics.hit_rate_at_k(worst, 2)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("relevant", "undefined"),
+    [([0, 0, 0], {"auc", "ndcg_at_k", "recall_at_k", "hit_rate_at_k"}), ([1, 1, 1], {"auc"})],
+)
+def test_undefined_metrics_are_nan_never_zero(relevant, undefined):
+    table = pd.concat([table_of([3, 2, 1], relevant, user=1), table_of([3, 2, 1], [1, 0, 0], user=2)])
+    for name in ("auc", "ndcg_at_k", "recall_at_k", "hit_rate_at_k"):
+        values = getattr(metrics, name)(table)
+        assert list(values.index) == [1, 2]
+        assert np.isnan(values[1]) == (name in undefined)
+        assert values[2] == 1
+
+
+def test_auc_pairs_counts_pairs_per_user_and_fold():
+    table = table_of([3, 2, 1, 2, 2], [1, 0, 0, 1, 0]).assign(fold=[0, 0, 0, 1, 1])
+    counts = metrics.auc_pairs(table, ["user", "fold"])
+    assert counts.loc[(1, 0)].to_dict() == {"correct": 2, "pairs": 2}
+    assert counts.loc[(1, 1)].to_dict() == {"correct": 0.5, "pairs": 1}
+
+
+def test_per_user_agrees_with_the_single_metrics():
+    table = users_of(distinct_scores=4, n_users=20)
+    together = metrics.per_user(table, K)
+    pd.testing.assert_series_equal(together["auc"], metrics.auc(table))
+    pd.testing.assert_series_equal(together[f"ndcg_at_{K}"], metrics.ndcg_at_k(table, K))
+    pd.testing.assert_series_equal(together["pairs"], metrics.auc_pairs(table)["pairs"])
+
+
+def test_per_user_by_ranker_keeps_rankers_and_draws_apart():
+    rows = pd.concat([table_of([2, 1, 0], [1, 0, 0], user) for user in (1, 2)])
+    rankings = {("good", 0): rows, ("bad", 0): rows.assign(score=-rows["score"]), ("bad", 1): rows.assign(score=0)}
+    table = pd.concat([part.assign(ranker=name, draw=draw) for (name, draw), part in rankings.items()])
+    stacked = metrics.per_user_by_ranker(table, K).set_index(["ranker", "draw", "user"]).sort_index()
+    assert list(stacked.columns) == ["auc", "pairs", f"ndcg_at_{K}"]
+    values = {("good", 0): 1.0, ("bad", 0): 0.0, ("bad", 1): 0.5}
+    assert stacked["auc"].to_dict() == {(*key, user): value for key, value in values.items() for user in (1, 2)}
+    for (name, draw), part in rankings.items():
+        pd.testing.assert_frame_equal(stacked.loc[(name, draw)], metrics.per_user(part, K))

@@ -1,0 +1,247 @@
+"""Every recommender fits, scores and repeats itself; fits are cached by all they depend on; test rows stay unseen."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybridrec import metrics, paths, recommenders, splits
+from hybridrec.recommenders import Fit, Recipe, RecommenderError, Study
+
+# Smaller than the declared grids, so that a fit takes a moment.
+QUICK = {
+    "MostPop": {},
+    "ItemKNN": {"k": 5},
+    "UserKNN": {"k": 5},
+    "MF": {"lambda_reg": 0.02},
+    "BPR": {"max_iter": 5},
+    "WBPR": {"max_iter": 5},
+    "NeuMF": {"num_epochs": 1},
+    "EASE": {"lamb": 10},
+    "VAECF": {"n_epochs": 2},
+}
+
+
+@pytest.fixture
+def study(interactions: pd.DataFrame, items: pd.DataFrame) -> Study:
+    split = splits.split_per_user(interactions, seed=1)
+    return Study(split, items["item"].to_numpy(), like_threshold=4.0, seed=1)
+
+
+@pytest.fixture
+def pairs(study: Study) -> pd.DataFrame:
+    return study.interactions.loc[study.interactions["split"] == "test", ["user", "item", "rating"]]
+
+
+def memory_fit(work: Fit) -> np.ndarray:
+    """Stands for a fit: the item's mean rating in what the recommender was given."""
+    means = work.train.groupby("item")["rating"].mean()
+    return work.pairs["item"].map(means).fillna(0.0).to_numpy()
+
+
+@pytest.fixture
+def serial(tmp_path, monkeypatch) -> list[Fit]:
+    """An empty cache, and instant fits in this process; the list collects what had to be computed."""
+    computed: list[Fit] = []
+
+    def compute(todo: list) -> None:
+        for work, file in todo:
+            computed.append(work)
+            np.save(file, memory_fit(work))
+
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(recommenders, "_compute", compute)
+    return computed
+
+
+def test_quick_settings_cover_every_recipe():
+    assert list(QUICK) == list(recommenders.RECIPES)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_every_recommender_scores_finitely_and_repeats_itself(name, study, pairs):
+    work = study.fit(name, QUICK[name], study.known(), pairs)
+    scores = recommenders.fit_and_score(work)
+    assert scores.shape == (len(pairs),)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores)) > 1
+    np.testing.assert_array_equal(recommenders.fit_and_score(work), scores)
+
+
+@pytest.mark.parametrize("name", ["ItemKNN", "UserKNN", "MF", "EASE"])
+def test_scores_find_the_structure_and_belong_to_their_pairs(name, study, pairs):
+    shuffled = pairs.sample(frac=1, random_state=2)
+    scores = recommenders.fit_and_score(study.fit(name, QUICK[name], study.known(), shuffled))
+    judged = shuffled.assign(score=scores, relevant=shuffled["rating"] >= 4, user=0)
+    assert metrics.auc(judged)[0] > 0.7
+
+
+@pytest.mark.parametrize("name", ["MF", "BPR", "NeuMF"])
+def test_another_seed_gives_other_scores(name, study, pairs):
+    work = study.fit(name, QUICK[name], study.known(), pairs)
+    other = replace(work, seed=work.seed + 1)
+    assert not np.array_equal(recommenders.fit_and_score(work), recommenders.fit_and_score(other))
+
+
+def test_fitting_leaves_the_callers_ratings_alone(study, pairs):
+    before = study.interactions.copy()
+    recommenders.fit_and_score(study.fit("ItemKNN", QUICK["ItemKNN"], study.known(), pairs))
+    pd.testing.assert_frame_equal(study.interactions, before)
+
+
+def test_an_item_nobody_rated_and_a_user_without_likes_get_scores(study):
+    user = study.interactions["user"].iloc[0]
+    known = study.known()
+    known = known[(known["user"] != user) | (known["rating"] < 4)]
+    unrated = pd.DataFrame({"user": [user], "item": [131]})
+    scores = recommenders.fit_and_score(study.fit("EASE", QUICK["EASE"], known, unrated))
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("call", [recommenders.recipe, recommenders.grid])
+def test_unknown_recommender_lists_the_known_ones(call: Callable):
+    with pytest.raises(RecommenderError, match="unknown recommender 'KNN'.*ItemKNN"):
+        call("KNN")
+
+
+def test_a_score_that_is_no_number_names_recommender_and_user(study, pairs, monkeypatch):
+    class Broken:
+        def fit(self, _): ...
+        def score(self, _):
+            return np.full(len(study.items), np.nan)
+
+    monkeypatch.setattr(recommenders, "build_model", lambda *_: Broken())
+    with pytest.raises(RecommenderError, match=rf"MF .*user {pairs['user'].min()} a score that is no number"):
+        recommenders.fit_and_score(study.fit("MF", {}, study.known(), pairs))
+
+
+def test_likes_recommenders_learn_from_likes_only(study):
+    assert recommenders.training_rows("BPR", study.known(), 4.0)["rating"].min() == 4
+    assert len(recommenders.training_rows("MF", study.known(), 4.0)) == len(study.known())
+
+
+def test_second_run_computes_nothing(study, pairs, serial, monkeypatch):
+    fits = [study.fit(name, QUICK[name], study.known(), pairs) for name in ("MF", "BPR")]
+    first = recommenders.run(fits)
+    assert [work.recommender for work in serial] == ["MF", "BPR"]
+
+    def fail(_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(recommenders, "_compute", fail)
+    for again, before in zip(recommenders.run(fits), first, strict=True):
+        np.testing.assert_array_equal(again, before)
+
+
+def test_only_what_is_new_is_computed(study, pairs, serial):
+    old, new = (study.fit("MF", {"lambda_reg": value}, study.known(), pairs) for value in (0.1, 0.2))
+    recommenders.run([old])
+    recommenders.run([old, new])
+    assert [work.params["lambda_reg"] for work in serial] == [0.1, 0.2]
+
+
+def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(recommenders.os, "cpu_count", lambda: 1)
+    work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
+    np.testing.assert_allclose(recommenders.run([work])[0], recommenders.fit_and_score(work), rtol=1e-9)
+    assert [file.name for file in tmp_path.iterdir()] == [f"fit-{work.key()}.npy"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda work: {"seed": work.seed + 1},
+        lambda work: {"params": {"lambda_reg": 0.3}},
+        lambda work: {"recommender": "BPR"},
+        lambda work: {"train": work.train.assign(rating=work.train["rating"].mask(work.train.index == 0, 9.0))},
+        lambda work: {"train": work.train.iloc[1:]},
+        lambda work: {"pairs": work.pairs.iloc[::-1]},
+        lambda work: {"items": work.items[:-1]},
+        lambda work: {"users": work.users[:-1]},
+    ],
+    ids=["seed", "params", "recommender", "a rating", "a training row", "pairs", "items", "users"],
+)
+def test_cache_key_changes_with_all_that_scores_depend_on(change, study, pairs):
+    work = study.fit("MF", {"lambda_reg": 0.1}, study.known(), pairs)
+    assert replace(work, **change(work)).key() != work.key()
+    assert replace(work).key() == work.key()
+
+
+def test_cache_key_changes_with_the_recipe(study, pairs, monkeypatch):
+    work = study.fit("MF", {"lambda_reg": 0.1}, study.known(), pairs)
+    before = work.key()
+    monkeypatch.setitem(recommenders.RECIPES, "MF", Recipe("MF", "ratings", fixed={"k": 3}))
+    assert work.key() != before
+
+
+def test_recommenders_of_one_study_have_seeds_of_their_own(study, pairs):
+    seeds = {study.fit(name, {}, study.known(), pairs).seed for name in QUICK}
+    assert len(seeds) == len(QUICK)
+
+
+def test_tuning_fits_on_train_and_never_reads_a_test_row(study, serial):
+    tuned = recommenders.tune(study, ["MF", "MostPop"])
+    rows = study.interactions
+    assert {len(work.train) for work in serial if work.recommender == "MF"} == {(rows["split"] == "train").sum()}
+    hidden = rows["split"] == "test"
+    scrambled = rows.assign(rating=rows["rating"].mask(hidden, 6 - rows["rating"]))
+    computed = len(serial)
+    pd.testing.assert_frame_equal(recommenders.tune(replace(study, interactions=scrambled), ["MF", "MostPop"]), tuned)
+    assert len(serial) == computed  # the very same fits
+
+
+def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp_path, monkeypatch):
+    validation = study.interactions[study.interactions["split"] == "validation"]
+    ratings = validation["rating"].to_numpy()
+    by_setting = {0.02: -ratings, 0.06: ratings, 0.12: ratings * 0}
+
+    def compute(todo: list) -> None:
+        for work, file in todo:
+            np.save(file, by_setting.get(work.params.get("lambda_reg"), ratings))
+
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(recommenders, "_compute", compute)
+    tuned = recommenders.tune(study, ["MF", "MostPop"])
+    quality = tuned[tuned["recommender"] == "MF"].set_index("value")
+    assert quality["auc"].to_dict() == {0.02: 0.0, 0.06: 1.0, 0.12: 0.5}
+    assert tuned.groupby("recommender")["chosen"].sum().to_dict() == {"MF": 1, "MostPop": 1}
+    assert recommenders.chosen_params(tuned) == {"MF": {"lambda_reg": 0.06}, "MostPop": {}}
+
+
+def test_equally_good_settings_leave_exactly_one_chosen(study, serial):
+    tuned = recommenders.tune(study, ["MF", "BPR"])
+    assert tuned.groupby("recommender")["chosen"].sum().to_dict() == {"MF": 1, "BPR": 1}
+
+
+def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, serial):
+    scores = recommenders.out_of_fold_scores(study, {"MF": {}, "BPR": {}}, folds=4)
+    known = study.known()[["user", "item"]].sort_values(["user", "item"], ignore_index=True)
+    for name in ("MF", "BPR"):
+        mine = scores.loc[scores["recommender"] == name, ["user", "item"]]
+        pd.testing.assert_frame_equal(mine.sort_values(["user", "item"], ignore_index=True), known)
+    assert len(serial) == 8
+    for work in serial:
+        assert work.train.merge(work.pairs, on=["user", "item"]).empty
+    assert set(scores["fold"]) == {0, 1, 2, 3}
+    assert set(scores["part"]) == {"out-of-fold"}
+
+
+def test_out_of_fold_scores_stand_beside_their_own_pair(study, serial):
+    scores = recommenders.out_of_fold_scores(study, {"MF": {}}, folds=4)
+    for work, (_, rows) in zip(serial, scores.groupby("fold"), strict=True):
+        np.testing.assert_array_equal(rows["score"].to_numpy(), memory_fit(work))
+        assert list(rows["item"]) == list(work.pairs["item"])
+
+
+def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, serial):
+    scores = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs)
+    assert list(scores.columns[:2]) == ["user", "item"]
+    assert len(scores) == 2 * len(pairs)
+    assert (scores["part"] == "test").all()
+    assert (scores["fold"] == -1).all()
+    train = next(work.train for work in serial if work.recommender == "MF")
+    assert len(train) == len(study.known())
+    assert train.merge(pairs, on=["user", "item"]).empty

@@ -1,0 +1,237 @@
+"""Who is weak: P(u) by hand, the thresholds to the letter, and how far one may trust the result."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybridrec import triage
+from hybridrec.triage import Thresholds
+
+
+def judged(scores, relevant, user: int = 1, **columns) -> pd.DataFrame:
+    return pd.DataFrame({"user": user, "score": np.asarray(scores, float), "relevant": relevant, **columns})
+
+
+def users(values: dict) -> pd.Series:
+    return pd.Series(values, dtype=float)
+
+
+# --- P(u) -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "relevant", "performance", "pairs"),
+    [
+        ([3, 2, 1], [1, 0, 0], 1.0, 2),
+        ([1, 2, 3], [1, 0, 0], 0.0, 2),
+        ([3, 2, 1], [0, 1, 0], 0.5, 2),
+        ([7, 7, 7], [1, 0, 0], 0.5, 2),
+        ([2, 2, 1], [1, 0, 0], 0.75, 2),
+        ([1, 2, 2, 3], [1, 0, 1, 0], 0.125, 4),
+        ([1, 2], [1, 1], np.nan, 0),
+        ([1, 2], [0, 0], np.nan, 0),
+    ],
+    ids=["best", "worst", "middle", "all tied", "half tied", "one tie in four", "likes only", "no likes"],
+)
+def test_performance_by_hand(scores, relevant, performance, pairs):
+    found = triage.performance(judged(scores, np.array(relevant, bool)))
+    assert found.loc[1, "performance"] == pytest.approx(performance, nan_ok=True)
+    assert found.loc[1, "pairs"] == pairs
+
+
+def test_users_and_recommenders_are_judged_apart():
+    good, bad = judged([2, 1], [True, False], user=1), judged([1, 2], [True, False], user=2)
+    table = pd.concat(
+        [pd.concat([good, bad]).assign(recommender="A"), pd.concat([good, good.assign(user=2)]).assign(recommender="B")]
+    )
+    found = triage.performance_by_recommender(table)
+    assert found[["recommender", "user", "performance"]].to_numpy().tolist() == [
+        ["A", 1, 1.0], ["A", 2, 0.0], ["B", 1, 1.0], ["B", 2, 1.0],
+    ]  # fmt: skip
+
+
+def test_pairs_are_formed_within_a_fold_only():
+    # Each fold orders its own pair; across folds the like of fold 0 would lose to the dislike of fold 1.
+    table = judged([0.2, 0.1, 0.9, 0.8], [True, False, True, False], fold=[0, 0, 1, 1])
+    assert triage.performance(table).loc[1].tolist() == [1.0, 2]
+    assert triage.performance(table.drop(columns="fold")).loc[1].tolist() == [0.75, 4]
+
+
+def test_a_fold_counts_by_its_pairs_and_one_without_pairs_not_at_all():
+    # Fold 0: one pair, right. Fold 1: three pairs, all wrong. Fold 2: no pair.
+    scores, relevant, fold = [2, 1, 0, 1, 2, 3, 9], [1, 0, 1, 0, 0, 0, 1], [0, 0, 1, 1, 1, 1, 2]
+    assert triage.performance(judged(scores, np.array(relevant, bool), fold=fold)).loc[1].tolist() == [0.25, 4]
+
+
+# --- thresholds -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("performance", "sparsity", "weak", "weak_strict"),
+    [
+        (0.4, 0.95, True, True),
+        (0.5, 0.95, True, False),
+        (0.6, 0.95, False, False),
+        (0.4, 0.90, False, False),
+        (0.4, 0.80, False, False),
+        (np.nan, 0.95, False, False),
+    ],
+    ids=["poor", "at t_p", "good", "at t_s", "active", "undefined"],
+)
+def test_weak_is_poor_and_sparser_than_the_threshold(performance, sparsity, weak, weak_strict):
+    args = users({1: performance}), users({1: sparsity}), Thresholds(0.5, 0.9)
+    assert triage.weak_users(*args).tolist() == [weak]
+    assert triage.weak_users(*args, strict=True).tolist() == [weak_strict]
+
+
+def test_a_user_who_was_not_judged_is_strong():
+    weak = triage.weak_users(users({1: 0.1}), users({1: 0.95, 2: 0.95}), Thresholds(0.5, 0.9))
+    assert weak.to_dict() == {1: True, 2: False}
+    assert weak.dtype == bool
+
+
+def test_without_a_given_sparsity_threshold_it_is_the_mean():
+    sparsity = users({1: 0.7, 2: 0.8, 3: 0.9, 4: 0.8})
+    assert triage.sparsity_threshold(sparsity, Thresholds()) == pytest.approx(0.8)
+    assert triage.inactive(sparsity, Thresholds(sparsity=0.75)).tolist() == [False, True, True, True]
+    assert triage.inactive(users({1: 0.5, 2: 1.0}), Thresholds()).tolist() == [False, True]
+
+
+def test_a_given_zero_threshold_is_not_taken_for_none():
+    assert triage.sparsity_threshold(users({1: 0.5, 2: 1.0}), Thresholds(sparsity=0.0)) == 0.0
+
+
+@pytest.fixture
+def three_users() -> pd.DataFrame:
+    """Recommender A is wrong on users 1 and 2 and ties for 3; B is right on all."""
+    rows = [(name, user, score, relevant) for name, scores in (("A", (1, 1, 2)), ("B", (3, 3, 3)))
+            for user, like in zip((1, 2, 3), scores, strict=True) for score, relevant in ((like, True), (2, False))]
+    return pd.DataFrame(rows, columns=["recommender", "user", "score", "relevant"])  # fmt: skip
+
+
+def test_the_triage_table_routes_each_recommenders_own_weak_users(three_users):
+    table = triage.triage_table(three_users, users({1: 0.9, 2: 0.5, 3: 0.9}), Thresholds(), "published")
+    rows = table.set_index(["recommender", "user"])
+    assert rows.loc["A", "weak"].to_dict() == {1: True, 2: False, 3: True}
+    assert rows.loc["A", "weak_strict"].to_dict() == {1: True, 2: False, 3: False}
+    assert not rows.loc["B", "weak"].any()
+    assert (table["protocol"] == "published").all()
+    assert list(table) == [
+        "recommender", "user", "performance", "pairs", "sparsity", "weak", "weak_strict", "protocol",
+    ]  # fmt: skip
+
+
+def test_the_mean_sparsity_is_over_all_users_also_those_without_candidates(three_users):
+    # User 4 has no candidates but belongs to the dataset: the mean is 0.63. Over the judged it would be 0.61.
+    sparsity = users({1: 0.62, 2: 0.5, 3: 0.7, 4: 0.7})
+    table = triage.triage_table(three_users, sparsity, Thresholds(), "published")
+    assert table.loc[table["weak"], ["recommender", "user"]].to_numpy().tolist() == [["A", 3]]
+    assert set(table.loc[table["weak"], "user"]) <= set(sparsity.index[triage.inactive(sparsity, Thresholds())])
+
+
+# --- shrinkage ------------------------------------------------------------------------------------------------------
+
+P, PAIRS = users({1: 0.2, 2: 0.8, 3: np.nan}), users({1: 2, 2: 20, 3: 0})
+
+
+def test_shrinkage_of_no_strength_changes_nothing():
+    assert triage.shrink(P, PAIRS, 0).tolist() == pytest.approx([0.2, 0.8, np.nan], nan_ok=True)
+
+
+def test_shrinkage_of_great_strength_leaves_the_mean():
+    assert triage.shrink(P, PAIRS, 1e12).tolist() == pytest.approx([0.5, 0.5, np.nan], nan_ok=True)
+
+
+def test_shrinkage_by_hand_pulls_harder_where_there_are_fewer_pairs():
+    # (0.2 x 2 + 0.5 x 10) / 12 and (0.8 x 20 + 0.5 x 10) / 30
+    assert triage.shrink(P, PAIRS, 10).tolist() == pytest.approx([0.45, 0.7, np.nan], nan_ok=True)
+
+
+# --- how far triage can be trusted ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def equally_good() -> pd.DataFrame:
+    """800 users of 8 items for whom one recommender is equally good (AUC about 0.76), and its exact opposite."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"user": np.repeat(np.arange(800), 8), "item": np.tile(np.arange(8), 800)})
+    table["relevant"] = rng.random(len(table)) < 0.5
+    table["score"] = table["relevant"] + rng.normal(size=len(table))
+    opposite = table.assign(recommender="opposite", score=-table["score"])
+    return pd.concat([table.assign(recommender="signal"), opposite]).sample(frac=1, random_state=0, ignore_index=True)
+
+
+@pytest.fixture
+def halves(equally_good) -> pd.DataFrame:
+    return triage.split_half(equally_good, np.random.default_rng(5))
+
+
+def test_halves_are_disjoint_even_and_whole(equally_good, monkeypatch):
+    seen, judge = [], triage.performance_by_recommender
+    monkeypatch.setattr(triage, "performance_by_recommender", lambda rows: seen.append(rows) or judge(rows))
+    triage.split_half(equally_good, np.random.default_rng(5))
+    sets = [set(rows[["recommender", "user", "item"]].itertuples(index=False, name=None)) for rows in seen]
+    assert len(sets) == 2
+    assert not sets[0] & sets[1]
+    assert len(sets[0] | sets[1]) == len(equally_good)
+    assert all((rows.groupby(["recommender", "user"]).size() == 4).all() for rows in seen)
+
+
+def test_halves_are_the_same_for_every_recommender(halves):
+    both = halves.pivot(index="user", columns="recommender", values=["first", "second"])
+    for half in ("first", "second"):
+        assert (both[half]["signal"] + both[half]["opposite"]).to_numpy() == pytest.approx(1)
+
+
+def test_halves_follow_the_generator_and_not_the_order_of_rows(equally_good, halves):
+    shuffled = equally_good.sample(frac=1, random_state=9)
+    again = triage.split_half(shuffled, np.random.default_rng(5))
+    keys = ["recommender", "user"]
+    pd.testing.assert_frame_equal(
+        again.sort_values(keys, ignore_index=True), halves.sort_values(keys, ignore_index=True)
+    )
+    assert not triage.split_half(equally_good, np.random.default_rng(6)).equals(halves)
+
+
+def test_users_without_a_pair_in_both_halves_are_left_out():
+    # Four items, one liked: the half without the like has no pair.
+    table = judged([4, 3, 2, 1], [True, False, False, False], item=[1, 2, 3, 4], recommender="A")
+    assert triage.split_half(table, np.random.default_rng(0)).empty
+
+
+def test_equally_good_users_picked_as_weak_recover_by_themselves(halves):
+    signal = halves[halves["recommender"] == "signal"]
+    row = triage.regression_to_the_mean(signal, 0.5).iloc[0]
+    assert row["picked"] > 50
+    assert row["picked_on"] < 0.45
+    assert row["other_half"] == pytest.approx(signal["second"].mean(), abs=0.05)
+    assert row["other_half"] > 0.7
+    assert abs(row["correlation"]) < 0.1
+
+
+def test_users_who_differ_for_good_do_not_recover():
+    rng = np.random.default_rng(1)
+    quality = np.where(rng.random(200) < 0.5, 0.2, 0.8)
+    table = pd.DataFrame({"recommender": "A", "user": range(200), "first": quality, "second": quality})
+    row = triage.regression_to_the_mean(table, 0.5).iloc[0]
+    assert row["other_half"] == pytest.approx(0.2)
+    assert row["correlation"] == pytest.approx(1)
+
+
+def test_regression_by_hand_counts_a_user_at_the_threshold():
+    table = pd.DataFrame({"recommender": "A", "first": [0.5, 0.1, 0.9], "second": [1.0, 0.6, 0.2]})
+    row = triage.regression_to_the_mean(table, 0.5).iloc[0]
+    assert row[["picked", "picked_on", "other_half"]].tolist() == pytest.approx([2, 0.3, 0.8])
+
+
+def test_reliability_by_hand():
+    flags = pd.DataFrame({"user": [1, 2, 3, 4, 5], "recommender": "A"})
+    flagged = pd.concat(
+        [flags.assign(rule=rule, weak=flags["user"].isin(weak)) for rule, weak in (("few", [1]), ("many", [1, 2, 5]))]
+    )
+    test_auc = pd.DataFrame({"recommender": "A", "user": [1, 2, 3, 4, 5], "auc": [0.2, 0.6, 0.7, 0.9, np.nan]})
+    table = triage.reliability(flagged, test_auc).set_index("rule")
+    # User 5 has no AUC on the test and drops out of either group.
+    assert table.loc["few", ["flagged", "flagged_auc", "rest_auc"]].tolist() == pytest.approx([1, 0.2, 2.2 / 3])
+    assert table.loc["many", ["flagged", "flagged_auc", "rest_auc"]].tolist() == pytest.approx([2, 0.4, 0.8])
+    assert table["gap"].to_dict() == pytest.approx({"few": 2.2 / 3 - 0.2, "many": 0.4})
