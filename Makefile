@@ -70,6 +70,9 @@ $(eval $(call stamp,04_llm_prompting,03_user_triage,$(ANSWERS)))
 $(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
 $(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))
 
+notebooks/experiments/%.toml:
+	@echo "no experiment '$*'. There are: $(basename $(notdir $(wildcard $(@D)/*.toml)))." >&2; exit 1
+
 # Only 04 asks the model: the notebooks after it read its tables, so they need not know that it ran live.
 record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then 05 and 06 (hours on a small machine)
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
@@ -91,7 +94,7 @@ lint: .stamps/env  ## ruff: style and format, notebooks included
 	$(VENV)/bin/ruff format --check .
 
 test: lint  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -m "not fresh"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import csv
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from hybridrec import paths
 _STAMPS = paths.ROOT / ".stamps"
 _CELL_TIMEOUT = 3600
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
 
@@ -145,6 +147,8 @@ def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
     import papermill
 
     _show_progress_here()
+    # The parameters were checked already; papermill would only repeat that it cannot read some of their lines.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     work.parent.mkdir(parents=True, exist_ok=True)
     running, failed = work.with_suffix(".running.ipynb"), work.with_suffix(".failed.ipynb")
     try:
@@ -157,11 +161,13 @@ def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
             progress_bar=sys.stderr.isatty(),
             cwd=paths.NOTEBOOKS,
             execution_timeout=_CELL_TIMEOUT,
+            extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it listens on this machine
         )
     except Exception as error:
         if running.exists():
             running.replace(failed)
-        raise NotebookError(f"{_what_failed(error, source.stem)} It was kept as {paths.within_root(failed)}.") from None
+        what = _what_failed(error, source.stem).rstrip(".")
+        raise NotebookError(f"{what}. The notebook as far as it got: {paths.within_root(failed)}") from None
     running.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
     return executed
@@ -201,11 +207,13 @@ def summary(settings: experiments.Experiment) -> None:
     if not path.is_file():
         raise CommandError(f"no {paths.within_root(path)} yet: run `make reproduce EXPERIMENT={settings.name}` first.")
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [[_short(value) for value in row] for row in csv.reader(file)]
+        claims = list(csv.DictReader(file))
+    columns = [name for name in _SHOWN if claims and name in claims[0]]
+    rows = [columns, *([_short(claim[name]) for name in columns] for claim in claims)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"{settings.name} — {paths.within_root(path)}")
     for row in rows:
         print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+    print(f"All columns, with intervals: {paths.within_root(path)}")
 
 
 def _short(value: str) -> str:
@@ -259,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             {"summary": summary, "data": data, "model": model}[given.command](settings)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written to results.", file=sys.stderr)
+        print("interrupted. The same command goes on from the last whole notebook.", file=sys.stderr)
         return 130
     except Exception as error:
         # Our own errors explain themselves; anything else is a fault in the program and keeps its traceback.

@@ -1,5 +1,6 @@
 """Settings are typed: whatever is unknown, missing, mistyped or out of range is an error that names the key."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -7,22 +8,7 @@ import pytest
 from hybridrec import experiment, paths
 from hybridrec.experiment import ExperimentError
 
-VALUES = {
-    "dataset": "ml-100k",
-    "noun": "film",
-    "like_threshold": 4.0,
-    "rating_scale": 5,
-    "seed": 1,
-    "recommenders": ["MF", "BPR"],
-    "folds": 5,
-    "performance_threshold": 0.5,
-    "shrinkage": 20.0,
-    "model": "SmolLM2-135M-Instruct",
-    "modes": ["likelihood"],
-    "history_length": 20,
-    "bootstrap_samples": 200,
-    "permutations": 200,
-}
+VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
 
 
 def build(**changes: object) -> experiment.Experiment:
@@ -30,7 +16,7 @@ def build(**changes: object) -> experiment.Experiment:
 
 
 def test_values_arrive_as_declared():
-    settings = build(like_threshold=4, sparsity_threshold=0.95)
+    settings = build(like_threshold=4, sparsity_threshold=0.95, recommenders=["MF", "BPR"])
     assert settings.name == "toy"
     assert settings.recommenders == ("MF", "BPR")
     assert isinstance(settings.like_threshold, float)
@@ -122,5 +108,5 @@ def test_the_default_experiment_holds_the_published_settings():
 def test_parameters_survive_the_way_through_a_notebook():
     settings = build()
     plain = experiment.parameters(settings)
-    assert plain["recommenders"] == ["MF", "BPR"]
+    assert plain["recommenders"] == VALUES["recommenders"]
     assert experiment.Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}) == settings

@@ -1,6 +1,8 @@
 """Answers are written down once, survive a kill and a second process, and quote nobody's ratings."""
 
+import fcntl
 import json
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -129,6 +131,21 @@ def test_two_processes_appending_at_once_lose_and_mix_nothing(path):
     assert len(path.read_bytes().splitlines()) == len(recordings) == 400
     for name in ("left", "right"):
         assert all(recordings[f"{name}-{n}"]["text"] == f"{name}é" * (1 + n % 700) for n in range(200))
+
+
+def test_an_append_waits_while_another_process_holds_the_file(path):
+    recordings = Recordings(path)
+    recordings.append("a", {})
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=recordings.append, args=("b", {}))
+        waiting.start()
+        waiting.join(timeout=0.3)
+        assert waiting.is_alive()
+        assert len(Recordings(path)) == 1
+        fcntl.flock(held, fcntl.LOCK_UN)
+    waiting.join(timeout=10)
+    assert len(Recordings(path)) == 2
 
 
 def test_the_file_holds_neither_history_nor_prompt(path):
