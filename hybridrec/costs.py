@@ -28,14 +28,14 @@ def read_prices(path: Path) -> Prices:
         PriceError: not TOML, or a key that is missing or no positive number.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
         return Prices(str(values["date"]), _positive(values["local"]["usd_per_hour"]))
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise PriceError(f"{path.name}: needs date and local.usd_per_hour, a number above 0 ({error}).") from None
 
 
 def _positive(value: float) -> float:
-    if isinstance(value, bool) or not value > 0:
+    if isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"{value!r} is not above 0")
     return float(value)
 

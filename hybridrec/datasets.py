@@ -62,10 +62,12 @@ def read_table(
         raise DatasetError(
             f"{name}, line {line}: not {encoding} text. Convert it to UTF-8, or name its encoding."
         ) from None
-    lines = text.splitlines()
-    fields = len(columns) if columns else len(lines[0].split(separator)) if lines else 0
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    if lines == [""]:
+        raise DatasetError(f"{name}: the file is empty. Fetch it again.")
+    fields = len(columns) if columns else len(lines[0].split(separator))
     for number, line in enumerate(lines, 1):
-        if line and line.count(separator) != fields - 1:
+        if line.count(separator) != fields - 1:
             found = line.count(separator) + 1
             raise DatasetError(f"{name}, line {number}: {found} fields, expected {fields}. Mend or remove that line.")
     options = {"sep": separator, "dtype": str, "keep_default_na": False, "quoting": 3, "engine": "c"}
@@ -73,23 +75,33 @@ def read_table(
     return pd.read_csv(io.StringIO("\n".join(lines)), **options, **header)
 
 
-def numbers(table: pd.DataFrame, column: str, name: str, header_lines: int = 0) -> pd.Series:
-    """A column as numbers.
+def column(table: pd.DataFrame, name: str, file: str) -> pd.Series:
+    """A column of a table.
 
     Raises:
-        DatasetError: the column is missing, or holds something that is not a finite number (names the line).
+        DatasetError: there is none of that name (lists those there are).
     """
-    if column not in table:
-        raise DatasetError(f"{name}: no column {column!r}; it has {', '.join(map(str, table.columns))}.")
-    values = pd.to_numeric(table[column], errors="coerce")
-    broken = ~values.between(-1e300, 1e300)
+    if name not in table:
+        raise DatasetError(f"{file}: no column {name!r}; it has {', '.join(map(str, table.columns))}.")
+    return table[name]
+
+
+def numbers(table: pd.DataFrame, name: str, file: str, header_lines: int = 0, whole: bool = False) -> pd.Series:
+    """A column as numbers: integers if ``whole``, floats otherwise.
+
+    Raises:
+        DatasetError: the column is missing, or holds something that is not such a number (names the line).
+    """
+    text = column(table, name, file)
+    values = pd.to_numeric(text, errors="coerce").astype("float64")
+    broken = ~values.between(-1e15, 1e15) | (whole & (values % 1 != 0))
     if broken.any():
         row = int(broken.to_numpy().argmax())
         raise DatasetError(
-            f"{name}, line {row + 1 + header_lines}: {column} is {table[column].iloc[row]!r}, not a number. "
-            "Mend or remove that line."
+            f"{file}, line {row + 1 + header_lines}: {name} is {text.iloc[row]!r}, not a "
+            f"{'whole ' if whole else ''}number. Mend or remove that line."
         )
-    return values
+    return values.astype("int64") if whole else values
 
 
 def canonical_interactions(table: pd.DataFrame, name: str, header_lines: int = 0) -> pd.DataFrame:
@@ -98,9 +110,8 @@ def canonical_interactions(table: pd.DataFrame, name: str, header_lines: int = 0
     Raises:
         DatasetError: a missing column, a value that is no number, or a (user, item) pair rated twice.
     """
-    types = {"user": "int64", "item": "int64", "rating": "float64", "timestamp": "int64"}
-    columns = {key: numbers(table, key, name, header_lines).astype(kind) for key, kind in types.items()}
-    interactions = pd.DataFrame(columns)
+    keys = ("user", "item", "rating", "timestamp")
+    interactions = pd.DataFrame({key: numbers(table, key, name, header_lines, key != "rating") for key in keys})
     twice = interactions.duplicated(["user", "item"])
     if twice.any():
         row = int(twice.to_numpy().argmax())
@@ -147,12 +158,13 @@ def natural_title(title: str) -> str:
 def _film_items(item: pd.Series, title: pd.Series, year: pd.Series, genres: pd.Series) -> pd.DataFrame:
     """Canonical items; the year stands in the title too, because films of one name are told apart by it."""
     in_title = title.str.extract(_YEAR)["year"]
-    year = year.where(year.str.fullmatch(r"\d{4}"), in_title).fillna("")
+    # The title's year wins: a release date is that of a country, and a film of 1996 may reach it in 1997.
+    year = in_title.where(in_title.notna(), year.where(year.str.fullmatch(r"\d{4}"))).fillna("")
     # One source misspells the placeholder of item 267; both must give the same table.
     bare = title.str.replace(_YEAR, "", regex=True).map(natural_title).replace("unkonwn", "unknown")
     full = bare.where(year == "", bare + " (" + year + ")")
     genres = genres.map(lambda names: ", ".join(sorted(names.split())))
-    items = pd.DataFrame({"item": item.astype("int64"), "title": full, "year": year, "genres": genres})
+    items = pd.DataFrame({"item": item, "title": full, "year": year, "genres": genres})
     return items.sort_values("item", ignore_index=True)
 
 
@@ -164,7 +176,8 @@ def read_ml100k_archive(archive: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         table = read_table(files.read("ml-100k/u.item"), columns, "|", "latin-1", name="u.item")
     flags = table[_ML100K_GENRES] == "1"
     genres = flags.apply(lambda row: " ".join(row.index[row]), axis=1)
-    items = _film_items(table["item"], table["title"], table["released"].str[-4:], genres)
+    number = numbers(table, "item", "u.item", whole=True)
+    items = _film_items(number, table["title"], table["released"].str[-4:], genres)
     return canonical_interactions(ratings, "u.data"), items
 
 
@@ -173,7 +186,9 @@ def read_ml100k_atomic(ratings: Path, items: Path) -> tuple[pd.DataFrame, pd.Dat
     rows = read_table(ratings, None).rename(columns=lambda c: c.split(":")[0].removesuffix("_id"))
     films = read_table(items, None).rename(columns=lambda c: c.split(":")[0])
     canonical = canonical_interactions(rows, ratings.name, header_lines=1)
-    return canonical, _film_items(films["item_id"], films["movie_title"], films["release_year"], films["class"])
+    number = numbers(films, "item_id", items.name, header_lines=1, whole=True)
+    title, year, genres = (column(films, name, items.name) for name in ("movie_title", "release_year", "class"))
+    return canonical, _film_items(number, title, year, genres)
 
 
 def load_ml100k() -> Dataset:

@@ -188,6 +188,8 @@ def verdict(beyond_null: dict[str, float], beyond_best: dict[str, float], p_holm
         beyond_best: held-out protocol, language model minus the best control.
         p_holm: the latter's corrected p-value.
     """
+    if not np.isfinite([*beyond_null.values(), *beyond_best.values()]).all():
+        return "not to be told: too few users for an interval"
     if beyond_best["low"] > 0 and p_holm < 0.05:
         return "holds: beyond every control on held-out items"
     if beyond_null["high"] < 0:
@@ -282,14 +284,14 @@ def cost_claims(share: pd.DataFrame, recommender: str) -> pd.DataFrame:
     """The fourth claim, no disproportionate cost: the share of the work next to the share of users routed.
 
     Args:
-        share: ranker, calls, seconds: what routing weak users takes, as a share of routing the reference group.
+        share: ranker, calls, prompt_tokens: what routing weak users takes, as a share of routing everybody.
         recommender: whose weak users they are.
 
     Returns:
-        Rows for the claims table: replicated is the share of seconds, null_control the share of calls, which any
-        equally large choice of users would have.
+        Rows for the claims table: replicated is the share of tokens, which do not depend on the machine;
+        null_control is the share of calls, about what any equally large choice of users would take.
     """
-    rows = share.rename(columns={"seconds": "replicated", "calls": "null_control"})
+    rows = share.rename(columns={"prompt_tokens": "replicated", "calls": "null_control"})
     in_proportion = rows["replicated"] <= rows["null_control"]
     verdicts = np.where(in_proportion, "holds: by arithmetic, for any equally small choice of users", "refuted")
     rows = rows.assign(claim="cost in proportion", recommender=recommender, verdict=verdicts)

@@ -65,7 +65,7 @@ def load(name: str) -> Experiment:
 def read(path: Path) -> Experiment:
     """The experiment written in a TOML file; its name is the file's."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{path.name}: {error}.") from None
     return build(path.stem, values, path.name)

@@ -42,4 +42,6 @@ def oracle_scores(candidates: pd.DataFrame) -> pd.DataFrame:
 def best_other(tuned: pd.DataFrame) -> dict[str, str]:
     """For each recommender the best *other* one, by validation AUC: what a second recommender could do instead."""
     quality = tuned[tuned["chosen"]].set_index("recommender")["auc"]
+    if len(quality) < 2:
+        raise ValueError("the control best-other needs at least two recommenders: add one to the experiment.")
     return {name: quality.drop(name).idxmax() for name in quality.index}

@@ -30,8 +30,9 @@ def split_per_user(interactions: pd.DataFrame, seed: int, test: float = 0.1, val
     draw = pd.Series(generator(seed, "split").random(len(rows)))
     position = draw.groupby(rows["user"]).rank(method="first") - 1
     size = rows.groupby("user")["item"].transform("size")
-    n_test = np.floor(size * test + 0.5)
-    n_validation = np.floor(size * validation + 0.5)
+    # Training comes first: a user with one rating has it there.
+    n_test = np.minimum(np.floor(size * test + 0.5), size - 1)
+    n_validation = np.minimum(np.floor(size * validation + 0.5), size - 1 - n_test)
     in_order = [position < n_test, position < n_test + n_validation]
     return rows.assign(split=np.select(in_order, ["test", "validation"], "train"))
 
@@ -79,7 +80,7 @@ def check_integrity(interactions: pd.DataFrame, candidates: pd.DataFrame) -> dic
     }
     for name, rows in failures.items():
         if len(rows):
-            raise SplitError(f"{name}: user {rows['user'].iloc[0]!r} (and {len(rows) - 1} rows more)")
+            raise SplitError(f"{name}: user {rows['user'].iloc[0]} (and {len(rows) - 1} rows more)")
     return {name: len(rows) for name, rows in failures.items()}
 
 

@@ -1,6 +1,7 @@
 """What notebooks hand to each other (parquet, never committed) and what they publish (csv, metrics.json: committed)."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,24 +37,29 @@ def write(experiment: str, **frames: pd.DataFrame) -> None:
         KeyError: a name that is not declared in WRITTEN_BY.
     """
     for name, frame in frames.items():
-        if name not in WRITTEN_BY:
-            raise KeyError(f"no table is called {name!r}. Known: {', '.join(WRITTEN_BY)}.")
-        frame.to_parquet(paths.tables(experiment) / f"{name}.parquet", index=False)
+        frame.to_parquet(_path(experiment, name), index=False)
 
 
 def read(experiment: str, name: str) -> pd.DataFrame:
     """A table that an earlier notebook wrote.
 
     Raises:
+        KeyError: a name that is not declared in WRITTEN_BY.
         MissingTableError: it is not there (names the notebook to run first, and how).
     """
-    path = paths.tables(experiment) / f"{name}.parquet"
+    path = _path(experiment, name)
     if not path.is_file():
         raise MissingTableError(
-            f"the table {name!r} is not there yet: notebook {WRITTEN_BY.get(name, '?')} writes it. Run that notebook "
+            f"the table {name!r} is not there yet: notebook {WRITTEN_BY[name]} writes it. Run that notebook "
             f"first, or `make reproduce EXPERIMENT={experiment}` for all of them in order."
         )
     return pd.read_parquet(path)
+
+
+def _path(experiment: str, name: str) -> Path:
+    if name not in WRITTEN_BY:
+        raise KeyError(f"no table is called {name!r}. Known: {', '.join(WRITTEN_BY)}.")
+    return paths.tables(experiment) / f"{name}.parquet"
 
 
 def publish(experiment: str, name: str, frame: pd.DataFrame) -> pd.DataFrame:

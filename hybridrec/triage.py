@@ -99,11 +99,13 @@ def triage_table(judged: pd.DataFrame, sparsity: pd.Series, thresholds: Threshol
     Returns:
         Columns recommender, protocol, user, performance, pairs, sparsity, weak, weak_strict.
     """
+    # The mean of S_I is over all users, also those that a recommender has nothing to rank for.
+    fixed = Thresholds(thresholds.performance, sparsity_threshold(sparsity, thresholds))
     table = performance_by_recommender(judged)
     table["sparsity"] = table["user"].map(sparsity)
     for column, strict in (("weak", False), ("weak_strict", True)):
         parts = [
-            weak_users(rows.set_index("user")["performance"], rows.set_index("user")["sparsity"], thresholds, strict)
+            weak_users(rows.set_index("user")["performance"], rows.set_index("user")["sparsity"], fixed, strict)
             .set_axis(rows.index)
             for _, rows in table.groupby("recommender", sort=False)
         ]  # fmt: skip

@@ -51,6 +51,36 @@ def ndcg() -> dict[str, pd.DataFrame]:
     return {"A": table({1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}), "llm": table({1: 0.5, 2: 0.0})}
 
 
+# --- the controls ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def controls() -> pd.DataFrame:
+    """Item 1 is popular, item 2 is good, item 3 was never rated before the test."""
+    known = pd.DataFrame({"item": [1, 1, 1, 2], "rating": [1.0, 2.0, 3.0, 5.0]})
+    candidates = pd.DataFrame({"user": 7, "item": [1, 2, 3], "relevant": [False, True, False]})
+    return hybrid.control_scores(known, candidates, np.random.default_rng(0), draws=5)
+
+
+@pytest.mark.parametrize(("name", "scores"), [("popularity", [3, 1, 0]), ("item-mean", [2.0, 5.0, 2.75])])
+def test_fixed_controls_by_hand(controls, name, scores):
+    rows = controls[controls["ranker"] == name]
+    assert rows["score"].tolist() == scores  # an unrated item is not popular, and as good as the mean rating
+    assert (rows["draw"] == 0).all()
+
+
+def test_every_random_order_is_another_one(controls):
+    rows = controls[controls["ranker"] == "random"]
+    assert rows.groupby("draw").size().tolist() == [3] * 5
+    assert rows["score"].nunique() == 15
+
+
+def test_the_best_other_recommender_is_by_validation_and_never_oneself():
+    rows = [("A", 0.7, False), ("A", 0.9, True), ("B", 0.8, True), ("C", 0.6, True), ("C", 0.95, False)]
+    tuned = pd.DataFrame(rows, columns=["recommender", "auc", "chosen"])
+    assert hybrid.best_other(tuned) == {"A": "B", "B": "A", "C": "A"}
+
+
 # --- the hybrid -----------------------------------------------------------------------------------------------------
 
 
@@ -168,9 +198,20 @@ def test_the_verdict_follows_its_rule(beyond_null, beyond_best, p_holm, expected
     assert evaluation.verdict(beyond_null, beyond_best, p_holm).startswith(expected)
 
 
-@pytest.mark.parametrize("beyond_best", [UNKNOWN, AROUND])
-def test_too_few_users_for_an_interval_are_not_called_better_than_chance(beyond_best):
-    assert "better" not in evaluation.verdict(UNKNOWN, beyond_best, math.nan)
+@pytest.mark.parametrize(("beyond_null", "beyond_best"), [(UNKNOWN, UNKNOWN), (UNKNOWN, AROUND), (ABOVE, UNKNOWN)])
+def test_too_few_users_for_an_interval_get_no_verdict(beyond_null, beyond_best):
+    assert evaluation.verdict(beyond_null, beyond_best, math.nan).startswith("not to be told")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(0.1, "holds: by arithmetic"), (0.2, "holds: by arithmetic"), (0.3, "refuted")]
+)
+def test_cost_is_in_proportion_if_the_work_is_no_larger_a_share_than_the_users(tokens, expected):
+    share = pd.DataFrame({"ranker": ["llm"], "calls": [0.2], "prompt_tokens": [tokens]})
+    row = evaluation.cost_claims(share, "A").iloc[0]
+    assert row[["claim", "recommender", "ranker"]].tolist() == ["cost in proportion", "A", "llm"]
+    assert row[["replicated", "null_control"]].tolist() == [tokens, 0.2]
+    assert row["verdict"].startswith(expected)
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from published_numbers import ANNOTATED, PAPER, as_shown, look_up
 
-from hybridrec import experiment, paths
+from hybridrec import experiment, paths, tables
+from hybridrec.llm import rankers
+from hybridrec.llm.local import LocalModel
 
 COMMITTED = paths.ROOT / "results" / "ml-100k"
 NOTEBOOKS = sorted(path.stem for path in paths.NOTEBOOKS.glob("0*.ipynb"))
@@ -129,7 +132,14 @@ def test_recommenders_score_as_committed(committed):
 def test_comparison_is_as_committed(committed):
     keys = ("protocol", "recommender", "ranker")
     fresh = {tuple(row[key] for key in keys): row for row in read(fresh_folder())["comparison"]}
-    checked = ("users_routed", "weak_users_after", "weak_auc_after", "weak_ndcg_after", "overall_auc_after", "harm_rate")
+    checked = (
+        "users_routed",
+        "weak_users_after",
+        "weak_auc_after",
+        "weak_ndcg_after",
+        "overall_auc_after",
+        "harm_rate",
+    )
     for row in committed["comparison"]:
         other = fresh[tuple(row[key] for key in keys)]
         for key in checked:
@@ -145,3 +155,27 @@ def test_verdicts_are_the_committed_ones(committed):
     ]  # fmt: skip
     # A verdict at the edge of its interval may tip on another machine; the picture may not.
     assert sum(agree) >= 0.9 * len(agree)
+
+
+@pytest.mark.fresh
+@pytest.mark.live
+@pytest.mark.parametrize("mode", ["likelihood", "pointwise", "pointwise-facts"])
+def test_the_recorded_answers_are_those_of_the_model(mode, monkeypatch, live_model):
+    monkeypatch.setenv("HYBRIDREC_SCRATCH", os.environ["HYBRIDREC_FRESH"])
+    settings = experiment.load("ml-100k")
+    interactions, candidates, items = (tables.read("ml-100k", n) for n in ("interactions", "candidates", "items"))
+    known = interactions[interactions["split"] != "test"]
+    sparsity = tables.read("ml-100k", "sparsity")
+    users = sparsity.loc[sparsity["inactive"], "user"].iloc[::200]
+    tasks = rankers.build_tasks(users, known, candidates, items, settings.history_length, settings.rating_scale)
+    recordings = rankers.recordings_for("ml-100k", settings.model)
+    for asked in rankers.requests_for(mode, tasks, settings.noun, live_model.card.identity):
+        (answer,) = live_model.answer([asked.request])
+        recorded = recordings[asked.key]
+        assert answer["prompt_tokens"] == recorded["prompt_tokens"]
+        np.testing.assert_allclose(answer["log_probs"], recorded["log_probs"], atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def live_model():
+    return LocalModel(experiment.load("ml-100k").model)

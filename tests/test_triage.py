@@ -104,9 +104,10 @@ def test_a_given_zero_threshold_is_not_taken_for_none():
 @pytest.fixture
 def three_users() -> pd.DataFrame:
     """Recommender A is wrong on users 1 and 2 and ties for 3; B is right on all."""
-    rows = [(name, user, score, relevant) for name, scores in (("A", (1, 1, 2)), ("B", (3, 3, 3)))
-            for user, like in zip((1, 2, 3), scores, strict=True) for score, relevant in ((like, True), (2, False))]
-    return pd.DataFrame(rows, columns=["recommender", "user", "score", "relevant"])  # fmt: skip
+    likes = {"A": (1, 1, 2), "B": (3, 3, 3)}
+    rows = [(name, user, like, True) for name in likes for user, like in enumerate(likes[name], 1)]
+    rows += [(name, user, 2, False) for name in likes for user in (1, 2, 3)]
+    return pd.DataFrame(rows, columns=["recommender", "user", "score", "relevant"])
 
 
 def test_the_triage_table_routes_each_recommenders_own_weak_users(three_users):

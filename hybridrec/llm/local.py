@@ -4,6 +4,7 @@ Nothing here knows of users, items or rankings; it answers requests (plain dicti
 """
 
 import copy
+import re
 import shutil
 import time
 import warnings
@@ -22,6 +23,7 @@ from hybridrec.downloads import File, Wheel, fetch  # noqa: E402
 
 # How many tokens of candidates are scored in one forward pass; bounds memory for users with many candidates.
 _TOKENS_PER_BATCH = 2048
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 
 
 class ModelError(ValueError):
@@ -230,7 +232,7 @@ class _StopAtRepeatedLine(StoppingCriteria):
 
 def _repeats(text: str) -> bool:
     """Whether two complete lines say the same, list marks aside."""
-    lines = [line.lstrip(" -*.)0123456789").strip() for line in text.split("\n")[:-1] if line.strip()]
+    lines = [_LIST_MARK.sub("", line).strip() for line in text.split("\n")[:-1] if line.strip()]
     return len(lines) != len(set(lines))
 
 

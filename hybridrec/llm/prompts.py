@@ -45,7 +45,7 @@ class ParsedRanking:
 @cache
 def templates() -> dict[str, dict[str, str]]:
     """The prompt templates, by mode, as written in templates.toml."""
-    return tomllib.loads((Path(__file__).parent / "templates.toml").read_text())
+    return tomllib.loads((Path(__file__).parent / "templates.toml").read_text(encoding="utf-8"))
 
 
 def one_line(title: str) -> str:
@@ -79,7 +79,7 @@ def instruction(mode: str, history: Sequence[Item], candidates: Sequence[Item], 
 
 def question(mode: str, item: Item, noun: str) -> str:
     """The pointwise question about one candidate."""
-    return templates()[mode]["question"].format(noun=noun, title=one_line(item.title), facts=item.facts)
+    return templates()[mode]["question"].format(noun=noun, title=one_line(item.title), facts=one_line(item.facts))
 
 
 def _key(text: str) -> str:
@@ -89,12 +89,19 @@ def _key(text: str) -> str:
 
 
 def _names(titles: Sequence[str]) -> dict[str, list[int]]:
-    """Candidate positions by every accepted spelling: with the year, and without it where that is unambiguous."""
+    """Candidate positions by every accepted spelling: with the year, and without it (two of one name share it)."""
     names: dict[str, list[int]] = {}
     for position, title in enumerate(titles):
         for spelling in {_key(title), _key(_YEAR.sub("", title))} - {""}:
             names.setdefault(spelling, []).append(position)
     return names
+
+
+def _spellings(line: str) -> list[str]:
+    """What a line may name: as it stands first (a title can look like a list mark), then without one mark, or two."""
+    once = _LIST_MARK.sub("", line, count=1)
+    keys = [_key(text) for text in (line, once, _LIST_MARK.sub("", once, count=1))]
+    return [key for key in keys if key] if keys[1] else []  # a mark with nothing behind it names nothing
 
 
 def parse_ranking(text: str, titles: Sequence[str]) -> ParsedRanking:
@@ -111,10 +118,10 @@ def parse_ranking(text: str, titles: Sequence[str]) -> ParsedRanking:
     order: list[int] = []
     invalid = duplicates = 0
     for line in text.splitlines():
-        key = _key(_LIST_MARK.sub("", line))
-        if not key:
+        spellings = _spellings(line)
+        if not spellings:
             continue
-        positions = names.get(key, [])
+        positions = next((names[key] for key in spellings if key in names), [])
         fresh = [position for position in positions if position not in order]
         order += fresh[:1]
         invalid += not positions

@@ -174,10 +174,11 @@ def answers(
     Raises:
         RecordingError: under HYBRIDREC_LLM=replay, a request without a recording (names the user and the remedy).
     """
-    todo = [one for one in asked if one.key not in recordings]
+    todo = list({one.key: one for one in asked if one.key not in recordings}.values())
     if todo and _policy() == "replay":
+        who = "everybody" if todo[0].user is None else f"user {todo[0].user}"
         raise RecordingError(
-            f"no recording of {what} for user {todo[0].user} (and {len(todo) - 1} more) in "
+            f"no recording of {what} for {who} (and {len(todo) - 1} more) in "
             f"{paths.within_root(recordings.path)}. Run `make record`, or `make reproduce` to compute what is missing."
         )
     model = load_model() if todo else None

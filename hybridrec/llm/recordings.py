@@ -53,7 +53,7 @@ class Recordings:
         return [key for key in keys if key not in self._answers]
 
     def append(self, key: str, response: dict[str, Any]) -> None:
-        """Write one answer through to the disk before it counts as had; safe against a second process."""
+        """Write one answer out of this process before it counts as had; safe against a kill and a second process."""
         line = json.dumps({"key": key, "response": response}, ensure_ascii=False, separators=(",", ":"))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
