@@ -10,7 +10,7 @@ PY      := $(VENV)/bin/python
 STAMPS  := .stamps/$(EXPERIMENT)
 SCRATCH := $(abspath .stamps/scratch)
 MODULE  := $(wildcard hybridrec/*.py hybridrec/llm/*)
-ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/$(EXPERIMENT)/*.jsonl))
+ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

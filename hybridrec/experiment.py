@@ -9,6 +9,8 @@ from typing import Any
 
 from hybridrec import paths
 
+PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
+
 
 class ExperimentError(ValueError):
     """A setting that does not exist or has the wrong type or value; the message says which and what is possible."""
@@ -30,7 +32,6 @@ class Experiment:
     sparsity_threshold: float | None
     shrinkage: float
     model: str
-    modes: tuple[str, ...]
     everybody_modes: tuple[str, ...]
     history_length: int
     bootstrap_samples: int
@@ -44,6 +45,9 @@ class Experiment:
             "bootstrap_samples": (100, 100_000),
             "permutations": (100, 1_000_000),
         }
+        lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in self.recommenders]
+        if lacking:
+            raise ExperimentError(f"recommenders lacks {lacking[0]!r}: the claims are about {PUBLISHED_RECOMMENDERS}.")
         for key, (low, high) in limits.items():
             if not low <= getattr(self, key) <= high:
                 raise ExperimentError(f"{key} is {getattr(self, key)}; it must be from {low} to {high}.")

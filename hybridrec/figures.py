@@ -127,16 +127,21 @@ def tuning_curves(tuned: pd.DataFrame) -> Figure:
     return figure
 
 
-def recommender_bars(table: pd.DataFrame) -> Figure:
-    """Mean test AUC with its interval, recommenders and controls in one order."""
+def quality_bars(table: pd.DataFrame, title: str, colour: str) -> Figure:
+    """Mean AUC of every ranking with its interval, the best on top; controls are grey.
+
+    Args:
+        table: columns name, control (bool), auc, low, high.
+        title: what the colours mean.
+        colour: of whatever is no control.
+    """
     figure, (axis,) = _axes(1, 6.5, 3.8)
     rows = table.sort_values("auc")
-    colours = [GREY if control else BLUE for control in rows["control"]]
+    colours = [GREY if control else colour for control in rows["control"]]
     errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
     axis.barh(rows["name"], rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
     axis.axvline(0.5, color=RED, ls="--", lw=1)
-    axis.set(xlabel="mean test AUC (95 % interval over users); dashed: a coin", xlim=(0.45, 0.8))
-    axis.set_title("Recommenders (blue) and trivial rankings (grey)")
+    axis.set(xlabel="mean AUC (95 % interval over users); dashed: a coin", xlim=(0.4, 0.8), title=title)
     return figure
 
 
@@ -205,19 +210,6 @@ def validity_bars(rates: pd.DataFrame) -> Figure:
         xlabel="candidates to rank", ylabel="per candidate", title="listwise: what had to be repaired", ylim=(0, None)
     )
     axis.legend()
-    return figure
-
-
-def llm_bars(table: pd.DataFrame) -> Figure:
-    """Mean AUC of every way to ask, with the controls on the same users."""
-    figure, (axis,) = _axes(1, 6.5, 3.6)
-    rows = table.sort_values("auc")
-    colours = [GREY if control else ORANGE for control in rows["control"]]
-    errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
-    axis.barh(rows["ranker"], rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
-    axis.axvline(0.5, color=RED, ls="--", lw=1)
-    axis.set(xlabel="mean AUC over all inactive users (95 % interval); dashed: a coin", xlim=(0.4, 0.8))
-    axis.set_title("The language model (orange) and rankings without one (grey)")
     return figure
 
 

@@ -16,9 +16,9 @@ def build(**changes: object) -> experiment.Experiment:
 
 
 def test_values_arrive_as_declared():
-    settings = build(like_threshold=4, sparsity_threshold=0.95, recommenders=["MF", "BPR"])
+    settings = build(like_threshold=4, sparsity_threshold=0.95, recommenders=["BPR", "NeuMF", "ItemKNN"])
     assert settings.name == "toy"
-    assert settings.recommenders == ("MF", "BPR")
+    assert settings.recommenders == ("BPR", "NeuMF", "ItemKNN")
     assert isinstance(settings.like_threshold, float)
     assert settings.sparsity_threshold == 0.95
     assert build().sparsity_threshold is None
@@ -49,7 +49,7 @@ def test_missing_key_is_named(key):
         ("recommenders", 3, "a list of names"),
         ("recommenders", "MF", "a list of names"),
         ("recommenders", [], "a list of names"),
-        ("modes", ["listwise", 1], "a list of names"),
+        ("everybody_modes", ["listwise", 1], "a list of names"),
     ],
 )
 def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
@@ -110,3 +110,11 @@ def test_parameters_survive_the_way_through_a_notebook():
     plain = experiment.parameters(settings)
     assert plain["recommenders"] == VALUES["recommenders"]
     assert experiment.Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}) == settings
+
+
+def test_an_experiment_without_a_recommender_of_the_paper_names_it(tmp_path):
+    text = (paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8")
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace('"NeuMF", ', ""), encoding="utf-8")
+    with pytest.raises(ExperimentError, match="recommenders lacks 'NeuMF'"):
+        experiment.read(file)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from published_numbers import ANNOTATED, PAPER, as_shown, look_up
 
 from hybridrec import experiment, paths, tables
-from hybridrec.llm import rankers
+from hybridrec.llm import prompts, rankers
 from hybridrec.llm.local import LocalModel
 
 COMMITTED = paths.ROOT / "results" / "ml-100k"
@@ -66,7 +67,7 @@ def test_every_ranking_by_the_model_has_interval_and_p_value(committed):
 def test_at_least_300_users_were_ranked_in_every_mode(committed):
     assert committed["llm"]["validity"]["users"] >= 300
     calls = {(row["ranker"], row["routing"]): row["calls"] for row in committed["cost"]["table"] if row["run"] == "yes"}
-    assert all(calls[mode, "everybody inactive"] >= 300 for mode in experiment.load("ml-100k").modes)
+    assert all(calls[mode, "everybody inactive"] >= 300 for mode in prompts.MODES)
 
 
 def test_four_claims_have_verdicts(committed):
@@ -103,13 +104,16 @@ def test_no_number_of_the_findings_stands_without_its_source():
 
 # --- a fresh run ----------------------------------------------------------------------------------------------------
 
-# What another processor may change: the last bits of a fit, and with them a borderline user. Measured by fitting with
-# other BLAS threads and kernels; nothing here would accept a result that is missing or zero.
-TOLERANCE = {"auc": 0.01, "ndcg": 0.01, "rate": 0.05, "weak_users": 6, "users_": 6, "gain": 0.05}
+# Fits use the same instructions on every x86-64 processor, so a fresh run there may differ by the last bits of EASE's
+# matrix inverse and no more. On another family of processors a neural fit may become another model: with AVX2 in place
+# of AVX-512, before that precaution, NeuMF's mean AUC moved by 0.012 and all others by less than 1e-6.
+TOLERANCE = {"auc": 0.002, "ndcg": 0.002, "rate": 0.01, "weak_users": 1, "users_routed": 1}
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-def tolerance(key: str) -> float:
-    return next((value for part, value in TOLERANCE.items() if part in key), 0.0)
+def tolerance(key: str, recommender: str) -> float:
+    chaotic = not X86 and recommender in ("NeuMF", "VAECF")
+    return next(value for part, value in TOLERANCE.items() if part in key) * (10 if chaotic else 1)
 
 
 @pytest.mark.fresh
@@ -124,7 +128,7 @@ def test_data_and_model_answers_are_exactly_the_committed_ones(committed):
 def test_recommenders_score_as_committed(committed):
     fresh = {row["name"]: row for row in read(fresh_folder())["recommenders"]}
     for row in committed["recommenders"]:
-        assert fresh[row["name"]]["auc"] == pytest.approx(row["auc"], abs=0.005)
+        assert fresh[row["name"]]["auc"] == pytest.approx(row["auc"], abs=tolerance("auc", row["name"]))
         assert fresh[row["name"]]["users"] == row["users"]
 
 
@@ -143,7 +147,8 @@ def test_comparison_is_as_committed(committed):
     for row in committed["comparison"]:
         other = fresh[tuple(row[key] for key in keys)]
         for key in checked:
-            assert other[key] == pytest.approx(row[key], abs=tolerance(key)), (key, row["recommender"], row["ranker"])
+            allowed = tolerance(key, row["recommender"])
+            assert other[key] == pytest.approx(row[key], abs=allowed), (key, row["recommender"], row["ranker"])
 
 
 @pytest.mark.fresh

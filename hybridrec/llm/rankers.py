@@ -133,23 +133,23 @@ def prior_requests(items: pd.DataFrame, noun: str, model: str) -> list[Asked]:
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def recordings_for(experiment: str, model: str) -> Recordings:
-    """The recordings of an experiment's model; under HYBRIDREC_LLM=live a fresh file that replaces them when whole."""
-    return Recordings(_live_path(experiment, model) if _policy() == "live" else _path(experiment, model))
+def recordings_for(dataset: str, model: str) -> Recordings:
+    """What a model answered on a dataset; under HYBRIDREC_LLM=live a fresh file that replaces it when whole."""
+    return Recordings(_live_path(dataset, model) if _policy() == "live" else _path(dataset, model))
 
 
-def keep_live_recordings(experiment: str, model: str) -> None:
+def keep_live_recordings(dataset: str, model: str) -> None:
     """After a complete live run: put its recordings in the place of the committed ones."""
-    if _policy() == "live" and _live_path(experiment, model).exists():
-        _live_path(experiment, model).replace(_path(experiment, model))
+    if _policy() == "live" and _live_path(dataset, model).exists():
+        _live_path(dataset, model).replace(_path(dataset, model))
 
 
-def _path(experiment: str, model: str) -> Path:
-    return paths.RECORDINGS / experiment / f"{model}.jsonl"
+def _path(dataset: str, model: str) -> Path:
+    return paths.RECORDINGS / dataset / f"{model}.jsonl"
 
 
-def _live_path(experiment: str, model: str) -> Path:
-    return _path(experiment, model).with_suffix(".live.jsonl")
+def _live_path(dataset: str, model: str) -> Path:
+    return _path(dataset, model).with_suffix(".live.jsonl")
 
 
 def _policy() -> str:
