@@ -238,6 +238,9 @@ def model(settings: experiments.Experiment) -> None:
     """Fetch, verify and convert an experiment's language model."""
     from hybridrec.llm import local
 
+    if settings.endpoint:
+        print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
+        return
     card = local.model_card(settings.model)
     print(f"{card.name} ({card.licence}): {paths.within_root(local.converted_folder(card))}")
 

@@ -1,9 +1,10 @@
 """The settings of a study: typed, checked, and read from one small file per experiment."""
 
+import re
 import tomllib
 import types
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,44 @@ PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
 
 class ExperimentError(ValueError):
     """A setting that does not exist or has the wrong type or value; the message says which and what is possible."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint: where it is, how it may be used. The table ``[endpoint]`` of an experiment.
+
+    ``key_variable`` is the *name* of the environment variable that holds the key, never the key. ``parameters`` are
+    sent as they stand (temperature, max_tokens, seed, ...), and nothing else is.
+    """
+
+    base_url: str
+    key_variable: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    json_schema: bool = False
+    requests_per_minute: float = 60.0
+    tokens_per_minute: float | None = None
+    concurrency: int = 8
+    timeout: float = 60.0
+    retries: int = 6
+    attempts: int = 2
+    spending_cap_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        # What stands in these two may be a secret put in the wrong place, so it is not repeated.
+        if not re.fullmatch(r"(?:[A-Z_][A-Z0-9_]{0,63})?", self.key_variable):
+            raise ExperimentError("endpoint: key_variable must be the NAME of an environment variable, not a key.")
+        if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", self.base_url):
+            raise ExperimentError("endpoint: base_url must be like https://host/v1, without a user, password or query.")
+        limits = {
+            "requests_per_minute": (1, 1e6),
+            "tokens_per_minute": (1, 1e9),
+            "concurrency": (1, 256),
+            "timeout": (0.1, 3600),
+            "retries": (0, 20),
+            "attempts": (1, 10),
+            "spending_cap_usd": (0, 1e6),
+        }
+        _within(self, limits, "endpoint: ")
 
 
 @dataclass(frozen=True)
@@ -32,8 +71,12 @@ class Experiment:
     sparsity_threshold: float | None
     shrinkage: float
     model: str
+    endpoint: Endpoint | None
+    modes: tuple[str, ...]
     everybody_modes: tuple[str, ...]
     history_length: int
+    shuffles: int
+    shuffled_users: int
     bootstrap_samples: int
     permutations: int
 
@@ -42,15 +85,25 @@ class Experiment:
             "folds": (2, 20),
             "performance_threshold": (0.0, 1.0),
             "history_length": (1, 200),
+            "shuffles": (2, 20),
+            "shuffled_users": (2, 100_000),
             "bootstrap_samples": (100, 100_000),
             "permutations": (100, 1_000_000),
         }
         lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in self.recommenders]
         if lacking:
             raise ExperimentError(f"recommenders lacks {lacking[0]!r}: the claims are about {PUBLISHED_RECOMMENDERS}.")
-        for key, (low, high) in limits.items():
-            if not low <= getattr(self, key) <= high:
-                raise ExperimentError(f"{key} is {getattr(self, key)}; it must be from {low} to {high}.")
+        strange = [mode for mode in self.everybody_modes if mode not in self.modes]
+        if strange:
+            raise ExperimentError(f"everybody_modes has {strange[0]!r}, which is not among modes.")
+        _within(self, limits)
+
+
+def _within(settings: Any, limits: dict[str, tuple[float, float]], where: str = "") -> None:
+    for key, (low, high) in limits.items():
+        value = getattr(settings, key)
+        if value is not None and not low <= value <= high:
+            raise ExperimentError(f"{where}{key} is {value}; it must be from {low} to {high}.")
 
 
 def load(name: str) -> Experiment:
@@ -77,28 +130,51 @@ def read(path: Path) -> Experiment:
 
 def build(name: str, values: dict[str, Any], source: str) -> Experiment:
     """An experiment from a dictionary, every key and type checked."""
-    types_of = {field.name: field.type for field in fields(Experiment) if field.name != "name"}
-    unknown, missing = values.keys() - types_of.keys(), types_of.keys() - values.keys() - {"sparsity_threshold"}
+    try:
+        return Experiment(name=name, **{**dict.fromkeys(_OPTIONAL), **_checked(Experiment, values, source, {"name"})})
+    except ExperimentError as error:
+        raise ExperimentError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
+
+
+_OPTIONAL = ("sparsity_threshold", "endpoint")
+
+
+def _checked(kind: type, values: dict[str, Any], source: str, given: set[str] = frozenset()) -> dict[str, Any]:
+    """The values of a settings class: no key unknown, none missing, each of its declared type."""
+    wanted = {one.name: one for one in fields(kind) if one.name not in given}
+    optional = {
+        name for name, one in wanted.items() if one.default is not MISSING or one.default_factory is not MISSING
+    }
+    unknown, missing = values.keys() - wanted.keys(), wanted.keys() - values.keys() - optional - {*_OPTIONAL}
     if unknown:
-        raise ExperimentError(f"{source}: unknown key {sorted(unknown)[0]!r}. Known: {', '.join(sorted(types_of))}.")
+        raise ExperimentError(f"{source}: unknown key {sorted(unknown)[0]!r}. Known: {', '.join(sorted(wanted))}.")
     if missing:
         raise ExperimentError(f"{source}: missing key {sorted(missing)[0]!r}.")
-    checked = {key: _typed(key, value, types_of[key], source) for key, value in values.items()}
-    return Experiment(name=name, **{"sparsity_threshold": None, **checked})
+    return {key: _typed(key, value, wanted[key].type, source) for key, value in values.items()}
 
 
 def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
     """The value in its declared type; an int passes for a float, nothing else is converted."""
     if isinstance(wanted, types.UnionType):
         wanted = typing.get_args(wanted)[0]
+    if wanted is Endpoint and isinstance(value, dict):
+        return Endpoint(**_checked(Endpoint, value, f"{source}, [endpoint]"))
+    if typing.get_origin(wanted) is dict and isinstance(value, dict):
+        return value
     if typing.get_origin(wanted) is tuple:
-        if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
         raise ExperimentError(f"{source}: {key} is {value!r}; it must be a list of names.")
     accepted = (int, float) if wanted is float else wanted
-    if isinstance(value, bool) or not isinstance(value, accepted):
-        raise ExperimentError(f"{source}: {key} is {value!r}; it must be a {wanted.__name__}.")
+    if typing.get_origin(wanted) or (isinstance(value, bool) and wanted is not bool) or not isinstance(value, accepted):
+        called = getattr(wanted, "__name__", "table")
+        raise ExperimentError(f"{source}: {key} is {_shown(key, value)}; it must be a {called}.")
     return wanted(value)
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value in an error message; never of a setting that stands near a secret."""
+    return "not what it should be" if key in ("key_variable", "base_url", "endpoint") else repr(value)
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:

@@ -15,11 +15,12 @@ import pytest
 from hybridrec import experiment, paths
 
 # Every module of the package, from the ground up. Packages themselves (__init__) are the ground and import nothing.
+LLM = "answers batch chat limits local prompts rankers recordings runner shuffles".split()
 FLOORS: list[set[str]] = [
     {"hybridrec", "llm", "paths", "randomness", "progress", "experiment"},
-    {"downloads", "metrics", "tables", "statistics"},
+    {"downloads", "metrics", "prices", "tables", "statistics"},
     {"datasets", "splits"},
-    {"recommenders", "triage", "llm.local", "llm.prompts", "llm.rankers", "llm.recordings"},
+    {"recommenders", "triage", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "costs"},
     {"figures"},
     {"__main__"},

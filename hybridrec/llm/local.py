@@ -1,6 +1,6 @@
 """An open model on this machine, through ``transformers``: score continuations of a shared prefix, or generate.
 
-Nothing here knows of users, items or rankings; it answers requests (plain dictionaries) with responses.
+Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
 import copy
@@ -9,6 +9,7 @@ import shutil
 import time
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from hybridrec import paths  # noqa: E402
 from hybridrec.downloads import File, Wheel, fetch  # noqa: E402
+from hybridrec.llm.recordings import request_key  # noqa: E402
+from hybridrec.llm.runner import Asked, Finished, Keep, Response  # noqa: E402
 
 # How many tokens of candidates are scored in one forward pass; bounds memory for users with many candidates.
 _TOKENS_PER_BATCH = 2048
+# How many answers are written together, and out of how many the most alike in length are taken.
+_GENERATED_TOGETHER = 16
+_WAITING = 256
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 
 
@@ -90,20 +96,65 @@ def converted_folder(card: ModelCard) -> Path:
 
 
 class LocalModel:
-    """A causal language model in float32 on the CPU, answering "score", "choose" and "generate" requests.
+    """A causal language model in float32 on the CPU; it answers "score", "choose" and "generate" requests.
+
+    It is loaded when the first request has to be computed.
 
     Args:
         name: a key of MODELS.
     """
 
     def __init__(self, name: str) -> None:
+        self.name, self.card = name, model_card(name)
+        self._waiting: list[tuple[Asked, Keep]] = []
+
+    # --- the interface of runner.Model ----------------------------------------------------------------------------
+
+    def key(self, asked: Asked) -> str:
+        """The hash of the weights' identity, the request and the attempt."""
+        return request_key({"model": self.card.identity, **asked.request}, asked.attempt)
+
+    def submit(self, asked: Asked, keep: Keep) -> Finished:
+        """Answer at once what is scored; collect what is written, so that alike lengths share a batch."""
+        if asked.request["kind"] != "generate":
+            return [(asked, keep(asked, response)) for response in self.answer([asked.request])]
+        self._waiting.append((asked, keep))
+        return self._next_batch() if len(self._waiting) >= _WAITING else []
+
+    def wait(self) -> Finished:
+        """The next batch of what was collected."""
+        return self._next_batch() if self._waiting else []
+
+    def usd(self, response: Response) -> float:
+        """Nothing: this machine is not billed by the answer (notebook 06 prices its hours)."""
+        return 0.0
+
+    def close(self) -> None:
+        """Forget what was collected and not begun."""
+        self._waiting.clear()
+
+    def _next_batch(self) -> Finished:
+        """The shortest of what was collected, generated together (padding is wasted work)."""
+        self._waiting.sort(key=lambda one: (len(one[0].request["candidates"]), len(one[0].request["instruction"])))
+        batch, self._waiting = self._waiting[:_GENERATED_TOGETHER], self._waiting[_GENERATED_TOGETHER:]
+        responses = self.answer([asked.request for asked, _ in batch])
+        return [(asked, keep(asked, response)) for (asked, keep), response in zip(batch, responses, strict=True)]
+
+    # --- loading ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, padding on the left."""
+        tokenizer = AutoTokenizer.from_pretrained(converted_folder(self.card), padding_side="left")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def model(self) -> Any:
+        """The weights."""
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        self.card = model_card(name)
-        folder = converted_folder(self.card)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+        return AutoModelForCausalLM.from_pretrained(converted_folder(self.card), dtype=torch.float32).eval()
 
     def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer requests of one kind; ``generate`` requests share a batch, the others share each user's prefix."""

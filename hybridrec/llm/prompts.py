@@ -1,7 +1,7 @@
-"""Prompts: built from templates that are data, and answers: parsed, validated and repaired, every repair counted.
+"""Prompts, built from templates that are data.
 
-Item titles are untrusted text. They are reduced to one printable line before they enter a prompt, and an answer is
-only ever read as a choice among the candidates, so no title can add an item or end the list.
+Item titles are untrusted text. They are reduced to one printable line before they enter a prompt, so no title can end
+its line, add an item, or pass for another item's label.
 """
 
 import re
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
-MODES = ("listwise", "likelihood", "pointwise", "pointwise-facts")
+MODES = ("listwise", "listwise-labels", "likelihood", "pointwise", "pointwise-facts")
+WRITTEN = ("listwise", "listwise-labels")  # the modes in which the model writes the order
 _LONGEST_TITLE = 150
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,3}[.):]+)\s*")
-_YEAR = re.compile(r"\(\d{4}\)\s*$")
+_LABEL_LIKE = re.compile(r"(?<![^\W_])([Cc])(\d{1,4})(?![^\W_])")
 
 
 @dataclass(frozen=True)
@@ -26,20 +24,6 @@ class Item:
 
     title: str
     facts: str = ""
-
-
-@dataclass(frozen=True)
-class ParsedRanking:
-    """A text answer read as a ranking of ``n`` candidates.
-
-    ``order`` holds candidate positions, best first, without repeats; ``invalid`` counts lines that name no candidate,
-    ``duplicates`` lines that name one again, ``missing`` candidates that were never named.
-    """
-
-    order: tuple[int, ...]
-    invalid: int
-    duplicates: int
-    missing: int
 
 
 @cache
@@ -54,17 +38,33 @@ def one_line(title: str) -> str:
     return " ".join(printable.replace('"', "'").replace("<|", "< |").split())[:_LONGEST_TITLE] or "untitled"
 
 
+def labels(n: int) -> list[str]:
+    """The labels of ``n`` candidates, by position."""
+    return [f"C{number}" for number in range(1, n + 1)]
+
+
+def without_labels(title: str) -> str:
+    """A title in which anything that looks like a label is taken apart: "C3" becomes "C 3"."""
+    return _LABEL_LIKE.sub(r"\1 \2", one_line(title))
+
+
+def _labelled(titles: Sequence[str]) -> str:
+    return "\n".join(f"{label} {title}" for label, title in zip(labels(len(titles)), titles, strict=True))
+
+
 def _bullets(titles: Sequence[str]) -> str:
-    return "\n".join(f"- {one_line(title)}" for title in titles)
+    return "\n".join(f"- {title}" for title in titles)
 
 
-def _history_text(history: Sequence[Item], noun: str) -> str:
-    titles = _bullets([item.title for item in history])
-    return templates()["history"]["text"].strip().format(count=len(history), noun=noun, history=titles)
+def _history_text(titles: Sequence[str], noun: str) -> str:
+    return templates()["history"]["text"].strip().format(count=len(titles), noun=noun, history=_bullets(titles))
 
 
 def instruction(mode: str, history: Sequence[Item], candidates: Sequence[Item], noun: str) -> str:
-    """The user's message up to where candidates are scored (``listwise``: the whole message).
+    """The user's message up to where candidates are scored (``listwise``, ``listwise-labels``: the whole message).
+
+    What stays the same comes first: over shuffles of one user's candidates the history is a shared prefix, which a
+    server can keep.
 
     Args:
         mode: one of MODES, or "prior" (which ignores the history).
@@ -73,67 +73,12 @@ def instruction(mode: str, history: Sequence[Item], candidates: Sequence[Item], 
         noun: the dataset's word for an item, such as "film".
     """
     template = templates()[mode]["text"].lstrip("\n")
-    text = _history_text(history, noun) if history else ""
-    return template.format(history_text=text, noun=noun, candidates=_bullets([item.title for item in candidates]))
+    plain, listed = (without_labels, _labelled) if mode == "listwise-labels" else (one_line, _bullets)
+    text = _history_text([plain(item.title) for item in history], noun) if history else ""
+    shown = listed([plain(item.title) for item in candidates])
+    return template.format(history_text=text, noun=noun, candidates=shown)
 
 
 def question(mode: str, item: Item, noun: str) -> str:
     """The pointwise question about one candidate."""
     return templates()[mode]["question"].format(noun=noun, title=one_line(item.title), facts=one_line(item.facts))
-
-
-def _key(text: str) -> str:
-    """What two spellings of one title share: letters and digits, without case or accents."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(c for c in plain if c.isalnum())
-
-
-def _names(titles: Sequence[str]) -> dict[str, list[int]]:
-    """Candidate positions by every accepted spelling: with the year, and without it (two of one name share it)."""
-    names: dict[str, list[int]] = {}
-    for position, title in enumerate(titles):
-        for spelling in {_key(title), _key(_YEAR.sub("", title))} - {""}:
-            names.setdefault(spelling, []).append(position)
-    return names
-
-
-def _spellings(line: str) -> list[str]:
-    """What a line may name: as it stands first (a title can look like a list mark), then without one mark, or two."""
-    once = _LIST_MARK.sub("", line, count=1)
-    keys = [_key(text) for text in (line, once, _LIST_MARK.sub("", once, count=1))]
-    return [key for key in keys if key] if keys[1] else []  # a mark with nothing behind it names nothing
-
-
-def parse_ranking(text: str, titles: Sequence[str]) -> ParsedRanking:
-    """Read a model's text, one item a line, as an order of the candidates.
-
-    Args:
-        text: the model's answer, whatever it says.
-        titles: the candidates as shown, in the order shown.
-
-    Returns:
-        The order of the candidates that were named, and the counts of everything else.
-    """
-    names = _names([one_line(title) for title in titles])
-    order: list[int] = []
-    invalid = duplicates = 0
-    for line in text.splitlines():
-        spellings = _spellings(line)
-        if not spellings:
-            continue
-        positions = next((names[key] for key in spellings if key in names), [])
-        fresh = [position for position in positions if position not in order]
-        order += fresh[:1]
-        invalid += not positions
-        duplicates += bool(positions) and not fresh
-    return ParsedRanking(tuple(order), invalid, duplicates, len(titles) - len(order))
-
-
-def repair(parsed: ParsedRanking, n: int, rng: np.random.Generator) -> list[int]:
-    """Complete an order: candidates the model left out follow in random order.
-
-    The order of the appended candidates reads neither labels nor a recommender, so a repair can neither help nor
-    borrow a ranking. Invented lines are already dropped and of duplicates the first is kept (parse_ranking).
-    """
-    missing = [position for position in range(n) if position not in parsed.order]
-    return [*parsed.order, *(int(position) for position in rng.permutation(missing))]

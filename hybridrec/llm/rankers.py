@@ -1,23 +1,23 @@
-"""Rankers made of a language model: from users' tasks to requests, recorded answers, and scores per candidate."""
+"""Rankers made of a language model: from users' tasks to requests, and from answers to scores per candidate."""
 
-import os
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybridrec import paths, progress
-from hybridrec.llm import prompts
-from hybridrec.llm.recordings import RecordingError, Recordings, request_key
+from hybridrec import paths
+from hybridrec.experiment import Endpoint
+from hybridrec.llm import answers, prompts, runner
+from hybridrec.llm.recordings import Recordings
+from hybridrec.prices import read_prices
 from hybridrec.randomness import generator
 
-RANKERS = ("listwise", "likelihood", "likelihood-prior", "pointwise", "pointwise-facts")
-_GENERATED_TOGETHER = 16
+COUNTS = ("invalid", "duplicates", "missing")
 _PRIOR_CHUNK = 64
-_COUNTS = ["invalid", "duplicates", "missing"]
-_USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,24 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request with its key and the user it was made for (None: it serves everybody)."""
+class Ranking:
+    """One user's candidates with scores, higher is better, and how they came about.
 
-    user: int | None
-    request: dict[str, Any]
-    key: str
+    ``failure`` is "" or says why the answer could not be used; the order is then random, and what to do with the user
+    is the caller's decision. ``attempts`` counts how often the model was asked, ``used`` sums tokens and seconds.
+    """
+
+    ranker: str
+    user: int
+    candidates: tuple[int, ...]
+    scores: tuple[float, ...]
+    invalid: int
+    duplicates: int
+    missing: int
+    failure: str
+    attempts: int
+    replayed: bool
+    used: dict[str, float]
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -112,136 +124,193 @@ def build_request(mode: str, history: Sequence[prompts.Item], items: Sequence[pr
     if mode.startswith("pointwise"):
         questions = [prompts.question(mode, item, noun) for item in items]
         return {"kind": "choose", "instruction": instruction, "candidates": questions, "choices": ["Yes", "No"]}
+    if mode == "listwise-labels":
+        return {"kind": "generate", "instruction": instruction, "candidates": prompts.labels(len(items))}
     kind = "generate" if mode == "listwise" else "score"
     return {"kind": kind, "instruction": instruction, "candidates": [prompts.one_line(item.title) for item in items]}
 
 
-def requests_for(mode: str, tasks: Sequence[Task], noun: str, model: str) -> list[Asked]:
-    """One request a task."""
-    made = [(task.user, build_request(mode, task.history, task.items, noun)) for task in tasks]
-    return [Asked(user, request, request_key({"model": model, **request})) for user, request in made]
+def request_of(task: Task, mode: str, noun: str) -> runner.Asked:
+    """What is asked for one user."""
+    return runner.Asked(task.user, build_request(mode, task.history, task.items, noun), about=task)
 
 
-def prior_requests(items: pd.DataFrame, noun: str, model: str) -> list[Asked]:
+def prior_requests(items: pd.DataFrame, noun: str) -> list[runner.Asked]:
     """The history-free prior of the whole catalogue, in chunks: one pass serves every user."""
     titles = [prompts.Item(title) for title in items.sort_values("item")["title"]]
     chunks = [titles[start : start + _PRIOR_CHUNK] for start in range(0, len(titles), _PRIOR_CHUNK)]
-    made = [build_request("prior", [], chunk, noun) for chunk in chunks]
-    return [Asked(None, request, request_key({"model": model, **request})) for request in made]
+    return [runner.Asked(None, build_request("prior", [], chunk, noun)) for chunk in chunks]
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
+# --- models and recordings --------------------------------------------------------------------------------------------
+
+
+def open_model(name: str, endpoint: "Mapping[str, Any] | None" = None) -> runner.Model:
+    """The model of an experiment: behind its endpoint if it names one, else on this machine.
+
+    Nothing is loaded, no key is read and no connection is made until something has to be asked.
+
+    Args:
+        name: the model's name.
+        endpoint: the settings of experiment.Endpoint, as a notebook gets them.
+
+    Raises:
+        ModelError, PriceError: an unknown local model; a spending cap for a model without a price.
+    """
+    if endpoint is None:
+        from hybridrec.llm.local import LocalModel  # torch: only who asks a local model waits for it
+
+        return LocalModel(name)
+    from hybridrec.llm.chat import ChatModel
+
+    declared = Endpoint(**endpoint)
+    known = read_prices(paths.PRICES)
+    capped = declared.spending_cap_usd is not None
+    return ChatModel(name, declared, known.of_endpoint(name) if capped else known.models.get(name))
 
 
 def recordings_for(dataset: str, model: str) -> Recordings:
     """What a model answered on a dataset; under HYBRIDREC_LLM=live a fresh file that replaces it when whole."""
-    return Recordings(_live_path(dataset, model) if _policy() == "live" else _path(dataset, model))
+    return Recordings(_path(dataset, f"{model}.live" if runner.policy() == "live" else model))
 
 
 def keep_live_recordings(dataset: str, model: str) -> None:
     """After a complete live run: put its recordings in the place of the committed ones."""
-    if _policy() == "live" and _live_path(dataset, model).exists():
-        _live_path(dataset, model).replace(_path(dataset, model))
+    live = _path(dataset, f"{model}.live")
+    if runner.policy() == "live" and live.exists():
+        fresh = Recordings(live)
+        fresh.compact()
+        fresh.compact_path.replace(Recordings(_path(dataset, model)).compact_path)
+        _path(dataset, model).unlink(missing_ok=True)
 
 
 def _path(dataset: str, model: str) -> Path:
-    return paths.RECORDINGS / dataset / f"{model}.jsonl"
+    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.jsonl"
 
 
-def _live_path(dataset: str, model: str) -> Path:
-    return _path(dataset, model).with_suffix(".live.jsonl")
+# --- rankings -------------------------------------------------------------------------------------------------------
 
 
-def _policy() -> str:
-    """auto: replay and run what has no recording. replay: a miss is an error. live: run everything anew."""
-    policy = os.environ.get("HYBRIDREC_LLM", "auto")
-    if policy not in ("auto", "replay", "live"):
-        raise ValueError(f"HYBRIDREC_LLM is {policy!r}; it must be auto, replay or live.")
-    return policy
-
-
-def answers(
-    asked: Sequence[Asked], recordings: Recordings, load_model: Callable[[], Any], what: str = "requests"
-) -> list[dict[str, Any]]:
-    """The response to every request: replayed where it is recorded, otherwise computed and recorded at once.
+def rank(
+    tasks: Iterable[Task],
+    mode: str,
+    model: runner.Model,
+    recordings: Recordings,
+    *,
+    noun: str,
+    seed: int,
+    prior: "pd.Series | None" = None,
+    attempts: int = 1,
+    tally: runner.Tally | None = None,
+) -> Iterator[Ranking]:
+    """Rank the candidates of many users; yields each user's ranking as it comes.
 
     Args:
-        asked: requests of one kind.
-        recordings: where answers are kept; a killed run goes on where it was.
-        load_model: called only if something has to be computed; returns an object with ``answer(requests)``.
-        what: the name of the progress bar.
+        tasks: whom to rank for; may be a generator.
+        mode: one of prompts.MODES.
+        model: local.LocalModel or chat.ChatModel.
+        recordings: answers that are there are replayed, new ones recorded.
+        noun: the dataset's word for an item.
+        seed: root of the random order of candidates that a written answer left out.
+        prior: history-free log-likelihood by item, subtracted by "likelihood" (the ranker is then "likelihood-prior").
+        attempts: how often an answer that cannot be used is asked for.
+        tally: counts to be read afterwards.
 
     Raises:
-        RecordingError: under HYBRIDREC_LLM=replay, a request without a recording (names the user and the remedy).
+        What runner.ask raises; ValueError: unknown mode.
     """
-    todo = list({one.key: one for one in asked if one.key not in recordings}.values())
-    if todo and _policy() == "replay":
-        who = "everybody" if todo[0].user is None else f"user {todo[0].user}"
-        raise RecordingError(
-            f"no recording of {what} for {who} (and {len(todo) - 1} more) in "
-            f"{paths.within_root(recordings.path)}. Run `make record`, or `make reproduce` to compute what is missing."
-        )
-    model = load_model() if todo else None
-    with progress.bar(total=len(todo), what=what) as bar:
-        for batch in _batches(todo):
-            for one, response in zip(batch, model.answer([one.request for one in batch]), strict=True):
-                recordings.append(one.key, response)
-            bar.update(len(batch))
-    return [recordings[one.key] for one in asked]
+    total = len(tasks) if isinstance(tasks, Sequence) else None
+    asked = (request_of(task, mode, noun) for task in tasks)
+    usable = functools.partial(check, mode)
+    for answer in runner.ask(
+        asked, model, recordings, what=mode, total=total, check=usable, seal=seal, attempts=attempts, tally=tally
+    ):
+        yield _ranking(mode, answer, prior, seed)
 
 
-def _batches(todo: Sequence[Asked]) -> list[list[Asked]]:
-    """Generated together by similar length (padding is wasted work); everything else one by one."""
-    if not todo or todo[0].request["kind"] != "generate":
-        return [[one] for one in todo]
-    ordered = sorted(todo, key=lambda one: (len(one.request["candidates"]), len(one.request["instruction"])))
-    return [ordered[start : start + _GENERATED_TOGETHER] for start in range(0, len(ordered), _GENERATED_TOGETHER)]
+def read(task: Task, mode: str, response: runner.Response) -> answers.ParsedRanking:
+    """A written answer, read as a ranking of the task's candidates.
+
+    Answers that were cut off or filtered by the server say so in ``finish_reason``.
+    """
+    labels = prompts.labels(len(task.items)) if mode == "listwise-labels" else ()
+    truncated = response["finish_reason"] == "length"
+    return answers.parse_ranking(response["text"], [item.title for item in task.items], labels, truncated=truncated)
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
+def check(mode: str, asked: runner.Asked, response: runner.Response) -> str:
+    """The verdict on a response: "" (a complete ranking), "repaired", or why it is a failure."""
+    if mode not in prompts.WRITTEN:
+        return ""
+    parsed = read(asked.about, mode, response)
+    return parsed.failure or ("repaired" if parsed.repaired else "")
 
 
-def score_listwise(tasks: Sequence[Task], responses: Sequence[dict], seed: int) -> pd.DataFrame:
-    """Scores that decrease along the parsed and repaired order, with each user's count of repairs."""
-    frames = []
-    for task, response in zip(tasks, responses, strict=True):
-        parsed = prompts.parse_ranking(response["text"], [item.title for item in task.items])
-        order = prompts.repair(parsed, len(task.items), generator(seed, "repair", task.user))
-        scores = pd.Series(range(len(order), 0, -1), index=order, dtype=float).sort_index()
-        counts = {name: getattr(parsed, name) for name in _COUNTS}
-        frames.append(_frame(task, scores.to_numpy(), response).assign(**counts))
-    return pd.concat(frames, ignore_index=True).assign(ranker="listwise")
+def seal(asked: runner.Asked, response: runner.Response) -> runner.Response:
+    """What may be recorded of a response: everything but the titles of the user's history (see answers.blot)."""
+    if "text" not in response:
+        return response
+    task: Task = asked.about
+    history, candidates = ([item.title for item in items] for items in (task.history, task.items))
+    return {**response, "text": answers.blot(response["text"], history, candidates)}
 
 
-def score_likelihood(
-    tasks: Sequence[Task], responses: Sequence[dict], prior: "pd.Series | None" = None
-) -> pd.DataFrame:
-    """Log-likelihood per token of each title after the user's history; with ``prior`` (by item) subtracted first."""
-    frames = []
-    for task, response in zip(tasks, responses, strict=True):
-        log_probs, lengths = pd.Series(response["log_probs"]), pd.Series(response["lengths"])
-        expected = 0.0 if prior is None else prior.loc[list(task.candidates)].to_numpy()
-        frames.append(_frame(task, ((log_probs - expected) / lengths).to_numpy(), response))
-    return pd.concat(frames, ignore_index=True).assign(ranker="likelihood" if prior is None else "likelihood-prior")
+def _ranking(mode: str, answer: runner.Answer, prior: "pd.Series | None", seed: int) -> Ranking:
+    task: Task = answer.asked.about
+    nothing = answers.parse_ranking("", [item.title for item in task.items])
+    parsed = answers.ParsedRanking((), 0, 0, 0, "")
+    if isinstance(answer.outcome, runner.Failure):
+        parsed = dataclasses.replace(nothing, failure=answer.verdict)
+    elif mode in prompts.WRITTEN:
+        parsed = read(task, mode, answer.outcome)
+    if mode in prompts.WRITTEN or parsed.failure:
+        order = answers.repair(parsed, len(task.items), generator(seed, "repair", task.user))
+        scores = [float(len(order) - order.index(position)) for position in range(len(order))]
+    else:
+        scores = _scores(mode, task, answer.outcome, prior)
+    return Ranking(
+        ranker=mode if prior is None else f"{mode}-prior",
+        user=task.user,
+        candidates=task.candidates,
+        scores=tuple(scores),
+        invalid=parsed.invalid,
+        duplicates=parsed.duplicates,
+        missing=parsed.missing,
+        failure=parsed.failure,
+        attempts=answer.asked.attempt + 1,
+        replayed=answer.replayed,
+        used=answer.used,
+    )
 
 
-def score_pointwise(tasks: Sequence[Task], responses: Sequence[dict], mode: str) -> pd.DataFrame:
-    """log P(Yes) - log P(No) of each candidate."""
-    frames = []
-    for task, response in zip(tasks, responses, strict=True):
-        scores = [yes - no for yes, no in response["log_probs"]]
-        frames.append(_frame(task, scores, response))
-    return pd.concat(frames, ignore_index=True).assign(ranker=mode)
+def _scores(mode: str, task: Task, response: runner.Response, prior: "pd.Series | None") -> list[float]:
+    """likelihood: log-likelihood per token of each title after the history, the prior subtracted first.
+
+    pointwise: log P(Yes) - log P(No) of each candidate.
+    """
+    if mode.startswith("pointwise"):
+        return [yes - no for yes, no in response["log_probs"]]
+    expected = prior.loc[list(task.candidates)] if prior is not None else [0.0] * len(task.candidates)
+    known = zip(response["log_probs"], expected, response["lengths"], strict=True)
+    return [float((value - usual) / length) for value, usual, length in known]
 
 
-def prior_of(items: pd.DataFrame, responses: Sequence[dict]) -> pd.Series:
+def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, noun: str) -> pd.Series:
     """History-free log-likelihood of every item, indexed by item."""
-    values = [value for response in responses for value in response["log_probs"]]
+    asked = prior_requests(items, noun)
+    found = {id(answer.asked): answer.outcome for answer in runner.ask(asked, model, recordings, what="prior")}
+    values = [value for one in asked for value in found[id(one)]["log_probs"]]
     return pd.Series(values, index=items.sort_values("item")["item"].to_numpy())
 
 
-def _frame(task: Task, scores: Any, response: dict) -> pd.DataFrame:
-    """Rows of one user: candidates with scores, no repairs, and the usage of the request on each row."""
-    columns = {"task": "test-items", "user": task.user, "item": task.candidates, "score": scores}
-    usage = {name: response[name] for name in _USAGE}
-    return pd.DataFrame({**columns, **dict.fromkeys(_COUNTS, 0), **usage})
+def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
+    """Rankings as rows: user, item, score, ranker, counts of repairs, failure, attempts, and the usage on each row.
+
+    Sorted by user, so that the order in which answers came leaves no trace.
+    """
+    rows = []
+    for ranking in sorted(rankings, key=lambda one: one.user):
+        counts = {name: getattr(ranking, name) for name in (*COUNTS, "failure", "attempts")}
+        columns = {"task": "test-items", "user": ranking.user, "item": ranking.candidates, "score": ranking.scores}
+        rows.append(pd.DataFrame({**columns, **counts, **ranking.used, "ranker": ranking.ranker}))
+    return pd.concat(rows, ignore_index=True)

@@ -1,0 +1,368 @@
+"""A language model behind an OpenAI-compatible endpoint, through the ``openai`` client.
+
+OpenAI itself, vLLM, llama.cpp, Ollama, ``transformers serve``: whatever answers ``POST /chat/completions``. Requests
+run in threads, within the declared pace and spending cap. Two kinds of fault, two layers: what comes back without a
+completion (no connection, timeout, 429, 5xx, a broken body) is tried again here; a completion that is no ranking is
+asked for again by ``runner.ask``, as another attempt with its own recording.
+"""
+
+import email.utils
+import json
+import math
+import os
+import threading
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import cached_property
+from typing import Any
+
+import httpx2
+import openai
+import tenacity
+from tenacity.nap import sleep_using_event
+
+from hybridrec.experiment import Endpoint
+from hybridrec.llm.limits import Budget, Pace, SpendingCapError
+from hybridrec.llm.recordings import request_key
+from hybridrec.llm.runner import Asked, Failure, Finished, Keep, Response
+from hybridrec.prices import Price
+
+# A server that wants us to wait longer than this is out of service; the run ends and can be gone on with later.
+_LONGEST_WAIT = 600.0
+_FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 60.0
+# So many users in a row without an answer mean that the endpoint is gone, not that these users are difficult.
+_GIVE_UP_AFTER = 20
+_TRANSIENT = {408, 409, 425, 429}
+_FATAL = {401, 402, 403, 404}
+
+
+class EndpointError(RuntimeError):
+    """The endpoint cannot be used, so the run ends; says what it answered and what to check."""
+
+
+class NoAnswerError(Exception):
+    """No completion came back this time; ``kind`` is its name in the counts, ``billed`` whether it may cost money."""
+
+    def __init__(self, kind: str, retry_after: float | None = None, billed: bool = False) -> None:
+        super().__init__(kind)
+        self.kind, self.retry_after, self.billed = kind, retry_after, billed
+
+
+class _RefusedError(Exception):
+    """The endpoint refuses this one request, and would again."""
+
+
+class _StoppedError(Exception):
+    """The run is ending; this request was not sent."""
+
+
+class ChatModel:
+    """A model behind an endpoint; it answers "generate" requests.
+
+    No key is read and no connection opened before the first request has to be sent.
+
+    Args:
+        name: the model's name, as the endpoint knows it.
+        endpoint: where and how, from the experiment file.
+        price: per token; needed for a spending cap, and for showing the money spent.
+
+    Raises:
+        ValueError: a spending cap without a price, or without a bound on the answer's tokens.
+    """
+
+    def __init__(self, name: str, endpoint: Endpoint, price: Price | None = None) -> None:
+        self.name, self.endpoint, self.price = name, endpoint, price or Price()
+        self.faults: Counter[str] = Counter()
+        self._longest_answer = _answer_bound(endpoint)
+        if endpoint.spending_cap_usd is not None and (price is None or not self._longest_answer):
+            raise ValueError(
+                "spending_cap_usd needs the model's price, and max_tokens among the endpoint's parameters."
+            )
+        self.budget = Budget(endpoint.spending_cap_usd)
+        self._stopping = threading.Event()
+        self._requests = Pace(endpoint.requests_per_minute, self._stopping)
+        self._tokens = Pace(endpoint.tokens_per_minute, self._stopping)
+        self._under_way: dict[Future[Response | Failure], Asked] = {}
+        self._fatal: Exception | None = None
+        self._failed_in_a_row = 0
+
+    # --- the interface of runner.Model ------------------------------------------------------------------------------
+
+    def key(self, asked: Asked) -> str:
+        """The hash of the body that is sent, and the attempt. The address is no part of it: a batch gives the same."""
+        return request_key(self.body(asked), asked.attempt)
+
+    def submit(self, asked: Asked, keep: Keep) -> Finished:
+        """Send a request as soon as a thread is free; return what has finished meanwhile.
+
+        Raises:
+            EndpointError, SpendingCapError: the run cannot go on (once everything under way has been returned).
+        """
+        if self._fatal:
+            return self.wait()
+        self._stopping.clear()
+        self._under_way[self._threads.submit(self._answer, asked, keep)] = asked
+        return self._finished(at_least=0 if len(self._under_way) < 2 * self.endpoint.concurrency else 1)
+
+    def wait(self) -> Finished:
+        """At least one finished request; none if none is under way."""
+        while self._under_way:
+            if finished := self._finished(at_least=1):
+                return finished
+        if self._fatal:
+            fatal, self._fatal = self._fatal, None
+            raise fatal
+        return []
+
+    def usd(self, response: Response) -> float:
+        """What an answer cost by its tokens."""
+        return self.price.usd({**response, "seconds": 0.0})
+
+    def close(self) -> None:
+        """Send nothing more; wait for what is under way, so that answers already paid for are kept."""
+        self._stopping.set()
+        wait(self._under_way)
+        self._under_way.clear()
+
+    # --- what is sent -----------------------------------------------------------------------------------------------
+
+    def body(self, asked: Asked) -> dict[str, Any]:
+        """The body of the request: model, message, and the configured parameters. Nothing else is ever sent.
+
+        With ``seed`` among the parameters a further attempt draws from the next seed.
+
+        Raises:
+            ValueError: a request for probabilities, which an endpoint cannot give (names the kind).
+        """
+        request = asked.request
+        if request["kind"] != "generate":
+            raise ValueError(
+                f"an endpoint answers in text, not with probabilities: it cannot do {request['kind']!r} requests. "
+                "Leave the modes likelihood and pointwise out of the experiment, or run a local model."
+            )
+        body = {"model": self.name, "messages": [{"role": "user", "content": request["instruction"]}]}
+        body |= self.endpoint.parameters
+        if "seed" in body:
+            body["seed"] += asked.attempt
+        if self.endpoint.json_schema:
+            body["response_format"] = {"type": "json_schema", "json_schema": _schema(request["candidates"])}
+        return body
+
+    @cached_property
+    def _client(self) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=self.endpoint.base_url,
+            api_key=self._api_key or "none",
+            timeout=self.endpoint.timeout,
+            max_retries=0,
+        )
+
+    @cached_property
+    def _api_key(self) -> str:
+        variable = self.endpoint.key_variable
+        key = os.environ.get(variable, "") if variable else ""
+        if variable and not key:
+            raise EndpointError(f"the environment variable {variable} is not set; it must hold the endpoint's key.")
+        return key
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="chat")
+
+    # --- one request, in a thread -----------------------------------------------------------------------------------
+
+    def _answer(self, asked: Asked, keep: Keep) -> Response | Failure:
+        """The response, tried as often as declared; kept in the thread, so that a slow reader loses none."""
+        body = self.body(asked)
+        try:
+            for trial in self._trials():
+                with trial:
+                    response = self._try(body)
+        except NoAnswerError as error:
+            return Failure(f"no answer after {self.endpoint.retries + 1} tries, the last: {error.kind}")
+        except _RefusedError as error:
+            return Failure(str(error))
+        return keep(asked, response)
+
+    def _trials(self) -> tenacity.Retrying:
+        return tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
+            retry=tenacity.retry_if_exception_type(NoAnswerError),
+            wait=_Waits(),
+            before_sleep=self._before_another,
+            sleep=sleep_using_event(self._stopping),
+            reraise=True,
+        )
+
+    def _before_another(self, state: tenacity.RetryCallState) -> None:
+        """A server that names a time to wait means all of us, not only the request it said it to."""
+        error = state.outcome.exception()
+        if error.retry_after:
+            self._requests.pause(error.retry_after)
+
+    def _try(self, body: dict[str, Any]) -> Response:
+        """Send once, within the limits."""
+        size = len(json.dumps(body, ensure_ascii=False).encode())
+        self._tokens.wait(size / 3 + self._longest_answer)  # servers count the longest possible answer, too
+        self._requests.wait()
+        if self._stopping.is_set():
+            raise _StoppedError
+        # A token is a byte or longer, so this can only be too high.
+        worst = self.usd({"prompt_tokens": size, "cached_tokens": 0, "completion_tokens": self._longest_answer})
+        self.budget.reserve(worst)
+        cost = worst
+        try:
+            response = self._send(body)
+            cost = self.usd(response) if response["prompt_tokens"] else worst
+            return response
+        except NoAnswerError as error:
+            self.faults[error.kind] += 1
+            cost = worst if error.billed else 0.0
+            raise
+        except (_RefusedError, EndpointError):
+            cost = 0.0
+            raise
+        finally:
+            self.budget.settle(worst, cost)
+
+    def _send(self, body: dict[str, Any]) -> Response:
+        """One HTTP exchange; every way it can fail becomes one of our three errors, none of which quotes the key."""
+        start = time.perf_counter()
+        try:
+            reply = self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+        except openai.APITimeoutError:
+            raise NoAnswerError("timeout", billed=True) from None
+        except openai.APIConnectionError as error:
+            raise NoAnswerError(f"connection: {type(error.__cause__).__name__}", billed=True) from None
+        except openai.APIStatusError as error:
+            raise self._status_error(error.response) from None
+        return completion(self._without_key(reply.text), round(time.perf_counter() - start, 3))
+
+    def _status_error(self, reply: httpx2.Response) -> Exception:
+        status, said = reply.status_code, self._without_key(_said(reply.text))
+        delay = retry_after(reply.headers)
+        if status in _FATAL or "insufficient_quota" in said:
+            return EndpointError(
+                f"{self.endpoint.base_url} answered {status}: {said}. Check base_url, the model's name ({self.name}), "
+                f"and the key in {self.endpoint.key_variable or '(no key_variable is set)'}."
+            )
+        if delay is not None and delay > _LONGEST_WAIT:
+            return EndpointError(f"{self.endpoint.base_url} wants us to wait {delay:.0f} s ({said}): go on later.")
+        if status in _TRANSIENT or status >= 500:
+            return NoAnswerError(str(status), delay)
+        return _RefusedError(f"refused with {status}: {said}")
+
+    def _without_key(self, text: str) -> str:
+        """A server may quote the key it was sent; it must reach neither a recording nor a message."""
+        return text.replace(self._api_key, "[key]") if self._api_key else text
+
+    # --- collecting, in the caller's thread -------------------------------------------------------------------------
+
+    def _finished(self, at_least: int) -> Finished:
+        timeout = None if at_least else 0
+        done = wait(self._under_way, timeout=timeout, return_when=FIRST_COMPLETED).done
+        finished: Finished = []
+        for future in done:
+            asked = self._under_way.pop(future)
+            try:
+                outcome = future.result()
+            except _StoppedError:
+                continue
+            except Exception as error:
+                self._end(error)
+                continue
+            finished.append((asked, outcome))
+            self._failed_in_a_row = self._failed_in_a_row + 1 if isinstance(outcome, Failure) else 0
+            if self._failed_in_a_row >= _GIVE_UP_AFTER:
+                self._end(EndpointError(f"{_GIVE_UP_AFTER} requests in a row failed; the last: {outcome.reason}."))
+        return finished
+
+    def _end(self, error: Exception) -> None:
+        """Begin nothing more; the first error is raised when everything under way has been returned."""
+        self._fatal = self._fatal or error
+        if not isinstance(error, SpendingCapError):
+            self._stopping.set()
+
+
+class _Waits(tenacity.wait.wait_base):
+    """As long as the server says, else longer and longer with chance in it, so that threads do not return together."""
+
+    def __init__(self) -> None:
+        self._backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_BACKOFF)
+
+    def __call__(self, state: tenacity.RetryCallState) -> float:
+        return state.outcome.exception().retry_after or self._backoff(state)
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+
+def completion(text: str, seconds: float = 0.0) -> Response:
+    """The response in a completion's JSON body, online or from a batch.
+
+    A server that refuses in its own field gives ``finish_reason`` "refusal". Usage that is not told counts as 0.
+
+    Raises:
+        NoAnswerError: the body holds no completion (says what is wrong with it).
+    """
+    try:
+        body = json.loads(text)
+    except ValueError:
+        raise NoAnswerError("broken body: not JSON", billed=True) from None
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise NoAnswerError("broken body: no choices", billed=True)
+    message = choices[0].get("message") if isinstance(choices[0], dict) else None
+    if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
+        raise NoAnswerError("broken body: no message", billed=True)
+    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+    details = usage.get("prompt_tokens_details") or {}
+    return {
+        "text": message.get("content") or message.get("refusal") or "",
+        "finish_reason": "refusal" if message.get("refusal") else str(choices[0].get("finish_reason") or "stop"),
+        "prompt_tokens": int(usage.get("prompt_tokens") or 0),
+        "cached_tokens": int(details.get("cached_tokens") or 0),
+        "completion_tokens": int(usage.get("completion_tokens") or 0),
+        "seconds": seconds,
+    }
+
+
+def retry_after(headers: httpx2.Headers) -> float | None:
+    """Seconds that a server asks us to wait: retry-after-ms, or Retry-After as seconds or as a date; None if not."""
+    for header, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[header]) / unit
+            if math.isfinite(seconds) and seconds >= 0:
+                return seconds
+        except (KeyError, ValueError):
+            continue
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, date.timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _said(text: str) -> str:
+    """The message of an error body, in one short line."""
+    try:
+        error = json.loads(text)["error"]
+        said = f"{error.get('code') or error.get('type') or ''} {error.get('message') or ''}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        said = text
+    return " ".join(said.split())[:300] or "nothing more"
+
+
+def _schema(candidates: list[str]) -> dict[str, Any]:
+    """An order of the candidates and nothing else. Servers need not keep to it, so answers are validated anyway."""
+    items = {"type": "string", "enum": list(dict.fromkeys(candidates))}
+    properties = {"ranking": {"type": "array", "items": items}}
+    schema = {"type": "object", "properties": properties, "required": ["ranking"], "additionalProperties": False}
+    return {"name": "ranking", "strict": True, "schema": schema}
+
+
+def _answer_bound(endpoint: Endpoint) -> int:
+    """The most tokens an answer may have, as configured; 0 where it is not bounded."""
+    names = ("max_completion_tokens", "max_tokens")
+    return next((int(endpoint.parameters[name]) for name in names if name in endpoint.parameters), 0)

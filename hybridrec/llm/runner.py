@@ -1,0 +1,231 @@
+"""Puts requests to a model and yields the answers as they come: what is recorded is replayed, nothing is asked twice.
+
+The two models (``local.LocalModel`` on this machine, ``chat.ChatModel`` behind an endpoint) are taken through one
+small interface, ``Model``; this module knows nothing else about them, and nothing of rankings.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from hybridrec import progress
+from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.paths import within_root
+
+Response = dict[str, Any]
+USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No answer was to be had; ``reason`` says why, in words that may be printed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for one user (None: it serves everybody), and how often it was asked before.
+
+    ``request`` is a plain dictionary: ``kind`` ("generate", "score", "choose"), ``instruction``, ``candidates``. What
+    earlier attempts brought stands in ``before``; ``about`` is the caller's own and is handed back untouched.
+    """
+
+    user: int | None
+    request: dict[str, Any]
+    attempt: int = 0
+    before: tuple[Response, ...] = ()
+    about: Any = None
+
+
+Keep = Callable[[Asked, Response], Response]
+Check = Callable[[Asked, Response], str]
+Finished = list[tuple[Asked, Response | Failure]]
+
+
+class Model(Protocol):
+    """What answers requests. Nothing is loaded, and no key is read, before the first ``submit``."""
+
+    name: str
+
+    def key(self, asked: Asked) -> str:
+        """The recording's key: a hash of exactly what is asked, attempt included."""
+
+    def submit(self, asked: Asked, keep: Keep) -> Finished:
+        """Take a request on, if need be after others have finished; return what has finished meanwhile.
+
+        ``keep`` is called with every answer the moment it is there, and returns what was kept.
+        """
+
+    def wait(self) -> Finished:
+        """At least one finished request, or an empty list if none is under way."""
+
+    def usd(self, response: Response) -> float:
+        """What an answer cost."""
+
+    def close(self) -> None:
+        """Let requests under way end and be kept, begin no others."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request came to: a response or a failure, the verdict on it, and whether it cost nothing this time.
+
+    ``verdict`` is "" (used as it is), "repaired", or the reason of a failure.
+    """
+
+    asked: Asked
+    outcome: Response | Failure
+    verdict: str
+    replayed: bool
+    usd: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is nothing to use."""
+        return self.verdict not in ("", "repaired")
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Tokens and seconds of all attempts together."""
+        last = [] if isinstance(self.outcome, Failure) else [self.outcome]
+        return {name: sum(response[name] for response in (*self.asked.before, *last)) for name in USAGE}
+
+
+@dataclass
+class Tally:
+    """The counts that a progress bar shows, and a caller can read. Tokens and dollars are those of this run."""
+
+    done: int = 0
+    replayed: int = 0
+    repaired: int = 0
+    failed: int = 0
+    asked_again: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def count(self, answer: Answer) -> None:
+        """Add one answer."""
+        self.done += 1
+        self.replayed += answer.replayed
+        self.repaired += answer.verdict == "repaired"
+        self.failed += answer.failed
+        self.asked_again += answer.asked.attempt
+        self.usd += answer.usd
+        if not answer.replayed:
+            self.tokens += int(answer.used["prompt_tokens"] + answer.used["completion_tokens"])
+        if answer.failed:
+            self.failures[answer.verdict] += 1
+
+    def __str__(self) -> str:
+        text = f"replayed {self.replayed}, repaired {self.repaired}, failed {self.failed}, {self.tokens:,} tokens"
+        return f"{text}, ${self.usd:.4f}" if self.usd else text
+
+
+def policy() -> str:
+    """HYBRIDREC_LLM. auto: replay and run what has no recording. replay: a miss is an error. live: run all anew."""
+    given = os.environ.get("HYBRIDREC_LLM", "auto")
+    if given not in ("auto", "replay", "live"):
+        raise ValueError(f"HYBRIDREC_LLM is {given!r}; it must be auto, replay or live.")
+    return given
+
+
+def ask(
+    asked: Iterable[Asked],
+    model: Model,
+    recordings: Recordings,
+    *,
+    what: str = "requests",
+    total: int | None = None,
+    check: Check = lambda asked, response: "",
+    seal: Keep = lambda asked, response: response,
+    attempts: int = 1,
+    tally: Tally | None = None,
+) -> Iterator[Answer]:
+    """The answer to every request, as they come: replayed where recorded, otherwise asked for and recorded at once.
+
+    Args:
+        asked: the requests, taken one by one as the model gets free (a generator keeps memory flat).
+        model: the local model or an endpoint.
+        recordings: where answers are kept; a killed run goes on where it was.
+        what: the name of the progress bar, and ``total`` its length.
+        check: "" for a usable response, "repaired", or the reason why it is a failure.
+        seal: what may be written of a response; applied before it is recorded.
+        attempts: how often a request is asked while its answer is a failure. Each attempt is its own recording.
+        tally: counts; pass one to read it afterwards.
+
+    Raises:
+        RecordingError: under HYBRIDREC_LLM=replay, a request without a recording (names the user and the remedy).
+        SpendingCapError, EndpointError: the run cannot go on. What was under way is yielded and recorded first.
+    """
+    tally = Tally() if tally is None else tally
+    with progress.bar(total=total, what=what) as bar:
+        for answer in _Run(model, recordings, check, seal, attempts).answers(iter(asked), what):
+            tally.count(answer)
+            bar.set_postfix_str(str(tally), refresh=False)
+            bar.update()
+            yield answer
+
+
+class _Run:
+    """One pass over requests. A request that is under way already is not sent again: its twins wait for it."""
+
+    def __init__(self, model: Model, recordings: Recordings, check: Check, seal: Keep, attempts: int) -> None:
+        self.model, self.recordings, self.check, self.seal, self.attempts = model, recordings, check, seal, attempts
+        self.again: deque[Asked] = deque()
+        self.twins: dict[str, list[Asked]] = {}
+
+    def answers(self, source: Iterator[Asked], what: str) -> Iterator[Answer]:
+        """Every request's answer; re-asked ones go first, so that few are ever open."""
+        replay_only = policy() == "replay"
+        try:
+            while True:
+                one = self.again.popleft() if self.again else next(source, None)
+                if one is not None and replay_only and self.model.key(one) not in self.recordings:
+                    raise self._not_recorded(one, source, what)
+                finished = self._take(one) if one is not None else self._wait()
+                if one is None and not finished:
+                    return
+                for done, outcome, replayed in finished:
+                    yield from self._settle(done, outcome, replayed)
+        finally:
+            self.model.close()
+
+    def _take(self, one: Asked) -> list[tuple[Asked, Response | Failure, bool]]:
+        key = self.model.key(one)
+        if key in self.recordings:
+            return [(one, self.recordings[key], True)]
+        if key in self.twins:
+            self.twins[key].append(one)
+            return []
+        self.twins[key] = []
+        return [(done, outcome, False) for done, outcome in self.model.submit(one, self._keep)]
+
+    def _wait(self) -> list[tuple[Asked, Response | Failure, bool]]:
+        return [(done, outcome, False) for done, outcome in self.model.wait()]
+
+    def _keep(self, one: Asked, response: Response) -> Response:
+        sealed = self.seal(one, response)
+        self.recordings.append(self.model.key(one), sealed)
+        return sealed
+
+    def _settle(self, done: Asked, outcome: Response | Failure, replayed: bool) -> Iterator[Answer]:
+        twins = [] if replayed else self.twins.pop(self.model.key(done), [])
+        for one, free in [(done, replayed), *((twin, True) for twin in twins)]:
+            verdict = outcome.reason if isinstance(outcome, Failure) else self.check(one, outcome)
+            usd = 0.0 if free or isinstance(outcome, Failure) else self.model.usd(outcome)
+            if verdict in ("", "repaired") or isinstance(outcome, Failure) or one.attempt + 1 >= self.attempts:
+                yield Answer(one, outcome, verdict, free, usd)
+            else:
+                self.again.append(replace(one, attempt=one.attempt + 1, before=(*one.before, outcome)))
+
+    def _not_recorded(self, one: Asked, rest: Iterator[Asked], what: str) -> RecordingError:
+        more = sum(self.model.key(other) not in self.recordings for other in rest)
+        who = "everybody" if one.user is None else f"user {one.user}"
+        return RecordingError(
+            f"no recording of {what} for {who} (and {more} more) in {within_root(self.recordings.path)}. "
+            "Run `make record`, or `make reproduce` to compute what is missing."
+        )

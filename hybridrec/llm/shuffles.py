@@ -1,0 +1,87 @@
+"""Position bias: the same candidates shown in several orders, the answers compared and put together again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hybridrec.llm.rankers import Ranking, Task
+from hybridrec.randomness import generator
+
+
+def sample(tasks: Sequence[Task], n: int, seed: int, at_least: int = 3) -> list[Task]:
+    """A seeded sample of ``n`` tasks that have candidates enough for an order to mean something.
+
+    Raises:
+        ValueError: there are fewer than ``n`` of them.
+    """
+    long_enough = [task for task in tasks if len(task.candidates) >= at_least]
+    if len(long_enough) < n:
+        raise ValueError(f"{n} users with {at_least} candidates or more are wanted; there are {len(long_enough)}.")
+    chosen = generator(seed, "shuffled-users").choice(len(long_enough), n, replace=False)
+    return [long_enough[place] for place in sorted(chosen)]
+
+
+def shuffled(task: Task, number: int, seed: int) -> Task:
+    """The task with its candidates in the order of one seeded shuffle; shuffle 0 is the order it has."""
+    if number == 0:
+        return task
+    order = generator(seed, "shuffle", number, task.user).permutation(len(task.candidates))
+    return replace(
+        task,
+        candidates=tuple(task.candidates[place] for place in order),
+        items=tuple(task.items[place] for place in order),
+    )
+
+
+def borda(rankings: Sequence[Ranking]) -> pd.Series:
+    """One score per item from several rankings of one user's candidates: the mean number of items ranked below it.
+
+    Source: de Borda 1784; used to steady LLM rankers by Hou et al. 2024, section 4.2.
+    """
+    points = [pd.Series(ranking.scores, index=ranking.candidates).rank() - 1 for ranking in rankings]
+    return pd.concat(points, axis=1).mean(axis=1)
+
+
+def agreement(rankings: Sequence[Ranking]) -> float:
+    """Mean Kendall's tau-b between all pairs of one user's rankings: 1 the same order each time, 0 unrelated."""
+    by_item = [pd.Series(ranking.scores, index=ranking.candidates) for ranking in rankings]
+    return float(np.mean([_tau(one, other.reindex(one.index)) for one, other in combinations(by_item, 2)]))
+
+
+def echo(ranking: Ranking) -> float:
+    """Kendall's tau-b between a ranking and the order in which its candidates were shown: 1 repeats it."""
+    return _tau(pd.Series(ranking.scores), -pd.Series(range(len(ranking.scores)), dtype=float))
+
+
+def _tau(one: pd.Series, other: pd.Series) -> float:
+    """0 where one of the two does not order anything."""
+    tau = stats.kendalltau(one, other).statistic
+    return 0.0 if np.isnan(tau) else float(tau)
+
+
+def report(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
+    """One row a user: agreement between shuffles, echo of the order shown, and how much of the answers was usable.
+
+    Args:
+        rankings: for each shuffle the rankings of the same users.
+    """
+    return pd.DataFrame(list(_rows(rankings))).set_index("user")
+
+
+def _rows(rankings: Sequence[Sequence[Ranking]]) -> Iterator[dict[str, float]]:
+    by_user: dict[int, list[Ranking]] = {}
+    for ranking in (one for shuffle in rankings for one in shuffle):
+        by_user.setdefault(ranking.user, []).append(ranking)
+    for user, of_user in sorted(by_user.items()):
+        yield {
+            "user": user,
+            "agreement": agreement(of_user),
+            "echo": float(np.mean([echo(one) for one in of_user])),
+            "named": float(np.mean([1 - one.missing / len(one.candidates) for one in of_user])),
+            "complete": float(np.mean([one.missing == 0 for one in of_user])),
+            "echoed exactly": float(np.mean([one.missing == 0 and echo(one) > 1 - 1e-9 for one in of_user])),
+        }

@@ -1,0 +1,94 @@
+"""What things cost, from a dated price file: a machine by the hour, an endpoint's model by the token."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybridrec.paths import within_root
+
+_PER = 1_000_000
+
+
+class PriceError(ValueError):
+    """A price file that cannot be used, or a model without a price; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars: per hour of machine time, and per million tokens of each kind (cached: read again by the server)."""
+
+    hour: float = 0.0
+    prompt: float = 0.0
+    cached: float = 0.0
+    completion: float = 0.0
+
+    def usd(self, usage: Mapping[str, float]) -> float:
+        """What a usage costs: prompt_tokens, cached_tokens, completion_tokens, seconds (a mapping or a table's row)."""
+        fresh = usage["prompt_tokens"] - usage["cached_tokens"]
+        tokens = (
+            fresh * self.prompt + usage["cached_tokens"] * self.cached + usage["completion_tokens"] * self.completion
+        )
+        return tokens / _PER + usage["seconds"] / 3600 * self.hour
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The price file: the day on which it was true, the local machine, and models by name."""
+
+    date: str
+    local: Price
+    models: dict[str, Price] = field(default_factory=dict)
+
+    def of_endpoint(self, model: str) -> Price:
+        """The price of a model behind an endpoint.
+
+        Raises:
+            PriceError: it has none (names the file and what to write there).
+        """
+        if model not in self.models:
+            raise PriceError(
+                f"no price for {model!r}: add [models.{model!r}] with prompt, cached and completion (US dollars per "
+                "million tokens, 0 for a server of your own) to data/prices.toml."
+            )
+        return self.models[model]
+
+
+def read_prices(path: Path) -> Prices:
+    """The dated price file.
+
+    Raises:
+        PriceError: not TOML, or a key that is missing, unknown or no number in its range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        local = Price(hour=_number(values["local"]["usd_per_hour"], "local.usd_per_hour", above=True))
+        models = {name: _model(name, entry) for name, entry in values.get("models", {}).items()}
+        return Prices(str(values["date"]), local, models)
+    except tomllib.TOMLDecodeError as error:
+        raise PriceError(f"{within_root(path)}: {error}.") from None
+    except KeyError as error:
+        raise PriceError(
+            f"{within_root(path)}: {error.args[0]!r} is missing (needs date and local.usd_per_hour)."
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise PriceError(f"{within_root(path)}: {error}.") from None
+
+
+def _model(name: str, entry: dict[str, Any]) -> Price:
+    wanted = {"prompt", "cached", "completion"}
+    if not isinstance(entry, dict) or entry.keys() != wanted:
+        raise ValueError(f"[models.{name!r}] must have exactly {', '.join(sorted(wanted))}")
+    return Price(**{kind: _number(value, f"models.{name!r}.{kind}") for kind, value in entry.items()})
+
+
+def _number(value: Any, key: str, above: bool = False) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value < float("inf")
+        or (above and value == 0)
+    ):
+        raise ValueError(f"{key} is {value!r}; it must be a number {'above' if above else 'not below'} 0")
+    return float(value)
