@@ -10,12 +10,12 @@ PY      := $(VENV)/bin/python
 STAMPS  := .stamps/$(EXPERIMENT)
 SCRATCH := $(abspath .stamps/scratch)
 MODULE  := $(wildcard hybridrec/*.py hybridrec/llm/*)
-ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl))
+ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/recordings/*/*.jsonl.gz))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce record notebooks test lint lock clean FORCE
+.PHONY: help env data models reproduce record batch import compact notebooks test lint lock clean FORCE
 
 help:  ## what there is to make (this list)
 	@sed -n 's/^\([a-z]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -78,6 +78,15 @@ record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, the
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
 	HYBRIDREC_LLM=live $(MAKE) --no-print-directory $(STAMPS)/04_llm_prompting
 	@$(MAKE) --no-print-directory reproduce
+
+batch: $(STAMPS)/01_data  ## write what an endpoint has not answered yet as batch files (docs/endpoints.md)
+	$(PY) -m hybridrec batch $(EXPERIMENT)
+
+import: $(STAMPS)/01_data  ## record a batch's answers (FILES="results.jsonl errors.jsonl")
+	$(PY) -m hybridrec import $(EXPERIMENT) $(FILES)
+
+compact: .stamps/env  ## fold new recordings into the compact file that is committed
+	$(PY) -m hybridrec compact $(EXPERIMENT)
 
 # The stamps are touched in order: the copies have the notebooks' own code, so nothing has to run again.
 notebooks: $(if $(filter ml-100k,$(EXPERIMENT)),reproduce,only-the-default)  ## put the executed notebooks in place, ready to commit

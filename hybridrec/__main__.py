@@ -1,8 +1,9 @@
-"""The command line: ``python -m hybridrec run|summary|data|model EXPERIMENT``. The Makefile calls nothing else."""
+"""The command line: ``python -m hybridrec COMMAND EXPERIMENT``. The Makefile calls nothing else."""
 
 import argparse
 import ast
 import csv
+import functools
 import logging
 import os
 import re
@@ -245,6 +246,49 @@ def model(settings: experiments.Experiment) -> None:
     print(f"{card.name} ({card.licence}): {paths.within_root(local.converted_folder(card))}")
 
 
+def batch(settings: experiments.Experiment) -> None:
+    """Write what an endpoint has not answered yet as batch files."""
+    from hybridrec.llm import batch as batches
+    from hybridrec.llm import rankers
+
+    chat, asked = _endpoint(settings), batches.study_requests(settings)
+    recordings = rankers.recordings_for(settings.dataset, settings.model)
+    checks = {mode: functools.partial(rankers.check, mode) for mode in asked}
+    todo = [one for mode in asked for one in batches.open_requests(asked[mode], chat, recordings, checks[mode])]
+    files = batches.write(todo, chat, paths.BATCHES, settings.name)
+    shown = ", ".join(paths.within_root(file) for file in files) or "nothing to write"
+    print(f"{len(todo)} requests to ask {settings.model}: {shown}")
+
+
+def import_results(settings: experiments.Experiment, files: list[Path]) -> None:
+    """Record the answers in result files of a batch."""
+    from hybridrec.llm import batch as batches
+    from hybridrec.llm import rankers
+
+    if not files:
+        raise CommandError("no files given: make import EXPERIMENT=name FILES='results.jsonl errors.jsonl'.")
+    asked = [one for requests in batches.study_requests(settings).values() for one in requests]
+    recordings = rankers.recordings_for(settings.dataset, settings.model)
+    print(batches.read(files, asked, _endpoint(settings), recordings, rankers.seal))
+
+
+def _endpoint(settings: experiments.Experiment) -> Any:
+    from hybridrec.llm import rankers
+
+    if settings.endpoint is None:
+        raise CommandError(f"{settings.name} has no [endpoint], so there is nobody to send a batch to.")
+    return rankers.open_model(settings.model, experiments.parameters(settings)["endpoint"])
+
+
+def compact(settings: experiments.Experiment) -> None:
+    """Fold new recordings into the compact file that is committed."""
+    from hybridrec.llm import rankers
+
+    recordings = rankers.recordings_for(settings.dataset, settings.model)
+    recordings.compact()
+    print(f"{len(recordings)} answers in {paths.within_root(recordings.compact_path)}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridrec", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -253,10 +297,14 @@ def _parser() -> argparse.ArgumentParser:
         ("summary", "print the claims table"),
         ("data", "fetch and verify the dataset"),
         ("model", "fetch, verify and convert the language model"),
+        ("batch", "write what an endpoint has not answered yet as batch files"),
+        ("import", "record the answers in a batch's result files"),
+        ("compact", "fold new recordings into the file that is committed"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("experiment", metavar="EXPERIMENT", help="a file of notebooks/experiments, without .toml")
     commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
+    commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 
 
@@ -267,8 +315,11 @@ def main(arguments: list[str] | None = None) -> int:
         settings = experiments.load(given.experiment)
         if given.command == "run":
             run(settings, given.notebook.removesuffix(".ipynb"))
+        elif given.command == "import":
+            import_results(settings, given.files)
         else:
-            {"summary": summary, "data": data, "model": model}[given.command](settings)
+            plain = {"summary": summary, "data": data, "model": model, "batch": batch, "compact": compact}
+            plain[given.command](settings)
     except KeyboardInterrupt:
         print("interrupted. The same command goes on from the last whole notebook.", file=sys.stderr)
         return 130

@@ -44,6 +44,23 @@ class Setting:
         return {"recommender": self.recommender, "best-other": self.best_other}.get(ranker, ranker)
 
 
+def mean_auc(auc: pd.Series, seed: int, samples: int) -> pd.DataFrame:
+    """Mean AUC of every ranking with its 95 % bootstrap interval over users.
+
+    Args:
+        auc: one value a ranking and user, indexed (ranker, user), undefined ones left out.
+        seed, samples: of the bootstrap.
+
+    Returns:
+        Columns name, users, auc, low, high, in order of appearance.
+    """
+    rows = []
+    for name, values in auc.groupby("ranker", sort=False):
+        low, high = statistics.bootstrap_interval(values.to_numpy(), generator(seed, "bootstrap", name), samples)
+        rows.append({"name": name, "users": len(values), "auc": values.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def wide(user_metrics: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
     """Quality tables of one metric: for each ranker, draws x users; users without a value are left out."""
     rows = user_metrics.dropna(subset=[metric])

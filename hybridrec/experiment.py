@@ -167,14 +167,15 @@ def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
         raise ExperimentError(f"{source}: {key} is {value!r}; it must be a list of names.")
     accepted = (int, float) if wanted is float else wanted
     if typing.get_origin(wanted) or (isinstance(value, bool) and wanted is not bool) or not isinstance(value, accepted):
-        called = getattr(wanted, "__name__", "table")
+        called = "table" if wanted is Endpoint or typing.get_origin(wanted) else wanted.__name__
         raise ExperimentError(f"{source}: {key} is {_shown(key, value)}; it must be a {called}.")
     return wanted(value)
 
 
 def _shown(key: str, value: Any) -> str:
     """A value in an error message; never of a setting that stands near a secret."""
-    return "not what it should be" if key in ("key_variable", "base_url", "endpoint") else repr(value)
+    secret = key in ("key_variable", "base_url", "endpoint", "parameters")
+    return "not what it should be" if secret else repr(value)
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:

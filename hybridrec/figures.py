@@ -201,15 +201,42 @@ def reliability_bars(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
 
 
 def validity_bars(rates: pd.DataFrame) -> Figure:
-    """Share of candidates missing, and of answer lines invented or repeated, by number of candidates."""
-    figure, (axis,) = _axes(1, 6.5, 3.4)
-    kinds = (("missing", RED), ("invalid", ORANGE), ("duplicates", PURPLE))
-    for kind, colour in kinds:
-        axis.plot(rates.index, rates[kind], marker="o", color=colour, label=kind)
-    axis.set(
-        xlabel="candidates to rank", ylabel="per candidate", title="listwise: what had to be repaired", ylim=(0, None)
-    )
-    axis.legend()
+    """Share of candidates missing, and of items invented or repeated, by number of candidates; one panel a mode.
+
+    Args:
+        rates: index ranker, candidates; columns missing, invalid, duplicates.
+    """
+    modes = list(rates.index.get_level_values("ranker").unique())
+    figure, axes = _axes(len(modes), 4.4, 3.2)
+    for axis, mode in zip(axes, modes, strict=True):
+        of_mode = rates.loc[mode]
+        for kind, colour in (("missing", RED), ("invalid", ORANGE), ("duplicates", PURPLE)):
+            axis.plot(of_mode.index, of_mode[kind], marker="o", color=colour, label=kind)
+        axis.set(xlabel="candidates to rank", title=mode, ylim=(0, max(0.1, rates.to_numpy().max() * 1.05)))
+    axes[0].set_ylabel("per candidate")
+    axes[0].legend()
+    return figure
+
+
+def position_bias(report: pd.DataFrame) -> Figure:
+    """How far answers repeat the order shown, and agree over shuffles: a dot a user, a diamond the mean.
+
+    Args:
+        report: index ranker, user; columns echo, agreement (Kendall's tau).
+    """
+    modes = list(report.index.get_level_values("ranker").unique())
+    figure, axes = _axes(2, 4.6, 0.9 + 0.75 * len(modes))
+    spread = np.random.default_rng(0)
+    titles = {"echo": "Repeats the order shown", "agreement": "Agrees with itself over shuffles"}
+    for axis, column in zip(axes, titles, strict=True):
+        for row, mode in enumerate(modes):
+            values = report.loc[mode, column]
+            axis.plot(values, row + spread.uniform(-0.25, 0.25, len(values)), "o", ms=3, color=BLUE, alpha=0.35)
+            axis.plot(values.mean(), row, "D", ms=9, color=ORANGE, mec="white")
+        axis.axvline(0, color=RED, ls="--", lw=1)
+        axis.set(xlim=(-1.08, 1.08), ylim=(len(modes) - 0.5, -0.5), xlabel="Kendall's τ", title=titles[column])
+        axis.set_xticks([-1, -0.5, 0, 0.5, 1])
+        axis.set_yticks(range(len(modes)), modes if axis is axes[0] else [""] * len(modes))
     return figure
 
 

@@ -10,6 +10,7 @@ RAW = ROOT / "data" / "raw"
 MODELS = ROOT / "data" / "models"
 CACHE = ROOT / "data" / "cache"
 RECORDINGS = ROOT / "data" / "recordings"
+BATCHES = ROOT / "data" / "batches"
 PRICES = ROOT / "data" / "prices.toml"
 PUBLISHED = ROOT / "data" / "published_table2.csv"
 

@@ -63,8 +63,8 @@ def read_prices(path: Path) -> Prices:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        local = Price(hour=_number(values["local"]["usd_per_hour"], "local.usd_per_hour", above=True))
-        models = {name: _model(name, entry) for name, entry in values.get("models", {}).items()}
+        local = Price(hour=_number(_table(values, "local")["usd_per_hour"], "local.usd_per_hour", above=True))
+        models = {name: _model(name, entry) for name, entry in _table({"models": {}, **values}, "models").items()}
         return Prices(str(values["date"]), local, models)
     except tomllib.TOMLDecodeError as error:
         raise PriceError(f"{within_root(path)}: {error}.") from None
@@ -72,8 +72,14 @@ def read_prices(path: Path) -> Prices:
         raise PriceError(
             f"{within_root(path)}: {error.args[0]!r} is missing (needs date and local.usd_per_hour)."
         ) from None
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise PriceError(f"{within_root(path)}: {error}.") from None
+
+
+def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(values[key], dict):
+        raise ValueError(f"{key} is {values[key]!r}; it must be a table, [{key}]")
+    return values[key]
 
 
 def _model(name: str, entry: dict[str, Any]) -> Price:

@@ -1,14 +1,13 @@
 """What is paid is the sum over routed users' measured calls; what was not measured is never estimated."""
 
-from datetime import date
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
-from hybridrec import costs, paths
+from hybridrec import costs
+from hybridrec.prices import Price
 
-PRICES = costs.Prices("2026-01-01", usd_per_hour=3.6)  # a thousandth of a dollar a second
+MACHINE = Price(hour=3.6)  # a thousandth of a dollar a second
+TOKENS = Price(prompt=10.0, cached=1.0, completion=100.0)  # US dollars per million
 
 
 @pytest.fixture
@@ -27,19 +26,24 @@ def usage() -> pd.DataFrame:
 @pytest.fixture
 def table(usage) -> pd.DataFrame:
     routings = {"nobody": pd.Index([], dtype="int64"), "weak only": pd.Index([1, 2]), "everybody": pd.Index([1, 2, 3])}
-    return costs.cost_table(usage, routings, PRICES).set_index(["ranker", "routing"])
+    return costs.cost_table(usage, routings, MACHINE).set_index(["ranker", "routing"])
 
 
 def test_totals_are_those_of_the_routed_users(usage):
-    total = costs.cost_of(usage[usage["ranker"] == "fast"], pd.Index([1, 3]), PRICES)
+    total = costs.cost_of(usage[usage["ranker"] == "fast"], pd.Index([1, 3]), MACHINE)
     assert total == pytest.approx(
         {"calls": 2, "prompt_tokens": 500, "cached_tokens": 50, "completion_tokens": 5, "seconds": 7.0, "usd": 0.007}
     )
 
 
+def test_tokens_are_paid_for_by_their_kind(usage):
+    total = costs.cost_of(usage[usage["ranker"] == "fast"], pd.Index([1, 3]), TOKENS)
+    assert total["usd"] == pytest.approx((450 * 10.0 + 50 * 1.0 + 5 * 100.0) / 1e6)
+
+
 def test_a_user_who_was_never_asked_for_is_named(usage):
     with pytest.raises(KeyError, match=r"user 8 \(and 1 more\)"):
-        costs.cost_of(usage[usage["ranker"] == "slow"], pd.Index([1, 8, 9]), PRICES)
+        costs.cost_of(usage[usage["ranker"] == "slow"], pd.Index([1, 8, 9]), MACHINE)
 
 
 def test_nobody_costs_nothing(table):
@@ -64,47 +68,3 @@ def test_usage_is_counted_once_a_user_not_once_a_candidate(usage):
     rankings = pd.concat([usage.assign(item=item) for item in range(4)], ignore_index=True)
     found = costs.usage_per_user(rankings).sort_values(["ranker", "user"], ignore_index=True)
     pd.testing.assert_frame_equal(found, usage)
-
-
-# --- the price file -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def price_file(tmp_path) -> Path:
-    return tmp_path / "prices.toml"
-
-
-def test_prices_are_read_with_their_date(price_file):
-    price_file.write_text('date = "2026-01-01"\n[local]\nusd_per_hour = 3.6\n')
-    assert costs.read_prices(price_file) == PRICES
-
-
-def test_the_committed_prices_can_be_read():
-    prices = costs.read_prices(paths.PRICES)
-    assert prices.usd_per_hour > 0
-    date.fromisoformat(prices.date)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[local]\nusd_per_hour = 0.1",
-        'date = "2026-01-01"',
-        'date = "2026-01-01"\n[local]\n',
-        'date = "2026-01-01"\nlocal = 3',
-        'date = "2026-01-01"\n[local]\nusd_per_hour = -0.1',
-        'date = "2026-01-01"\n[local]\nusd_per_hour = 0',
-        'date = "2026-01-01"\n[local]\nusd_per_hour = nan',
-        'date = "2026-01-01"\n[local]\nusd_per_hour = inf',
-        'date = "2026-01-01"\n[local]\nusd_per_hour = "cheap"',
-        'date = "2026-01-01"\n[local]\nusd_per_hour = true',
-        "date is today",
-        "",
-    ],
-    ids=["no date", "no table", "no price", "no table but a number", "negative", "zero", "nan", "infinite", "text",
-         "boolean", "not TOML", "empty"],
-)  # fmt: skip
-def test_a_price_file_that_cannot_be_used_is_named(price_file, text):
-    price_file.write_text(text)
-    with pytest.raises(costs.PriceError, match=r"prices\.toml: needs date and local\.usd_per_hour"):
-        costs.read_prices(price_file)

@@ -1,40 +1,20 @@
-"""From tasks to scores: what a prompt may know, what is asked only once, and what each kind of answer is worth."""
+"""From tasks to scores: what a prompt may know, what is asked, and what each kind of answer is worth."""
 
-import json
+import gzip
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from toy_model import USAGE, NeverAsked, ToyModel, reply
 
 from hybridrec import splits
 from hybridrec.llm import prompts, rankers
+from hybridrec.llm.chat import ChatModel
+from hybridrec.llm.local import LocalModel, ModelError
 from hybridrec.llm.recordings import RecordingError, Recordings
-
-USAGE = {"prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 2, "seconds": 0.1}
-
-
-class FakeModel:
-    """Answers like LocalModel, remembers what it was asked, and dies after ``lives`` batches if told to."""
-
-    def __init__(self, lives: int = 10**9) -> None:
-        self.asked: list[dict] = []
-        self.lives = lives
-
-    def answer(self, requests: list[dict]) -> list[dict]:
-        self.lives -= 1
-        if self.lives < 0:
-            raise KeyboardInterrupt
-        self.asked += requests
-        return [self._one(request) for request in requests]
-
-    def _one(self, request: dict) -> dict:
-        n = len(request["candidates"])
-        answer = {
-            "generate": {"text": "\n".join(reversed(request["candidates"]))},
-            "score": {"log_probs": [-float(i + 1) for i in range(n)], "lengths": list(range(1, n + 1))},
-            "choose": {"log_probs": [[-float(i), -1.0] for i in range(n)], "lengths": [3] * n},
-        }[request["kind"]]
-        return answer | USAGE
+from hybridrec.llm.runner import Failure, Response, Tally
+from hybridrec.prices import PriceError
 
 
 @pytest.fixture
@@ -62,8 +42,29 @@ def _auto(monkeypatch) -> None:
     monkeypatch.delenv("HYBRIDREC_LLM", raising=False)
 
 
-def never() -> None:
-    raise AssertionError("the model was loaded though nothing had to be computed")
+def three(user: int = 7) -> rankers.Task:
+    items = tuple(prompts.Item(title) for title in ("Alien", "Fargo", "Heat"))
+    return rankers.Task(user, (prompts.Item("Psycho"),), (30, 10, 20), items)
+
+
+def says(text: str, finish_reason: str = "stop") -> Response:
+    return {"text": text, "finish_reason": finish_reason, **USAGE}
+
+
+@pytest.fixture
+def rank(tmp_path):
+    """Rank with a model that gives one answer to everything, and with fresh recordings each time."""
+    folders = iter(range(1000))
+
+    def ranked(tasks: list, mode: str, answer: Response | Failure, seed: int = 1, **options) -> list[rankers.Ranking]:
+        fresh = Recordings(tmp_path / str(next(folders)) / "toy.jsonl")
+        return list(rankers.rank(tasks, mode, ToyModel(lambda _: answer), fresh, noun="film", seed=seed, **options))
+
+    return ranked
+
+
+def scores(ranking: rankers.Ranking) -> dict[int, float]:
+    return dict(zip(ranking.candidates, ranking.scores, strict=True))
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -115,7 +116,8 @@ def test_nothing_that_is_asked_depends_on_a_test_rating(interactions, items):
     for table in (split, scrambled):
         candidates = splits.test_candidates(table, 4.0, seed=1)
         tasks = rankers.build_tasks(candidates["user"].unique()[:5], table[~hidden], candidates, items)
-        keys.append([one.key for mode in prompts.MODES for one in rankers.requests_for(mode, tasks, "film", "toy")])
+        asked = [rankers.request_of(task, mode, "film") for mode in prompts.MODES for task in tasks]
+        keys.append([ToyModel().key(one) for one in asked])
     assert (split["rating"] != scrambled["rating"]).any()
     assert keys[0] == keys[1]
 
@@ -128,102 +130,340 @@ def test_nothing_that_is_asked_depends_on_a_test_rating(interactions, items):
     [("listwise", "generate"), ("likelihood", "score"), ("pointwise", "choose"), ("pointwise-facts", "choose")],
 )
 def test_each_mode_asks_for_its_kind_of_answer_about_every_candidate(mode, kind, tasks):
-    for task, one in zip(tasks, rankers.requests_for(mode, tasks, "film", "toy"), strict=True):
-        assert one.user == task.user
+    for task in tasks:
+        one = rankers.request_of(task, mode, "film")
+        assert (one.user, one.about) == (task.user, task)
         assert one.request["kind"] == kind
         assert len(one.request["candidates"]) == len(task.candidates)
         assert all(item.title in text for item, text in zip(task.items, one.request["candidates"], strict=True))
 
 
+def test_listwise_labels_asks_for_the_labels_in_the_order_shown(tasks):
+    request = rankers.request_of(tasks[0], "listwise-labels", "film").request
+    assert request["kind"] == "generate"
+    assert request["candidates"] == [f"C{n}" for n in range(1, len(tasks[0].items) + 1)]
+    shown = [f"{label} {item.title}" for label, item in zip(request["candidates"], tasks[0].items, strict=True)]
+    assert "\n".join(shown) in request["instruction"]
+
+
+def test_pointwise_offers_yes_and_no(tasks):
+    for mode in ("pointwise", "pointwise-facts"):
+        assert rankers.request_of(tasks[0], mode, "film").request["choices"] == ["Yes", "No"]
+
+
 def test_every_user_mode_and_model_has_a_key_of_its_own(tasks):
-    keys = [
-        one.key
-        for model in ("toy", "other")
-        for mode in prompts.MODES
-        for one in rankers.requests_for(mode, tasks, "film", model)
-    ]
-    assert len(set(keys)) == len(keys) == 2 * 4 * len(tasks)
+    model, other = ToyModel(), ToyModel()
+    other.name = "other"
+    asked = [rankers.request_of(task, mode, "film") for mode in prompts.MODES for task in tasks]
+    keys = [one.key(request) for one in (model, other) for request in asked]
+    assert len(set(keys)) == len(keys) == 2 * 5 * len(tasks)
 
 
-def test_unknown_mode_lists_the_known_ones():
+@pytest.mark.parametrize(
+    ("mode", "key"),
+    [
+        ("listwise", "728d0116b707"),
+        ("listwise-labels", "e3598c4c4e75"),
+        ("likelihood", "1bf1507e08e8"),
+        ("pointwise", "e9ca41aa0254"),
+        ("pointwise-facts", "c973df18fce3"),
+    ],
+)
+def test_the_keys_of_requests_are_stable_across_releases(mode, key):
+    """Recorded answers are found by them; whoever means to change a prompt has to compute the answers anew."""
+    assert LocalModel("SmolLM2-135M-Instruct").key(rankers.request_of(three(), mode, "film"))[:12] == key
+
+
+def test_an_unknown_mode_lists_the_known_ones(recordings):
     with pytest.raises(ValueError, match="unknown mode 'pairwise'.*listwise"):
-        rankers.build_request("pairwise", [], [], "film")
+        list(rankers.rank([three()], "pairwise", NeverAsked(), recordings, noun="film", seed=1))
 
 
-def test_prior_covers_the_catalogue_in_order_and_serves_everybody(items):
+# --- the prior ------------------------------------------------------------------------------------------------------
+
+
+def test_the_prior_covers_the_catalogue_in_order_and_serves_everybody(items, recordings):
     catalogue = pd.concat([items.assign(item=items["item"] + 1000 * n) for n in range(3)], ignore_index=True)
+    catalogue["title"] += catalogue["item"].astype(str)
     shuffled = catalogue.sample(frac=1, random_state=1)
-    asked = rankers.prior_requests(shuffled, "film", "toy")
+    asked = rankers.prior_requests(shuffled, "film")
     assert [len(one.request["candidates"]) for one in asked] == [64, 29]
     assert {one.user for one in asked} == {None}
-    prior = rankers.prior_of(shuffled, FakeModel().answer([one.request for one in asked]))
+    prior = rankers.prior_of(shuffled, ToyModel(width=2), recordings, "film")
     assert list(prior.index) == sorted(catalogue["item"])
     assert [prior.iloc[0], prior.iloc[63], prior.iloc[64]] == [-1.0, -64.0, -1.0]
+    again = rankers.prior_of(shuffled, NeverAsked(), Recordings(recordings.path), "film")
+    pd.testing.assert_series_equal(again, prior)
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
+def test_the_prior_is_the_same_whoever_asks(items):
+    (one,) = rankers.prior_requests(items, "film")
+    assert "rated" not in one.request["instruction"]
+    assert one.request["kind"] == "score"
 
 
-def test_replay_without_a_recording_names_the_user_and_the_remedy(tasks, recordings, monkeypatch):
-    asked = rankers.requests_for("likelihood", tasks, "film", "toy")
-    recordings.append(asked[0].key, {})
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    with pytest.raises(RecordingError, match=rf"user {asked[1].user} \(and 3 more\).*`make record`"):
-        rankers.answers(asked, recordings, never)
+# --- rankings -------------------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("policy", ["auto", "replay"])
-def test_what_is_recorded_is_replayed_without_loading_a_model(policy, tasks, recordings, monkeypatch):
-    asked = rankers.requests_for("likelihood", tasks, "film", "toy")
-    first = rankers.answers(asked, recordings, FakeModel)
-    monkeypatch.setenv("HYBRIDREC_LLM", policy)
-    assert rankers.answers(asked, Recordings(recordings.path), never) == first
-
-
-def test_auto_computes_only_what_is_missing(tasks, recordings):
-    asked = rankers.requests_for("likelihood", tasks, "film", "toy")
-    rankers.answers(asked[:3], recordings, FakeModel)
-    model = FakeModel()
-    rankers.answers(asked, recordings, lambda: model)
-    assert model.asked == [one.request for one in asked[3:]]
+COLUMNS = {"task", "user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts", *USAGE}
 
 
 @pytest.mark.parametrize("mode", prompts.MODES)
-def test_answers_come_in_the_order_asked_whatever_the_batches(mode, tasks, recordings):
-    asked = rankers.requests_for(mode, tasks, "film", "toy")
-    responses = rankers.answers(asked, recordings, FakeModel)
-    assert responses == FakeModel().answer([one.request for one in asked])
+def test_rankings_become_one_row_a_candidate_with_usage(mode, tasks, recordings):
+    table = rankers.table(rankers.rank(tasks, mode, ToyModel(), recordings, noun="film", seed=1))
+    assert set(table.columns) == COLUMNS
+    pairs = [(task.user, item) for task in tasks for item in task.candidates]
+    assert list(zip(table["user"], table["item"], strict=True)) == pairs
+    assert np.isfinite(table["score"]).all()
+    assert set(table["ranker"]) == {mode}
+    assert (table[list(USAGE)] == pd.Series(USAGE)).all(axis=None)
+    assert (table["attempts"] == 1).all()
+    assert (table["failure"] == "").all()
 
 
-@pytest.mark.parametrize("mode", ["likelihood", "listwise"])
-def test_a_killed_run_goes_on_where_it_was_and_asks_nothing_twice(mode, tasks, recordings, monkeypatch):
-    monkeypatch.setattr(rankers, "_GENERATED_TOGETHER", 2)
-    asked = rankers.requests_for(mode, tasks, "film", "toy")
-    killed, resumed = FakeModel(lives=2), FakeModel()
-    with pytest.raises(KeyboardInterrupt):
-        rankers.answers(asked, recordings, lambda: killed)
-    responses = rankers.answers(asked, Recordings(recordings.path), lambda: resumed)
-    assert len(responses) == len(tasks)
-    texts = [json.dumps(request) for request in killed.asked + resumed.asked]
-    assert len(killed.asked) == (4 if mode == "listwise" else 2)
-    assert len(texts) == len(set(texts)) == len(tasks)
+@pytest.mark.parametrize("mode", prompts.MODES)
+def test_a_table_does_not_show_in_which_order_the_answers_came(mode, tasks, tmp_path):
+    in_order, out_of_order = (
+        rankers.table(
+            rankers.rank(tasks, mode, ToyModel(width=width), Recordings(tmp_path / str(width)), noun="film", seed=1)
+        )
+        for width in (1, 3)
+    )
+    pd.testing.assert_frame_equal(in_order, out_of_order)
 
 
-def test_the_same_request_of_two_users_is_asked_once(tasks, recordings):
-    (one,) = rankers.requests_for("likelihood", tasks[:1], "film", "toy")
-    model = FakeModel()
-    assert len(rankers.answers([one, one], recordings, lambda: model)) == 2
-    assert len(model.asked) == 1
+def test_rankings_come_one_by_one_from_tasks_that_are_made_one_by_one(recordings):
+    made = []
+
+    def tasks():
+        for user in range(10):
+            made.append(user)
+            yield three(user)
+
+    rankings = rankers.rank(tasks(), "likelihood", ToyModel(), recordings, noun="film", seed=1)
+    assert [next(rankings).user, next(rankings).user] == [0, 1]
+    assert made == [0, 1]
 
 
-def test_unknown_policy_is_refused(tasks, recordings, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "sometimes")
-    with pytest.raises(ValueError, match="HYBRIDREC_LLM is 'sometimes'; it must be auto, replay or live"):
-        rankers.answers(rankers.requests_for("likelihood", tasks, "film", "toy"), recordings, never)
+def test_a_ranking_that_is_left_early_closes_the_model(tasks, recordings):
+    model = ToyModel()
+    rankings = rankers.rank(tasks, "likelihood", model, recordings, noun="film", seed=1)
+    next(rankings)
+    rankings.close()
+    assert model.closed == 1
 
 
-def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", prompts.MODES)
+def test_recorded_answers_give_the_same_rankings_without_the_model(mode, tasks, recordings, monkeypatch):
+    first = rankers.table(rankers.rank(tasks, mode, ToyModel(), recordings, noun="film", seed=1))
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    recordings.compact()
+    again = list(rankers.rank(tasks, mode, NeverAsked(), Recordings(recordings.path), noun="film", seed=1))
+    assert all(ranking.replayed for ranking in again)
+    pd.testing.assert_frame_equal(rankers.table(again), first)
+
+
+def test_a_replay_miss_names_the_mode_and_the_user(tasks, recordings, monkeypatch):
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    with pytest.raises(RecordingError, match=rf"no recording of listwise for user {tasks[0].user} \(and 4 more\)"):
+        list(rankers.rank(tasks, "listwise", NeverAsked(), recordings, noun="film", seed=1))
+
+
+# --- written answers ------------------------------------------------------------------------------------------------
+
+
+def test_listwise_scores_follow_the_text(rank):
+    (ranking,) = rank([three()], "listwise", says("Heat\nAlien\nFargo"))
+    assert scores(ranking) == {20: 3.0, 30: 2.0, 10: 1.0}
+    assert (ranking.invalid, ranking.duplicates, ranking.missing, ranking.failure) == (0, 0, 0, "")
+
+
+def test_listwise_labels_scores_follow_the_labels(rank):
+    (ranking,) = rank([three()], "listwise-labels", says("C3 > C1 > C2"))
+    assert scores(ranking) == {20: 3.0, 30: 2.0, 10: 1.0}
+    assert (ranking.ranker, ranking.missing, ranking.failure) == ("listwise-labels", 0, "")
+
+
+def test_repairs_are_counted_and_seeded(rank):
+    found = [rank([three()], "listwise", says("Heat\nHeat\nThe Matrix"), seed)[0] for seed in range(20)]
+    for ranking in found:
+        assert (ranking.invalid, ranking.duplicates, ranking.missing, ranking.failure) == (1, 1, 2, "")
+        assert max(scores(ranking), key=scores(ranking).get) == 20
+    assert {ranking.scores for ranking in found} == {(2.0, 1.0, 3.0), (1.0, 2.0, 3.0)}
+    assert rank([three()], "listwise", says("Heat\nHeat\nThe Matrix"), 3)[0].scores == found[3].scores
+
+
+def test_repairs_differ_between_users(rank):
+    tasks = [three(user) for user in range(40)]
+    found = {ranking.scores for ranking in rank(tasks, "listwise", says("Heat"))}
+    assert found == {(2.0, 1.0, 3.0), (1.0, 2.0, 3.0)}
+
+
+def test_an_answer_that_was_cut_off_does_not_count_its_torn_last_item_as_invented(rank):
+    for finish_reason, invalid in (("stop", 1), ("length", 0)):
+        (ranking,) = rank([three()], "listwise", says("1. Heat\n2. Fargo\n3. Ali", finish_reason))
+        assert (ranking.invalid, ranking.missing) == (invalid, 1)
+
+
+@pytest.mark.parametrize("mode", prompts.WRITTEN)
+@pytest.mark.parametrize(
+    ("text", "why"), [("", "empty"), ("I'm sorry, I can't do that.", "refusal"), ("42", "names no candidate")]
+)
+def test_an_unusable_answer_is_a_random_order_that_says_why(mode, text, why, rank):
+    found = [rank([three(user)], mode, says(text), attempts=2)[0] for user in range(30)]
+    assert {ranking.failure for ranking in found} == {why}
+    assert {ranking.attempts for ranking in found} == {2}
+    assert {ranking.missing for ranking in found} == {3}
+    assert len({ranking.scores for ranking in found}) == 6
+    assert all(sorted(ranking.scores) == [1.0, 2.0, 3.0] for ranking in found)
+    assert found[0].used["prompt_tokens"] == 2 * USAGE["prompt_tokens"]
+
+
+@pytest.mark.parametrize("mode", prompts.MODES)
+def test_no_answer_at_all_is_a_random_order_that_says_why(mode, rank):
+    found = [rank([three(user)], mode, Failure("refused with 400"), attempts=3)[0] for user in range(30)]
+    assert {(one.failure, one.attempts, one.missing, one.invalid) for one in found} == {("refused with 400", 1, 3, 0)}
+    assert len({ranking.scores for ranking in found}) == 6
+    assert found[0].used == dict.fromkeys(USAGE, 0)
+    assert set(rankers.table(found)["failure"]) == {"refused with 400"}
+
+
+def test_a_second_attempt_that_can_be_used_is_used(recordings):
+    model = ToyModel(lambda asked: reply(asked) if asked.attempt else says("no idea"))
+    tally = Tally()
+    (ranking,) = rankers.rank([three()], "listwise", model, recordings, noun="film", seed=1, attempts=3, tally=tally)
+    assert scores(ranking) == {20: 3.0, 10: 2.0, 30: 1.0}
+    assert (ranking.failure, ranking.attempts) == ("", 2)
+    assert (tally.done, tally.failed, tally.asked_again) == (1, 0, 1)
+
+
+def test_verdicts_tell_complete_repaired_and_failed_apart():
+    asked = rankers.request_of(three(), "listwise", "film")
+    verdicts = {text: rankers.check("listwise", asked, says(text)) for text in ("Heat\nAlien\nFargo", "Heat", "")}
+    assert verdicts == {"Heat\nAlien\nFargo": "", "Heat": "repaired", "": "empty"}
+    assert rankers.check("likelihood", asked, {"log_probs": [-1.0] * 3}) == ""
+
+
+def test_labels_are_read_as_labels_only_where_labels_were_shown():
+    assert rankers.read(three(), "listwise-labels", says("C2")).order == (1,)
+    assert rankers.read(three(), "listwise", says("C2")).order == ()
+
+
+# --- scored answers -------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_is_per_token_and_the_prior_is_subtracted_first(rank):
+    response = {"log_probs": [-6.0, -2.0, -9.0], "lengths": [2, 1, 3], **USAGE}
+    (ranking,) = rank([three()], "likelihood", response)
+    assert (ranking.ranker, ranking.scores) == ("likelihood", (-3.0, -2.0, -3.0))
+    prior = pd.Series({10: -4.0, 20: -3.0, 30: -8.0})  # by item, not by position
+    (ranking,) = rank([three()], "likelihood", response, prior=prior)
+    assert (ranking.ranker, ranking.scores) == ("likelihood-prior", (1.0, 2.0, -2.0))
+
+
+@pytest.mark.parametrize("mode", ["pointwise", "pointwise-facts"])
+def test_pointwise_is_yes_minus_no(mode, rank):
+    response = {"log_probs": [[-1.0, -3.0], [-2.0, -2.0], [-5.0, -1.0]], "lengths": [1, 1, 1], **USAGE}
+    (ranking,) = rank([three()], mode, response)
+    assert (ranking.ranker, ranking.scores) == (mode, (2.0, 0.0, -4.0))
+
+
+# --- what may be written --------------------------------------------------------------------------------------------
+
+
+def test_the_titles_of_the_history_are_taken_out_before_anything_is_written(recordings):
+    model = ToyModel(lambda _: says("1. Psycho\n2. Heat\n3. Fargo"))
+    (ranking,) = rankers.rank([three()], "listwise", model, recordings, noun="film", seed=1)
+    written = recordings.path.read_text()
+    assert "Psycho" not in written
+    assert "1. ⟨history 1⟩\\n2. Heat\\n3. Fargo" in written
+    assert (ranking.invalid, ranking.missing) == (1, 1)
+
+
+def test_a_sealed_answer_gives_the_ranking_of_the_answer_as_it_came():
+    task = three()
+    asked = rankers.request_of(task, "listwise", "film")
+    for text in ("1. Psycho\n2. Heat\n3. Fargo", "Psycho\nAlien", "I loved Psycho, so: Heat > Alien > Fargo"):
+        sealed = rankers.seal(asked, says(text))
+        assert "Psycho" not in sealed["text"]
+        assert rankers.read(task, "listwise", sealed) == rankers.read(task, "listwise", says(text))
+        assert {name: sealed[name] for name in USAGE} == USAGE
+
+
+def test_numbers_are_sealed_as_they_are():
+    response = {"log_probs": [-1.0], **USAGE}
+    assert rankers.seal(rankers.request_of(three(), "likelihood", "film"), response) == response
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "key_variable": "NO_SUCH_KEY"}
+
+
+@pytest.fixture
+def priced(tmp_path, monkeypatch) -> None:
+    """A price file with one model behind an endpoint: toy, at a dollar a million prompt tokens."""
+    file = tmp_path / "prices.toml"
+    toy = "[models.toy]\nprompt = 1\ncached = 0.5\ncompletion = 2\n"
+    file.write_text(f'date = "2026-01-01"\n[local]\nusd_per_hour = 1\n{toy}')
+    monkeypatch.setattr(rankers.paths, "PRICES", file)
+
+
+def test_a_local_model_is_opened_without_being_loaded(monkeypatch):
+    def loaded(card: object) -> Path:
+        raise AssertionError("the model was loaded though nothing had to be computed")
+
+    monkeypatch.setattr("hybridrec.llm.local.converted_folder", loaded)
+    model = rankers.open_model("SmolLM2-135M-Instruct")
+    assert isinstance(model, LocalModel)
+    assert len(model.key(rankers.request_of(three(), "listwise", "film"))) == 64
+    model.close()
+
+
+def test_an_unknown_local_model_is_refused_at_once():
+    with pytest.raises(ModelError, match="unknown model 'GPT-9'"):
+        rankers.open_model("GPT-9")
+
+
+@pytest.mark.usefixtures("priced")
+def test_an_endpoint_is_opened_without_key_and_connection(monkeypatch, recordings):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    model = rankers.open_model("toy", ENDPOINT)
+    assert isinstance(model, ChatModel)
+    task = three()
+    recordings.append(model.key(rankers.request_of(task, "listwise", "film")), says("Heat\nAlien\nFargo"))
+    (ranking,) = rankers.rank([task], "listwise", model, recordings, noun="film", seed=1)
+    assert ranking.replayed
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_model_behind_an_endpoint_costs_what_the_price_file_says():
+    capped = {**ENDPOINT, "spending_cap_usd": 1.0, "parameters": {"max_tokens": 100}}
+    for endpoint in (ENDPOINT, capped):
+        model = rankers.open_model("toy", endpoint)
+        assert model.usd({"prompt_tokens": 3 * 10**6, "cached_tokens": 10**6, "completion_tokens": 0}) == 2.5
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_model_behind_an_endpoint_without_a_price_is_refused():
+    with pytest.raises(PriceError, match=r"no price for 'dear'"):
+        rankers.open_model("dear", ENDPOINT)
+
+
+# --- recordings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(rankers.paths, "RECORDINGS", tmp_path)
+    return tmp_path / "ml-100k"
+
+
+def test_recordings_lie_by_dataset_and_model(folder):
+    assert rankers.recordings_for("ml-100k", "toy").path == folder / "toy.jsonl"
+    assert rankers.recordings_for("ml-100k", "org/toy").path == folder / "org--toy.jsonl"
+
+
+def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(folder, monkeypatch):
     rankers.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
     live = rankers.recordings_for("ml-100k", "toy")
@@ -239,60 +479,41 @@ def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(tmp_p
     assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
-
-COLUMNS = {"task", "user", "item", "score", "ranker", "invalid", "duplicates", "missing", *USAGE}
-
-
-def responses_to(mode: str, tasks: list[rankers.Task]) -> list[dict]:
-    return FakeModel().answer([one.request for one in rankers.requests_for(mode, tasks, "film", "toy")])
-
-
-@pytest.mark.parametrize("mode", prompts.MODES)
-def test_scores_have_one_row_a_candidate_with_usage(mode, tasks):
-    responses = responses_to(mode, tasks)
-    table = {
-        "listwise": lambda: rankers.score_listwise(tasks, responses, seed=1),
-        "likelihood": lambda: rankers.score_likelihood(tasks, responses),
-    }.get(mode, lambda: rankers.score_pointwise(tasks, responses, mode))()
-    assert set(table.columns) == COLUMNS
-    pairs = [(task.user, item) for task in tasks for item in task.candidates]
-    assert list(zip(table["user"], table["item"], strict=True)) == pairs
-    assert np.isfinite(table["score"]).all()
-    assert set(table["ranker"]) == {mode}
-    assert (table[list(USAGE)] == pd.Series(USAGE)).all(axis=None)
+def test_a_kept_live_run_replaces_all_that_was_committed_by_its_compact_form(folder, monkeypatch):
+    committed = rankers.recordings_for("ml-100k", "toy")
+    committed.append("old", {"text": "compact"})
+    committed.compact()
+    committed.append("newer", {"text": "appended"})
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
+    rankers.keep_live_recordings("ml-100k", "toy")
+    assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
+    assert gzip.decompress((folder / "toy.jsonl.gz").read_bytes()) == b'{"key":"a","response":{"text":"live"}}\n'
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    assert list(rankers.recordings_for("ml-100k", "toy")) == ["a"]
 
 
-def three(user: int = 7) -> rankers.Task:
-    items = tuple(prompts.Item(title) for title in ("Alien", "Fargo", "Heat"))
-    return rankers.Task(user, (prompts.Item("Psycho"),), (30, 10, 20), items)
+def test_a_live_run_that_was_folded_already_is_kept_all_the_same(folder, monkeypatch):
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    live = rankers.recordings_for("ml-100k", "toy")
+    live.append("a", {"text": "live"})
+    live.compact()
+    rankers.keep_live_recordings("ml-100k", "toy")
+    assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
 
 
-def test_listwise_scores_follow_the_text():
-    table = rankers.score_listwise([three()], [{"text": "Heat\nAlien\nFargo", **USAGE}], seed=1)
-    assert table.set_index("item")["score"].sort_values(ascending=False).index.tolist() == [20, 30, 10]
-    assert (table[["invalid", "duplicates", "missing"]] == 0).all(axis=None)
+def test_without_a_live_run_there_is_nothing_to_keep(folder, monkeypatch):
+    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    rankers.keep_live_recordings("ml-100k", "toy")
+    assert [path.name for path in folder.iterdir()] == ["toy.jsonl"]
 
 
-def test_listwise_repairs_are_counted_and_seeded():
-    response = {"text": "Heat\nHeat\nThe Matrix", **USAGE}
-    tables = [rankers.score_listwise([three()], [response], seed) for seed in range(20)]
-    for table in tables:
-        assert table[["invalid", "duplicates", "missing"]].iloc[0].tolist() == [1, 1, 2]
-        assert table.set_index("item")["score"].idxmax() == 20
-    assert {tuple(table["score"]) for table in tables} == {(2.0, 1.0, 3.0), (1.0, 2.0, 3.0)}
-    pd.testing.assert_frame_equal(rankers.score_listwise([three()], [response], 3), tables[3])
-
-
-def test_likelihood_is_per_token_and_the_prior_is_subtracted_first():
-    response = {"log_probs": [-6.0, -2.0, -9.0], "lengths": [2, 1, 3], **USAGE}
-    assert rankers.score_likelihood([three()], [response])["score"].tolist() == [-3.0, -2.0, -3.0]
-    prior = pd.Series({10: -4.0, 20: -3.0, 30: -8.0})  # by item, not by position
-    table = rankers.score_likelihood([three()], [response], prior)
-    assert table["score"].tolist() == [1.0, 2.0, -2.0]
-    assert set(table["ranker"]) == {"likelihood-prior"}
-
-
-def test_pointwise_is_yes_minus_no():
-    response = {"log_probs": [[-1.0, -3.0], [-2.0, -2.0], [-5.0, -1.0]], "lengths": [1, 1, 1], **USAGE}
-    assert rankers.score_pointwise([three()], [response], "pointwise")["score"].tolist() == [2.0, 0.0, -4.0]
+def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monkeypatch):
+    folder.mkdir()
+    (folder / "toy.jsonl.gz").write_bytes(b"damaged")
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
+    rankers.keep_live_recordings("ml-100k", "toy")
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}

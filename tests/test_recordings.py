@@ -1,9 +1,12 @@
 """Answers are written down once, survive a kill and a second process, and quote nobody's ratings."""
 
 import fcntl
+import gzip
 import json
+import random
 import threading
-from concurrent.futures import ProcessPoolExecutor
+import tracemalloc
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,12 +22,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ml-100k" / "toy.jsonl"
 
 
-def append_many(path: Path, name: str, n: int) -> int:
-    """Run in a process of its own: many answers of very different lengths."""
+@pytest.fixture
+def compact(path: Path) -> Path:
+    return path.with_name("toy.jsonl.gz")
+
+
+def text_of(name: str, number: int) -> str:
+    """Texts of very different lengths."""
+    return f"{name}é" * (1 + number % 700)
+
+
+def append_many(path: Path, name: str, n: int, compact_every: int = 10**9) -> int:
+    """Run in a process of its own."""
     recordings = Recordings(path)
     for number in range(n):
-        recordings.append(f"{name}-{number}", {"text": f"{name}é" * (1 + number % 700)})
+        recordings.append(f"{name}-{number}", {"text": text_of(name, number)})
+        if number % compact_every == compact_every - 1:
+            recordings.compact()
     return n
+
+
+def all_of(recordings: Recordings) -> dict[str, dict]:
+    return {key: recordings[key] for key in recordings}
+
+
+# --- appending ------------------------------------------------------------------------------------------------------
 
 
 def test_answers_are_there_after_reloading(path):
@@ -43,12 +65,14 @@ def test_a_new_file_is_empty_and_reading_does_not_create_it(path):
     assert not path.exists()
 
 
-def test_missing_keeps_the_order_asked_for(path):
+def test_what_is_recorded_is_told_from_what_is_not(path):
     recordings = Recordings(path)
     recordings.append("b", {})
-    assert recordings.missing(["c", "b", "a"]) == ["c", "a"]
     assert "b" in recordings
     assert "a" not in recordings
+    assert list(recordings) == ["b"]
+    with pytest.raises(KeyError):
+        recordings["a"]
 
 
 def test_an_append_keeps_earlier_bytes(path):
@@ -59,41 +83,170 @@ def test_an_append_keeps_earlier_bytes(path):
     assert len(path.read_bytes().splitlines()) == 2
 
 
+def test_of_two_answers_to_one_request_the_later_counts(path):
+    recordings = Recordings(path)
+    recordings.append("a", {"text": "first"})
+    recordings.append("a", {"text": "second"})
+    assert len(recordings) == len(Recordings(path)) == 1
+    assert recordings["a"] == Recordings(path)["a"] == {"text": "second"}
+
+
+def test_answers_are_not_kept_in_memory(path):
+    recordings, text = Recordings(path), "x" * 1_000_000
+    recordings.append("first", {"text": text})
+    tracemalloc.start()
+    for number in range(20):
+        recordings.append(f"{number}", {"text": text})
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 20_000_000
+    assert held < 1_000_000
+    assert recordings["7"] == {"text": text}
+
+
+# --- killed and damaged ---------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("cut", [1, 4, 20])
-def test_a_torn_last_line_is_tolerated_and_cut_before_the_next_answer(path, cut):
+def test_a_torn_last_line_is_warned_of_and_cut_before_the_next_answer(path, cut):
     recordings = Recordings(path)
     recordings.append("a", {"text": "whole"})
     recordings.append("b", {"text": "torn é"})
     path.write_bytes(path.read_bytes()[:-cut])
-    reopened = Recordings(path)
+    with pytest.warns(UserWarning, match=r"toy\.jsonl: the last line was cut off") as warned:
+        reopened = Recordings(path)
+    assert warned[0].filename == __file__
     assert reopened.torn == 1
-    assert "a" in reopened
-    assert "b" not in reopened
+    assert list(reopened) == ["a"]
     reopened.append("c", {"text": "after"})
     healed = Recordings(path)
     assert healed.torn == 0
-    assert {key: healed[key]["text"] for key in ("a", "c")} == {"a": "whole", "c": "after"}
+    assert {key: healed[key]["text"] for key in healed} == {"a": "whole", "c": "after"}
     assert len(path.read_bytes().splitlines()) == 2
 
 
 def test_a_file_of_nothing_but_a_torn_line_starts_anew(path):
     path.parent.mkdir()
     path.write_bytes(b'{"key": "a", "resp')
-    recordings = Recordings(path)
+    with pytest.warns(UserWarning, match="cut off"):
+        recordings = Recordings(path)
     recordings.append("b", {})
     assert path.read_bytes().startswith(b'{"key":"b"')
 
 
-@pytest.mark.parametrize("damage", [b"{not json}", b'{"key": "b"}', b"[]", b"", b"\xff\xfe"])
-def test_a_damaged_middle_line_is_an_error_with_file_line_and_remedy(path, damage):
+def test_a_torn_last_line_is_not_folded_in(path):
+    Recordings(path).append("a", {"text": "whole"})
+    path.write_bytes(path.read_bytes() + b'{"key":"b","resp')
+    with pytest.warns(UserWarning, match="cut off"):
+        recordings = Recordings(path)
+    recordings.compact()
+    assert all_of(Recordings(path)) == {"a": {"text": "whole"}}
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["new answers", "compact form"])
+@pytest.mark.parametrize("damage", [b"{not json}", b'{"key": "b"}', b'{"key": "b", "resp', b"[]", b"", b"\xff\xfe"])
+def test_a_damaged_middle_line_is_an_error_with_file_line_and_remedy(path, compact, damage, folded):
     recordings = Recordings(path)
     for key in "abc":
         recordings.append(key, {})
     lines = path.read_bytes().split(b"\n")
     lines[1] = damage
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(RecordingError, match=r"toy\.jsonl, line 2: .*Remove that line.*restore"):
+    if folded:
+        compact.write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    name = compact.name if folded else path.name
+    with pytest.raises(RecordingError, match=rf"{name}, line 2: .*Remove that line.*restore"):
         Recordings(path)
+
+
+@pytest.mark.parametrize("fault", ["not gzip", "cut off", "empty header", "flipped"])
+def test_a_damaged_compact_form_is_an_error_that_names_the_file(path, compact, fault):
+    append_many(path, "left", 20)
+    Recordings(path).compact()
+    whole = compact.read_bytes()
+    for place in range(20, len(whole), 97) if fault == "flipped" else [0]:
+        flipped = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+        damaged = {"not gzip": b"damaged", "cut off": whole[:-9], "empty header": whole[:2], "flipped": flipped}
+        compact.write_bytes(damaged[fault])
+        with pytest.raises(RecordingError, match=r"toy\.jsonl\.gz: not a gzip file, or cut off.*[Rr]estore"):
+            Recordings(path)
+
+
+# --- the compact form -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_folded_in_reads_as_before(path, compact):
+    append_many(path, "left", 50)
+    recordings = Recordings(path)
+    before = all_of(recordings)
+    recordings.compact()
+    assert not path.exists()
+    assert [file.name for file in path.parent.iterdir()] == [compact.name]
+    assert len(before) == 50
+    assert all_of(recordings) == all_of(Recordings(path)) == before
+
+
+def test_the_same_answers_give_the_same_bytes_whatever_their_order(tmp_path):
+    answers = [(f"{number:03}", {"text": text_of("x", number), "seconds": 0.5}) for number in range(60)]
+    found = set()
+    for seed in range(4):
+        recordings = Recordings(tmp_path / str(seed) / "toy.jsonl")
+        for place, (key, response) in enumerate(random.Random(seed).sample(answers, len(answers))):
+            recordings.append(key, response)
+            if seed and place % 25 == 24:
+                recordings.compact()
+        recordings.compact()
+        found.add(recordings.compact_path.read_bytes())
+    assert len(found) == 1
+
+
+def test_folding_in_twice_changes_no_byte(path, compact):
+    append_many(path, "left", 5)
+    Recordings(path).compact()
+    before = compact.read_bytes()
+    Recordings(path).compact()
+    assert compact.read_bytes() == before
+
+
+def test_new_answers_stand_beside_the_compact_form_and_count_more(path, compact):
+    recordings = Recordings(path)
+    recordings.append("a", {"text": "old"})
+    recordings.append("b", {"text": "kept"})
+    recordings.compact()
+    before = compact.read_bytes()
+    for opened in (recordings, Recordings(path)):
+        opened.append("a", {"text": "new"})
+        opened.append("c", {"text": "more"})
+        assert all_of(opened) == {"a": {"text": "new"}, "b": {"text": "kept"}, "c": {"text": "more"}}
+    assert compact.read_bytes() == before
+    assert len(path.read_bytes().splitlines()) == 4
+    again = Recordings(path)
+    again.compact()
+    assert all_of(again) == all_of(Recordings(path)) == all_of(opened)
+
+
+def test_a_run_killed_while_folding_leaves_everything_readable(path, compact, monkeypatch):
+    append_many(path, "left", 5)
+    before = all_of(Recordings(path))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Recordings(path).compact()
+    assert all_of(Recordings(path)) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Recordings(path).compact()
+    assert all_of(Recordings(path)) == before
+    assert compact.exists()
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,6 +275,9 @@ def test_key_is_stable_across_releases():
     assert request_key({"model": "toy", "title": "Misérables"}) == expected
 
 
+# --- several at once ------------------------------------------------------------------------------------------------
+
+
 def test_two_processes_appending_at_once_lose_and_mix_nothing(path):
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         jobs = [pool.submit(append_many, path, name, 200) for name in ("left", "right")]
@@ -130,7 +286,46 @@ def test_two_processes_appending_at_once_lose_and_mix_nothing(path):
     assert recordings.torn == 0
     assert len(path.read_bytes().splitlines()) == len(recordings) == 400
     for name in ("left", "right"):
-        assert all(recordings[f"{name}-{n}"]["text"] == f"{name}é" * (1 + n % 700) for n in range(200))
+        assert all(recordings[f"{name}-{n}"]["text"] == text_of(name, n) for n in range(200))
+
+
+def test_threads_appending_at_once_lose_and_mix_nothing(path):
+    recordings = Recordings(path)
+    keys = [f"{name}-{number}" for number in range(60) for name in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: recordings.append(key, {"text": text_of(key, len(key))}), keys))
+    for opened in (recordings, Recordings(path)):
+        assert sorted(opened) == sorted(keys)
+        assert all(opened[key]["text"] == text_of(key, len(key)) for key in keys)
+
+
+def test_processes_that_append_lose_nothing_while_others_fold(path):
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        jobs = [pool.submit(append_many, path, *of) for of in (("left", 150), ("mid", 150, 7), ("right", 150, 11))]
+        assert [job.result() for job in jobs] == [150, 150, 150]
+    recordings = Recordings(path)
+    assert len(recordings) == 450
+    for name in ("left", "mid", "right"):
+        assert all(recordings[f"{name}-{n}"]["text"] == text_of(name, n) for n in range(150))
+
+
+def test_what_another_process_appended_is_folded_in_too(path):
+    mine, other = Recordings(path), Recordings(path)
+    mine.append("a", {"text": "mine"})
+    other.append("b", {"text": "other"})
+    mine.compact()
+    assert all_of(Recordings(path)) == all_of(mine) == {"a": {"text": "mine"}, "b": {"text": "other"}}
+
+
+@pytest.mark.parametrize("appended_since", [0, 1, 3])
+def test_answers_are_found_after_another_process_folded_them_away(path, appended_since):
+    mine, other = Recordings(path), Recordings(path)
+    for key in "abc":
+        mine.append(key, {"text": key * 10})
+    other.compact()
+    for number in range(appended_since):
+        other.append(f"new {number}", {"text": "another answer stands in the same place now"})
+    assert [mine[key]["text"] for key in "abc"] == ["a" * 10, "b" * 10, "c" * 10]
 
 
 def test_an_append_waits_while_another_process_holds_the_file(path):
@@ -146,6 +341,24 @@ def test_an_append_waits_while_another_process_holds_the_file(path):
         fcntl.flock(held, fcntl.LOCK_UN)
     waiting.join(timeout=10)
     assert len(Recordings(path)) == 2
+
+
+def test_an_append_that_waited_while_the_file_was_folded_away_is_not_lost(path):
+    recordings = Recordings(path)
+    recordings.append("a", {})
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=recordings.append, args=("b", {}))
+        waiting.start()
+        waiting.join(timeout=0.3)
+        assert waiting.is_alive()
+        path.unlink()
+        fcntl.flock(held, fcntl.LOCK_UN)
+    waiting.join(timeout=10)
+    assert list(Recordings(path)) == ["b"]
+
+
+# --- privacy --------------------------------------------------------------------------------------------------------
 
 
 def test_the_file_holds_neither_history_nor_prompt(path):

@@ -8,20 +8,29 @@ around a list, titles or labels.
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hybridrec.llm.prompts import one_line
+from hybridrec.llm.prompts import one_line, without_labels
 
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,3}[.):]+)\s*")
 _YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
-_SEPARATOR = re.compile(r"\s*(?:>|→|;|\||,|\t)\s*")
-_QUOTED = re.compile(r'"([^"\n]+)"|\*\*([^*\n]+)\*\*|“([^”\n]+)”')
-_LABEL = re.compile(r"(?<![^\W_])C(\d{1,4})(?![^\W_])")
-_JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(?!\s*:)')
-_REFUSAL = re.compile(r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:'t|not| not)|won't)|as an AI)\b", re.I)
+_WORD = re.compile(r"\w+")
+_NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+# An answer may be hostile. None of these patterns may look twice at the same text, or a megabyte of it takes hours.
+_SEPARATOR = re.compile(r"[>→;|,\t]")
+_QUOTED = re.compile(r'"([^"\n]+)"|\*\*([^*\n]+)\*\*|“([^“”\n]+)”')
+_LABEL = re.compile(r"(?<![^\W_])[Cc](\d{1,4})(?![^\W_])")
+_JSON_LIST = re.compile(r'\[\s*(?:\{\s*)?"')
+_JSON_STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)("(?:\s*+:)?)?', re.S)  # ends in ": if a key, in nothing if cut off
+_REFUSAL = re.compile(
+    r"\b(?:I(?:['’]m| am) (?:sorry|unable|not able)|I (?:can(?:['’]t|not| not)|won['’]t)|as an AI)\b", re.I
+)
+_BLOT = "⟨history "
+_LABEL_MARK = re.compile(rf"(?:{_LIST_MARK.pattern})?\s*{_LABEL.pattern}\W*")
+_TELLING = 4  # letters and digits; fewer say nothing about a title that breaks off
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def _by_title(text: str, titles: Sequence[str]) -> Iterator[int | None]:
     """Positions of the titles in the text, None for an item that is no candidate. Of two same titles the next free."""
     names = _Names(titles)
     items = _json_items(text)
-    if items is not None:
+    if items:
         for item in items:
             yield names.whole(item)
         return
@@ -117,69 +126,94 @@ class _Names:
     """Candidate positions by every accepted spelling; two candidates of one name are handed out one after the other."""
 
     def __init__(self, titles: Sequence[str]) -> None:
-        self._positions: dict[str, list[int]] = {}
+        self._shown = [one_line(title) for title in titles]
+        # A title that is another's without the year ("Sabrina" beside "Sabrina (1954)") is the only one of that name.
+        self._positions = _by_key([_YEAR.sub("", title) for title in self._shown]) | _by_key(self._shown)
         self._used: set[int] = set()
-        shown = [one_line(title) for title in titles]
-        for position, title in enumerate(shown):
-            for spelling in {_key(title), _key(_YEAR.sub("", title))} - {""}:
-                self._positions.setdefault(spelling, []).append(position)
         # Inside a sentence only a title of two words or more is believed: "It" and "Kids" are words, too.
-        long = sorted((t for t in shown if len(_WORD.findall(t)) > 1), key=len, reverse=True)
-        self._inside = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in long), re.I) if long else None
+        long = [title for title in self._shown if len(_WORD.findall(title)) > 1]
+        self._inside = re.compile(f"({_BLOT}\\d+⟩|{_any_of(long)})", re.I) if long else None
 
     def whole(self, text: str) -> int | None:
         """The candidate that a text names as a whole: as it stands, then without one list mark, then without two."""
+        if _BLOT in text:  # a candidate called "History 3" is not what was blotted
+            return None
         once = _LIST_MARK.sub("", text, count=1)
-        for spelling in (text, once, _LIST_MARK.sub("", once, count=1)):
+        for spelling in dict.fromkeys((text, once, _LIST_MARK.sub("", once, count=1))):
             positions = self._positions.get(_key(spelling))
             if positions:
-                free = next((p for p in positions if p not in self._used), positions[0])
-                self._used.add(free)
-                return free
+                return self._next(positions, spelling.strip())
         return None
 
+    def _next(self, positions: list[int], spelling: str) -> int:
+        """Of candidates that share a name, the first not yet used; those that are spelled just so go before others."""
+        same = [p for p in positions if self._shown[p] == spelling] or positions
+        free = next((p for p in same if p not in self._used), same[0])
+        self._used.add(free)
+        return free
+
     def in_line(self, line: str) -> list[int]:
-        """The candidates a line names: as a whole, else full titles inside it, else quoted or separated pieces."""
+        """The candidates a line names: as a whole, else full titles inside it and what stands between them."""
         whole = self.whole(line)
         if whole is not None:
             return [whole]
-        inside = self._inside.findall(line) if self._inside else []
-        quoted = ["".join(groups) for groups in _QUOTED.findall(line)]
-        for pieces in (inside, quoted, _SEPARATOR.split(line)):
+        parts = self._inside.split(line) if self._inside else [line]
+        found = [self._between(part) if n % 2 == 0 else [self.whole(part)] for n, part in enumerate(parts)]
+        return [position for positions in found for position in positions if position is not None]
+
+    def _between(self, text: str) -> list[int | None]:
+        """The candidates that quoted pieces of a text name, else separated pieces."""
+        quoted = ["".join(groups) for groups in _QUOTED.findall(text)]
+        for pieces in (quoted, _SEPARATOR.split(text)):
             found = [position for position in map(self.whole, pieces) if position is not None]
             if found:
                 return found
         return []
 
 
-_WORD = re.compile(r"\w+")
+def _by_key(spellings: Sequence[str]) -> dict[str, list[int]]:
+    """Positions of spellings by what they share with others; those without a letter or digit name nothing."""
+    found: dict[str, list[int]] = {}
+    for position, spelling in enumerate(spellings):
+        found.setdefault(_key(spelling), []).append(position)
+    found.pop("", None)
+    return found
+
+
+def _any_of(spellings: Iterable[str]) -> str:
+    """A pattern of any of these between words, the longest that fits."""
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return rf"(?<!\w)(?:{'|'.join(re.escape(spelling) for spelling in longest_first)})(?!\w)"
 
 
 def _key(text: str) -> str:
     """What two spellings of one title share: letters and digits, without case or accents."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(c for c in plain if c.isalnum())
+    # Character by character: sorting a long run of accents, which are dropped here anyway, takes quadratic time.
+    plain = text if text.isascii() else "".join(unicodedata.normalize("NFKD", c) for c in text)
+    return _NO_LETTER_OR_DIGIT.sub("", plain.casefold())
 
 
-def _json_items(text: str) -> list[str] | None:
-    """The strings of the first JSON list in a text, in order; of one that was cut off, those that are whole.
+def _json_items(text: str) -> list[str]:
+    """The strings of the first JSON list that has any, in order; of one that was cut off, those that are whole."""
+    first = _JSON_LIST.search(text)
+    starts = [first.start(), text.find('["')] if first else []
+    return next(filter(None, (_items_from(text, start) for start in starts if start >= 0)), [])
 
-    None if there is no such list.
-    """
-    start = text.find('["') if '["' in text else next((m.start() for m in re.finditer(r'\[\s*[{"]', text)), -1)
-    if start < 0:
-        return None
+
+def _items_from(text: str, start: int) -> list[str]:
     try:
         values, _ = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
-        return [_unescaped(found) for found in _JSON_STRING.findall(text[start:])]
+        strings = _JSON_STRING.findall(text, start)
+        return [_unescaped(body) for body, end in strings if body and end == '"']
     return [value for value in (_named_by(value) for value in values) if value]
 
 
 def _named_by(value: object) -> str:
-    """The title that an element of a JSON list names: itself, or the first text of an object."""
+    """The title that an element of a JSON list names: itself, or the first text of an object that has letters."""
     if isinstance(value, dict):
-        value = next((inner for inner in value.values() if isinstance(inner, str)), "")
+        texts = [inner for inner in value.values() if isinstance(inner, str)]
+        value = next((text for text in texts if any(map(str.isalpha, text))), next(iter(texts), ""))
     return value if isinstance(value, str) else ""
 
 
@@ -197,36 +231,68 @@ def blot(text: str, history: Sequence[str], candidates: Sequence[str]) -> str:
     """An answer without the user's history: each title of it becomes ``⟨history 3⟩``, its number in the prompt.
 
     Models often repeat the history instead of ranking the candidates; a recording must not publish it. Candidates'
-    titles stay, so the text reads as before (a title that is both stays, too). Whoever has the task can undo it.
+    titles stay, and so do labels, so lines read as before (a title that is both stays, too). Whoever has the task can
+    undo it. A title without a letter or digit names nothing and stays.
     """
-    keep = {_key(spelling) for title in candidates for spelling in _spellings(title)}
-    number = {_key(s): n for n, title in reversed(list(enumerate(history, 1))) for s in _spellings(title)}
-    private = {key: n for key, n in number.items() if key and key not in keep}
-    spelled = {s for title in (*history, *candidates) for s in _spellings(title) if _key(s)}
-    if not spelled:
-        return text
-    pattern = re.compile(
-        "|".join(rf"(?<!\w){re.escape(s)}(?!\w)" for s in sorted(spelled, key=len, reverse=True)), re.I
-    )
-
-    def hidden(found: re.Match[str]) -> str:
-        key = _key(found.group())
-        return f"⟨history {private[key]}⟩" if key in private else found.group()
-
-    lines = [_blot_line(pattern.sub(hidden, line), private, keep) for line in text.split("\n")]
-    return "\n".join(lines)
+    return _Blotter(history, candidates).text(text)
 
 
-def _blot_line(line: str, private: dict[str, int], keep: set[str]) -> str:
-    """A line that says a history title in other punctuation, or begins one and breaks off, is blotted as a whole."""
-    mark = (_LIST_MARK.match(line) or re.match("", line)).group()
-    key = _key(line[len(mark) :])
-    if len(key) < 4 or key in keep or "⟨history" in line:
+class _Blotter:
+    """What is private, by its key: the number in the prompt."""
+
+    def __init__(self, history: Sequence[str], candidates: Sequence[str]) -> None:
+        self._names = _Names(candidates)
+        self._keep = {_key(spelling) for title in candidates for spelling in _spellings(title)} | {""}
+        numbered = reversed(list(enumerate(history, 1)))
+        number = {_key(spelling): n for n, title in numbered for spelling in _spellings(title)}
+        self._private = {key: n for key, n in number.items() if key not in self._keep}
+        spelled = {spelling for title in (*history, *candidates) for spelling in _spellings(title) if _key(spelling)}
+        self._pattern = re.compile(_any_of(spelled), re.I)
+
+    def text(self, text: str) -> str:
+        """All lines, each with the end it has."""
+        if not self._private:
+            return text
+        bare = text.splitlines()
+        ends = [whole[len(line) :] for whole, line in zip(text.splitlines(keepends=True), bare, strict=True)]
+        return "".join(self._line(line) + end for line, end in zip(bare, ends, strict=True))
+
+    def _line(self, line: str) -> str:
+        if not line or self._names.whole(line) is not None:
+            return line
+        return self._rest(self._pattern.sub(self._match, line))
+
+    def _match(self, found: re.Match[str]) -> str:
+        number = self._private.get(_key(found.group()))
+        return found.group() if number is None else _blotted(found.group(), number)
+
+    def _rest(self, line: str) -> str:
+        """A line that says a history title in other punctuation, or begins one and breaks off, goes as a whole."""
+        for mark in (_LIST_MARK.match(line), _LABEL_MARK.match(line)):
+            start = mark.end() if mark else 0
+            number = self._number(line[start:])
+            if number is not None:
+                return line[:start] + _blotted(line[start:], number)
         return line
-    number = next((n for title, n in private.items() if title.startswith(key)), None)
-    return line if number is None or any(k.startswith(key) for k in keep) else f"{mark}⟨history {number}⟩"
+
+    def _number(self, said: str) -> int | None:
+        """The number of the history title that a text says or begins, unless it says or begins a candidate's."""
+        key = _key(said)
+        if key in self._private:
+            return self._private[key]
+        begun = next((n for title, n in self._private.items() if title.startswith(key)), None)
+        if begun is None or len(key) < _TELLING or any(title.startswith(key) for title in self._keep):
+            return None
+        return None if self._names.in_line(said) else begun
+
+
+def _blotted(said: str, number: int) -> str:
+    """The blot, after any labels that stood there: what follows a label in an answer may be a part of a title."""
+    return "".join(f"{label.group()} " for label in _LABEL.finditer(said)) + f"{_BLOT}{number}⟩"
 
 
 def _spellings(title: str) -> set[str]:
-    shown = one_line(title)
-    return {shown, _YEAR.sub("", shown)}
+    """A title as prompts show it, without its year, and either as JSON writes it."""
+    shown = {one_line(title), without_labels(title)}
+    plain = shown | {_YEAR.sub("", spelling) for spelling in shown}
+    return plain | {json.dumps(spelling)[1:-1] for spelling in plain}

@@ -8,12 +8,14 @@ asked for again by ``runner.ask``, as another attempt with its own recording.
 
 import email.utils
 import json
+import logging
 import math
 import os
 import threading
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +37,10 @@ _FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 60.0
 _GIVE_UP_AFTER = 20
 _TRANSIENT = {408, 409, 425, 429}
 _FATAL = {401, 402, 403, 404}
+# A shorter key is a placeholder ("EMPTY", "1") for a server that wants none, and may well be a word of an answer.
+_SHORTEST_KEY = 8
+# The loggers of the client and its transport: at DEBUG they show a server's status lines and headers.
+_LOGGERS = "openai._base_client httpx2 httpcore2.connection httpcore2.http11 httpcore2.proxy httpcore2.socks".split()
 
 
 class EndpointError(RuntimeError):
@@ -86,6 +92,7 @@ class ChatModel:
         self._under_way: dict[Future[Response | Failure], Asked] = {}
         self._fatal: Exception | None = None
         self._failed_in_a_row = 0
+        self._counting = threading.Lock()
 
     # --- the interface of runner.Model ------------------------------------------------------------------------------
 
@@ -101,7 +108,8 @@ class ChatModel:
         """
         if self._fatal:
             return self.wait()
-        self._stopping.clear()
+        if not self._under_way:  # else a thread may just have found out that the run must end
+            self._stopping.clear()
         self._under_way[self._threads.submit(self._answer, asked, keep)] = asked
         return self._finished(at_least=0 if len(self._under_way) < 2 * self.endpoint.concurrency else 1)
 
@@ -124,6 +132,7 @@ class ChatModel:
         self._stopping.set()
         wait(self._under_way)
         self._under_way.clear()
+        self._fatal, self._failed_in_a_row = None, 0  # the next run begins without the troubles of this one
 
     # --- what is sent -----------------------------------------------------------------------------------------------
 
@@ -151,6 +160,8 @@ class ChatModel:
 
     @cached_property
     def _client(self) -> openai.OpenAI:
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self._censor)
         return openai.OpenAI(
             base_url=self.endpoint.base_url,
             api_key=self._api_key or "none",
@@ -161,10 +172,16 @@ class ChatModel:
     @cached_property
     def _api_key(self) -> str:
         variable = self.endpoint.key_variable
-        key = os.environ.get(variable, "") if variable else ""
+        key = os.environ.get(variable, "").strip() if variable else ""  # a key read from a file often ends its line
         if variable and not key:
             raise EndpointError(f"the environment variable {variable} is not set; it must hold the endpoint's key.")
+        if not (key.isascii() and key.isprintable()):  # the transport would quote it in its own error
+            raise EndpointError(f"the environment variable {variable} holds characters that no key can have.")
         return key
+
+    @cached_property
+    def _censor(self) -> "_Censor":
+        return _Censor(self._api_key)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -190,44 +207,48 @@ class ChatModel:
             stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
             retry=tenacity.retry_if_exception_type(NoAnswerError),
             wait=_Waits(),
-            before_sleep=self._before_another,
             sleep=sleep_using_event(self._stopping),
             reraise=True,
         )
 
-    def _before_another(self, state: tenacity.RetryCallState) -> None:
-        """A server that names a time to wait means all of us, not only the request it said it to."""
-        error = state.outcome.exception()
-        if error.retry_after:
-            self._requests.pause(error.retry_after)
-
     def _try(self, body: dict[str, Any]) -> Response:
         """Send once, within the limits."""
         size = len(json.dumps(body, ensure_ascii=False).encode())
+        _ = self._client  # built first: whoever has been given a time to send must not wait for it
         self._tokens.wait(size / 3 + self._longest_answer)  # servers count the longest possible answer, too
         self._requests.wait()
-        if self._stopping.is_set():
-            raise _StoppedError
         # A token is a byte or longer, so this can only be too high.
         worst = self.usd({"prompt_tokens": size, "cached_tokens": 0, "completion_tokens": self._longest_answer})
         self.budget.reserve(worst)
         cost = worst
         try:
+            if self._stopping.is_set():  # looked at last: setting money aside may have taken a while, too
+                raise _StoppedError
             response = self._send(body)
             cost = self.usd(response) if response["prompt_tokens"] else worst
             return response
         except NoAnswerError as error:
-            self.faults[error.kind] += 1
+            with self._counting:
+                self.faults[error.kind] += 1
+            if error.retry_after:  # that means all of us, not only the request it was said to
+                self._requests.pause(error.retry_after)
             cost = worst if error.billed else 0.0
             raise
-        except (_RefusedError, EndpointError):
+        except (_RefusedError, _StoppedError):
+            cost = 0.0
+            raise
+        except EndpointError:
+            self._stopping.set()  # here already: until the caller collects this, other threads would go on sending
             cost = 0.0
             raise
         finally:
             self.budget.settle(worst, cost)
 
     def _send(self, body: dict[str, Any]) -> Response:
-        """One HTTP exchange; every way it can fail becomes one of our three errors, none of which quotes the key."""
+        """One HTTP exchange; every way it can fail becomes one of our three errors.
+
+        None of them quotes the key or drags the client's own error along, which quotes what the server said.
+        """
         start = time.perf_counter()
         try:
             reply = self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
@@ -236,11 +257,14 @@ class ChatModel:
         except openai.APIConnectionError as error:
             raise NoAnswerError(f"connection: {type(error.__cause__).__name__}", billed=True) from None
         except openai.APIStatusError as error:
-            raise self._status_error(error.response) from None
-        return completion(self._without_key(reply.text), round(time.perf_counter() - start, 3))
+            reply = error.response
+        if not reply.is_success:
+            raise self._status_error(reply)
+        response = completion(reply.text, round(time.perf_counter() - start, 3))
+        return {name: self._censor.clean(v) if isinstance(v, str) else v for name, v in response.items()}
 
     def _status_error(self, reply: httpx2.Response) -> Exception:
-        status, said = reply.status_code, self._without_key(_said(reply.text))
+        status, said = reply.status_code, self._censor.clean(_said(reply.text))[:300] or "nothing more"
         delay = retry_after(reply.headers)
         if status in _FATAL or "insufficient_quota" in said:
             return EndpointError(
@@ -252,10 +276,6 @@ class ChatModel:
         if status in _TRANSIENT or status >= 500:
             return NoAnswerError(str(status), delay)
         return _RefusedError(f"refused with {status}: {said}")
-
-    def _without_key(self, text: str) -> str:
-        """A server may quote the key it was sent; it must reach neither a recording nor a message."""
-        return text.replace(self._api_key, "[key]") if self._api_key else text
 
     # --- collecting, in the caller's thread -------------------------------------------------------------------------
 
@@ -285,6 +305,23 @@ class ChatModel:
             self._stopping.set()
 
 
+@dataclass(frozen=True, repr=False)
+class _Censor:
+    """Takes the key out: a server may quote it, and then it must reach no recording, no message and (as filter) no log.
+
+    Two of the same key are equal, so that a logger takes only one of them.
+    """
+
+    key: str
+
+    def clean(self, text: str) -> str:
+        return text.replace(self.key, "[key]") if len(self.key) >= _SHORTEST_KEY else text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.clean(record.getMessage()), None
+        return True
+
+
 class _Waits(tenacity.wait.wait_base):
     """As long as the server says, else longer and longer with chance in it, so that threads do not return together."""
 
@@ -308,24 +345,36 @@ def completion(text: str, seconds: float = 0.0) -> Response:
     """
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise NoAnswerError("broken body: not JSON", billed=True) from None
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
         raise NoAnswerError("broken body: no choices", billed=True)
     message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
+    texts = [message.get("content"), message.get("refusal")] if isinstance(message, dict) else [0]
+    if not all(isinstance(one, str | None) for one in texts):
         raise NoAnswerError("broken body: no message", billed=True)
-    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-    details = usage.get("prompt_tokens_details") or {}
+    usage = body.get("usage")
     return {
-        "text": message.get("content") or message.get("refusal") or "",
-        "finish_reason": "refusal" if message.get("refusal") else str(choices[0].get("finish_reason") or "stop"),
-        "prompt_tokens": int(usage.get("prompt_tokens") or 0),
-        "cached_tokens": int(details.get("cached_tokens") or 0),
-        "completion_tokens": int(usage.get("completion_tokens") or 0),
+        "text": _writable(texts[0] or texts[1] or ""),
+        "finish_reason": "refusal" if texts[1] else _writable(str(choices[0].get("finish_reason") or "stop")),
+        "prompt_tokens": _count(usage, "prompt_tokens"),
+        "cached_tokens": _count(usage, "prompt_tokens_details", "cached_tokens"),
+        "completion_tokens": _count(usage, "completion_tokens"),
         "seconds": seconds,
     }
+
+
+def _count(value: Any, *names: str) -> int:
+    """A number within JSON objects; 0 where it is not told, or nonsense."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0
+
+
+def _writable(text: str) -> str:
+    """JSON can hold half a character (a lone surrogate), a file cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def retry_after(headers: httpx2.Headers) -> float | None:
@@ -345,13 +394,13 @@ def retry_after(headers: httpx2.Headers) -> float | None:
 
 
 def _said(text: str) -> str:
-    """The message of an error body, in one short line."""
+    """The message of an error body, in one line."""
     try:
         error = json.loads(text)["error"]
         said = f"{error.get('code') or error.get('type') or ''} {error.get('message') or ''}"
     except (ValueError, KeyError, TypeError, AttributeError):
         said = text
-    return " ".join(said.split())[:300] or "nothing more"
+    return " ".join(said.split())
 
 
 def _schema(candidates: list[str]) -> dict[str, Any]:

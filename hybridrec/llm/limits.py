@@ -27,7 +27,7 @@ class Pace:
         self._spacing = 60 / (per_minute * _SHARE) if per_minute else 0.0
         self._stopping = stopping
         self._lock = threading.Lock()
-        self._free_at = 0.0
+        self._free_at = self._paused_until = self._used_until = 0.0
         self._pauses = 0
 
     def wait(self, weight: float = 1.0) -> None:
@@ -41,11 +41,14 @@ class Pace:
             self._stopping.wait(max(0.0, start - time.monotonic()))
             with self._lock:
                 granted = pauses == self._pauses  # a pause meanwhile: everybody lines up anew behind it
+                if granted:
+                    self._used_until = max(self._used_until, start + weight * self._spacing)
 
     def pause(self, seconds: float) -> None:
-        """Let nobody begin within the next ``seconds``, not even those who wait already."""
+        """Let nobody begin within the next ``seconds``, not even those who wait already. It shortens no other pause."""
         with self._lock:
-            self._free_at = time.monotonic() + max(seconds, self._spacing)
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+            self._free_at = max(self._paused_until, self._used_until)  # a heavy request may need longer than the pause
             self._pauses += 1
 
 
@@ -60,7 +63,7 @@ class Budget:
 
     def __init__(self, cap: float | None = None) -> None:
         self.cap, self.spent = cap, 0.0
-        self._reserved = 0.0
+        self._reserved, self._open = 0.0, 0
         self._changed = threading.Condition()
 
     def reserve(self, worst: float) -> None:
@@ -71,20 +74,20 @@ class Budget:
         """
         with self._changed:
             while self.cap is not None and self.spent + self._reserved + worst > self.cap:
-                if not self._reserved:
+                if not self._open:
                     raise SpendingCapError(
                         f"the spending cap of ${self.cap:.2f} is reached: ${self.spent:.4f} spent, and the next "
                         f"request can cost ${worst:.4f}. Answers so far are recorded; raise spending_cap_usd and run "
                         "again to go on from here."
                     )
                 self._changed.wait()
-            self._reserved += worst
+            self._reserved, self._open = self._reserved + worst, self._open + 1
 
     def settle(self, worst: float, actual: float) -> None:
         """Replace what was set aside for a request by what it cost."""
         with self._changed:
-            self._reserved = max(0.0, self._reserved - worst)
-            if self._reserved < 1e-12:
-                self._reserved = 0.0  # sums of floats leave dust, which nobody would ever settle
+            self._open -= 1
+            # Sums of floats leave dust, which nobody would ever settle.
+            self._reserved = max(0.0, self._reserved - worst) if self._open else 0.0
             self.spent += actual
             self._changed.notify_all()

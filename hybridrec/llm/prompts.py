@@ -35,7 +35,7 @@ def templates() -> dict[str, dict[str, str]]:
 def one_line(title: str) -> str:
     """A title as one printable line of bounded length: no control characters, line breaks or quotes that close."""
     printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in title)
-    return " ".join(printable.replace('"', "'").replace("<|", "< |").split())[:_LONGEST_TITLE] or "untitled"
+    return " ".join(printable.replace('"', "'").replace("<|", "< |").split())[:_LONGEST_TITLE].rstrip() or "untitled"
 
 
 def labels(n: int) -> list[str]:

@@ -155,7 +155,7 @@ def open_model(name: str, endpoint: "Mapping[str, Any] | None" = None) -> runner
         endpoint: the settings of experiment.Endpoint, as a notebook gets them.
 
     Raises:
-        ModelError, PriceError: an unknown local model; a spending cap for a model without a price.
+        ModelError, PriceError: an unknown local model; a model behind an endpoint without a price.
     """
     if endpoint is None:
         from hybridrec.llm.local import LocalModel  # torch: only who asks a local model waits for it
@@ -163,10 +163,7 @@ def open_model(name: str, endpoint: "Mapping[str, Any] | None" = None) -> runner
         return LocalModel(name)
     from hybridrec.llm.chat import ChatModel
 
-    declared = Endpoint(**endpoint)
-    known = read_prices(paths.PRICES)
-    capped = declared.spending_cap_usd is not None
-    return ChatModel(name, declared, known.of_endpoint(name) if capped else known.models.get(name))
+    return ChatModel(name, Endpoint(**endpoint), read_prices(paths.PRICES).of_endpoint(name))
 
 
 def recordings_for(dataset: str, model: str) -> Recordings:
@@ -176,12 +173,11 @@ def recordings_for(dataset: str, model: str) -> Recordings:
 
 def keep_live_recordings(dataset: str, model: str) -> None:
     """After a complete live run: put its recordings in the place of the committed ones."""
-    live = _path(dataset, f"{model}.live")
-    if runner.policy() == "live" and live.exists():
-        fresh = Recordings(live)
+    fresh, committed = Recordings(_path(dataset, f"{model}.live")), _path(dataset, model)
+    if runner.policy() == "live" and len(fresh):
         fresh.compact()
-        fresh.compact_path.replace(Recordings(_path(dataset, model)).compact_path)
-        _path(dataset, model).unlink(missing_ok=True)
+        fresh.compact_path.replace(committed.with_name(committed.name + ".gz"))
+        committed.unlink(missing_ok=True)
 
 
 def _path(dataset: str, model: str) -> Path:
@@ -306,10 +302,11 @@ def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, n
 def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     """Rankings as rows: user, item, score, ranker, counts of repairs, failure, attempts, and the usage on each row.
 
-    Sorted by user, so that the order in which answers came leaves no trace.
+    Rankers in order of appearance, users sorted: the order in which answers came leaves no trace.
     """
-    rows = []
-    for ranking in sorted(rankings, key=lambda one: one.user):
+    rankings, rows = list(rankings), []
+    place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
+    for ranking in sorted(rankings, key=lambda one: (place[one.ranker], one.user)):
         counts = {name: getattr(ranking, name) for name in (*COUNTS, "failure", "attempts")}
         columns = {"task": "test-items", "user": ranking.user, "item": ranking.candidates, "score": ranking.scores}
         rows.append(pd.DataFrame({**columns, **counts, **ranking.used, "ranker": ranking.ranker}))

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hybridrec.paths import within_root
 
@@ -31,7 +33,8 @@ def request_key(request: dict[str, Any], attempt: int = 0) -> str:
 class Recordings:
     """The recorded answers of one model: a compact file that is only read, and one that new answers are appended to.
 
-    Only the places of the answers are kept in memory. Threads and processes may append at the same time.
+    In memory are the compact form, unpacked, and of each answer its place. Threads and processes may append at the
+    same time, and one of them may fold the file away while others go on.
 
     Args:
         path: the .jsonl file; it need not exist yet. A ``.jsonl.gz`` beside it is read first.
@@ -45,12 +48,9 @@ class Recordings:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.torn = 0
-        self._compact = _unpacked(self.compact_path)
-        self._places = {key: (True, place) for key, place in _places(self._compact, self.compact_path)}
-        fresh = path.read_bytes() if path.exists() else b""
-        self._places |= {key: (False, place) for key, place in _places(fresh, path)}
-        self.torn = int(not fresh.endswith(b"\n") and fresh != b"")
+        # Of each answer the text it stands in (None: the file of new answers), and where in it.
+        self._places: dict[str, tuple[bytes | None, int]] = {}
+        self.torn = int(self._load())
         if self.torn:
             warnings.warn(
                 f"{within_root(path)}: the last line was cut off by a killed run; it is ignored.", stacklevel=2
@@ -71,36 +71,56 @@ class Recordings:
         return iter(self._places)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        compact, place = self._places[key]
-        if compact:
-            line = self._compact[place : self._compact.index(b"\n", place)]
-        else:
-            with self.path.open("rb") as file:
-                file.seek(place)
-                line = file.readline()
-        return json.loads(line)["response"]
+        record = self._read(*self._places[key])
+        if record.get("key") != key:  # another process has folded the file away meanwhile
+            self._load()
+            record = self._read(*self._places[key])
+        return record["response"]
 
     def append(self, key: str, response: dict[str, Any]) -> None:
         """Write one answer out of this process before it counts as had; safe against a kill and a second process."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _locked(self.path) as file:
             _cut_torn_line(file)
             place = file.tell()
             file.write(_line(key, response))
             file.flush()
-        self._places[key] = (False, place)
+        self._places[key] = (None, place)
 
     def compact(self) -> None:
         """Fold everything into the compact form: sorted by key, so that the same answers give the same bytes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = b"".join(_line(key, self[key]) for key in sorted(self))
-        partial = self.compact_path.with_suffix(".partial")
-        partial.write_bytes(gzip.compress(text, 9, mtime=0))
-        partial.replace(self.compact_path)
-        self.path.unlink(missing_ok=True)
-        self._compact = text
-        self._places = {key: (True, place) for key, place in _places(text, self.compact_path)}
+        with _locked(self.path) as file:
+            _cut_torn_line(file)
+            self._load()  # what other processes have appended meanwhile is folded in, too
+            text = b"".join(_line(key, self[key]) for key in sorted(self))
+            partial = self.compact_path.with_suffix(".partial")
+            partial.write_bytes(gzip.compress(text, 9, mtime=0))
+            partial.replace(self.compact_path)
+            self.path.unlink()
+            self._places.update({key: (text, place) for key, place in _places(text, self.compact_path)})
+
+    def _load(self) -> bool:
+        """Take over what is on disk; whether the last line is torn.
+
+        The new answers are read first: were they folded away in between, they would be in neither.
+        """
+        fresh = self.path.read_bytes() if self.path.exists() else b""
+        text = _unpacked(self.compact_path)
+        self._places.update({key: (text, place) for key, place in _places(text, self.compact_path)})
+        self._places.update({key: (None, place) for key, place in _places(fresh, self.path)})
+        return fresh != b"" and not fresh.endswith(b"\n")
+
+    def _read(self, text: bytes | None, place: int) -> dict[str, Any]:
+        """The record at a place; empty if no record begins there (any more)."""
+        if text is not None:
+            return json.loads(text[place : text.index(b"\n", place)])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(place)
+                return json.loads(file.readline())
+        except (FileNotFoundError, ValueError):
+            return {}
 
 
 def _line(key: str, response: dict[str, Any]) -> bytes:
@@ -111,7 +131,7 @@ def _line(key: str, response: dict[str, Any]) -> bytes:
 def _unpacked(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.exists() else b""
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         raise RecordingError(f"{within_root(path)}: not a gzip file, or cut off. Restore it from git.") from None
 
 
@@ -133,7 +153,28 @@ def _places(text: bytes, path: Path) -> Iterable[tuple[str, int]]:
         place += len(line) + 1
 
 
-def _cut_torn_line(file: Any) -> None:
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """The file of new answers, for nobody else in the meantime.
+
+    Who waited while another process folded it away has a file that no path leads to any more: open it anew.
+    """
+    while True:
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):
+                yield file
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
     """A killed process leaves a line without its end: cut it off, or the next answer would be glued to it."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:

@@ -30,7 +30,8 @@ class Asked:
     """A request for one user (None: it serves everybody), and how often it was asked before.
 
     ``request`` is a plain dictionary: ``kind`` ("generate", "score", "choose"), ``instruction``, ``candidates``. What
-    earlier attempts brought stands in ``before``; ``about`` is the caller's own and is handed back untouched.
+    earlier attempts brought stands in ``before``, what of it was asked for in this run also in ``paid``; ``about`` is
+    the caller's own and is handed back untouched.
     """
 
     user: int | None
@@ -38,6 +39,7 @@ class Asked:
     attempt: int = 0
     before: tuple[Response, ...] = ()
     about: Any = None
+    paid: tuple[Response, ...] = ()
 
 
 Keep = Callable[[Asked, Response], Response]
@@ -73,7 +75,8 @@ class Model(Protocol):
 class Answer:
     """What a request came to: a response or a failure, the verdict on it, and whether it cost nothing this time.
 
-    ``verdict`` is "" (used as it is), "repaired", or the reason of a failure.
+    ``verdict`` is "" (used as it is), "repaired", or the reason of a failure. ``paid`` holds the responses of all
+    attempts that were asked for in this run, ``usd`` is what they cost.
     """
 
     asked: Asked
@@ -81,6 +84,7 @@ class Answer:
     verdict: str
     replayed: bool
     usd: float
+    paid: tuple[Response, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -115,8 +119,7 @@ class Tally:
         self.failed += answer.failed
         self.asked_again += answer.asked.attempt
         self.usd += answer.usd
-        if not answer.replayed:
-            self.tokens += int(answer.used["prompt_tokens"] + answer.used["completion_tokens"])
+        self.tokens += sum(int(one["prompt_tokens"] + one["completion_tokens"]) for one in answer.paid)
         if answer.failed:
             self.failures[answer.verdict] += 1
 
@@ -216,11 +219,11 @@ class _Run:
         twins = [] if replayed else self.twins.pop(self.model.key(done), [])
         for one, free in [(done, replayed), *((twin, True) for twin in twins)]:
             verdict = outcome.reason if isinstance(outcome, Failure) else self.check(one, outcome)
-            usd = 0.0 if free or isinstance(outcome, Failure) else self.model.usd(outcome)
+            paid = one.paid if free or isinstance(outcome, Failure) else (*one.paid, outcome)
             if verdict in ("", "repaired") or isinstance(outcome, Failure) or one.attempt + 1 >= self.attempts:
-                yield Answer(one, outcome, verdict, free, usd)
+                yield Answer(one, outcome, verdict, free and not paid, sum(map(self.model.usd, paid)), paid)
             else:
-                self.again.append(replace(one, attempt=one.attempt + 1, before=(*one.before, outcome)))
+                self.again.append(replace(one, attempt=one.attempt + 1, before=(*one.before, outcome), paid=paid))
 
     def _not_recorded(self, one: Asked, rest: Iterator[Asked], what: str) -> RecordingError:
         more = sum(self.model.key(other) not in self.recordings for other in rest)

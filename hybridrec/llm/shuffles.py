@@ -46,6 +46,16 @@ def borda(rankings: Sequence[Ranking]) -> pd.Series:
     return pd.concat(points, axis=1).mean(axis=1)
 
 
+def combined(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
+    """Borda's scores of all users as a table: user, item, score.
+
+    Args:
+        rankings: for each shuffle the rankings of the same users.
+    """
+    scores = {user: borda(of_user) for user, of_user in _by_user(rankings).items()}
+    return pd.concat(scores, names=["user", "item"]).rename("score").reset_index()
+
+
 def agreement(rankings: Sequence[Ranking]) -> float:
     """Mean Kendall's tau-b between all pairs of one user's rankings: 1 the same order each time, 0 unrelated."""
     by_item = [pd.Series(ranking.scores, index=ranking.candidates) for ranking in rankings]
@@ -72,11 +82,15 @@ def report(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
     return pd.DataFrame(list(_rows(rankings))).set_index("user")
 
 
-def _rows(rankings: Sequence[Sequence[Ranking]]) -> Iterator[dict[str, float]]:
+def _by_user(rankings: Sequence[Sequence[Ranking]]) -> dict[int, list[Ranking]]:
     by_user: dict[int, list[Ranking]] = {}
     for ranking in (one for shuffle in rankings for one in shuffle):
         by_user.setdefault(ranking.user, []).append(ranking)
-    for user, of_user in sorted(by_user.items()):
+    return dict(sorted(by_user.items()))
+
+
+def _rows(rankings: Sequence[Sequence[Ranking]]) -> Iterator[dict[str, float]]:
+    for user, of_user in _by_user(rankings).items():
         yield {
             "user": user,
             "agreement": agreement(of_user),

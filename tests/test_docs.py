@@ -1,0 +1,171 @@
+"""The pages in docs/, the README and CONTRIBUTING stay true: their settings, commands, links and prices exist."""
+
+import re
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from hybridrec import experiment, paths, prices
+from hybridrec.experiment import Endpoint
+from hybridrec.llm import prompts
+from hybridrec.llm.chat import ChatModel
+
+ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
+PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for name, body in BLOCK.findall(text_of(page)) if name == language]
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page(request) -> Path:
+    return request.param
+
+
+# --- the settings of an endpoint --------------------------------------------------------------------------------------
+
+
+def settings_table() -> dict[str, str]:
+    """The rows of the table of settings: key, default as written."""
+    table = text_of(ENDPOINTS).split("| key | type | default | meaning |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[1:]]
+    return {row[0].strip("`"): row[2] for row in rows}
+
+
+def test_the_table_names_every_setting_of_an_endpoint_and_no_other():
+    assert list(settings_table()) == [one.name for one in fields(Endpoint)]
+
+
+def as_written(value: object) -> str:
+    words = {MISSING: "required", False: "false", "": "none"}
+    return words[value] if isinstance(value, str | bool) or value is MISSING else f"{value:g}"
+
+
+def test_the_table_names_the_defaults():
+    table = settings_table()
+    for one in fields(Endpoint):
+        if one.default is None:
+            assert table[one.name] in ("no limit", "no cap")
+        elif one.name == "parameters":
+            assert (one.default_factory(), table[one.name]) == ({}, "none")
+        else:
+            assert table[one.name] == as_written(one.default), one.name
+
+
+EXAMPLES = [body for body in blocks(ENDPOINTS, "toml") if "[models." not in body]
+PRICES = [body for body in blocks(ENDPOINTS, "toml") if "[models." in body]
+
+
+def test_there_is_an_example_for_every_server_named():
+    headings = re.findall(r"^### (.*) \((?:not )?run here\)$", text_of(ENDPOINTS).split("## What is retried")[0], re.M)
+    assert headings == ["OpenAI", "vLLM", "llama.cpp", "Ollama", "transformers serve"]
+    assert len(EXAMPLES) == len(headings)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda body: tomllib.loads(body)["model"])
+def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
+    default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
+    default |= {"shuffles": 5, "shuffled_users": 100}
+    settings = experiment.build("example", default | tomllib.loads(example), "the example")
+    assert isinstance(settings.endpoint, Endpoint)
+    assert set(settings.modes) <= set(prompts.WRITTEN)
+    assert settings.everybody_modes == ()
+    model = ChatModel(settings.model, settings.endpoint, prices.Price())  # refuses a cap without a bound
+    assert model.name == settings.model
+
+
+@pytest.mark.parametrize("example", PRICES)
+def test_every_price_on_the_page_is_one_that_the_price_file_takes(example, tmp_path):
+    file = tmp_path / "prices.toml"
+    file.write_text('date = "2026-01-01"\n[local]\nusd_per_hour = 0.1\n' + example, encoding="utf-8")
+    (name,) = tomllib.loads(example)["models"]
+    assert prices.read_prices(file).of_endpoint(name) == prices.read_prices(paths.PRICES).of_endpoint(name)
+
+
+def test_the_page_shows_a_price():
+    assert len(PRICES) == 1
+
+
+def test_the_modes_of_the_page_are_those_there_are():
+    section = text_of(ENDPOINTS).split("## Which modes it can do")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([a-z-]+)`", section))
+    can = set(re.findall(r"^- `([a-z-]+)`", section, re.M))
+    assert named == set(prompts.MODES)
+    assert can == set(prompts.WRITTEN)
+
+
+# --- commands and links -----------------------------------------------------------------------------------------------
+
+CODE = re.compile(r"^```\w*\n.*?^```|`[^`\n]+`", re.M | re.S)
+
+
+def make_targets(text: str) -> set[str]:
+    """What a page tells to make: ``make name`` inside code, with or without variables before it."""
+    return {name for code in CODE.findall(text) for name in re.findall(r"\bmake ([a-z][a-z0-9_-]*)", code)}
+
+
+def targets_of_the_makefile() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z0-9_-]*):(?!=)", text_of(paths.ROOT / "Makefile"), re.M))
+
+
+def test_every_make_target_on_a_page_exists(page):
+    assert make_targets(text_of(page)) <= targets_of_the_makefile()
+
+
+def test_make_targets_are_found_in_code_and_nowhere_else():
+    text = "We make progress.\n```bash\nX=1 make one EXPERIMENT=a\nmake two  # make it so\n```\nand `make three`."
+    assert make_targets(text) == {"one", "two", "it", "three"}
+    assert {"batch", "import", "reproduce"} <= make_targets(text_of(ENDPOINTS)) & targets_of_the_makefile()
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    heads = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def dangling(page: Path) -> list[str]:
+    """The page's relative links that lead nowhere, be it a file or a heading of the page."""
+    links = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text_of(page)))
+    found = []
+    for link in links:
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            continue
+        there = (page.parent / target).exists()
+        if not there or (not target and anchor not in anchors(text_of(page))):
+            found.append(link)
+    return found
+
+
+def test_relative_links_lead_somewhere(page):
+    assert dangling(page) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One head\n[a](page.md) [b](gone.md) [c](#one-head) [d](#two) [e](https://example.org/x)\n")
+    assert dangling(page) == ["gone.md", "#two"]
+
+
+def test_the_readme_leads_to_the_page():
+    assert "docs/endpoints.md" in text_of(paths.ROOT / "README.md")
+
+
+def test_files_of_the_study_that_the_page_names_are_there():
+    named = re.findall(r"`((?:tests|notebooks|hybridrec)/[\w./-]+\.\w+)`", text_of(ENDPOINTS))
+    assert "tests/test_serve.py" in named
+    assert [name for name in named if not (paths.ROOT / name).is_file()] == []
+
+
+def test_batch_files_stay_out_of_git():
+    assert "data/batches/" in text_of(paths.ROOT / ".gitignore").splitlines()
+    assert paths.BATCHES == paths.ROOT / "data" / "batches"

@@ -1,0 +1,343 @@
+"""Requests become answers: replayed where recorded, asked for once where not, and as they come."""
+
+import itertools
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_model import USAGE, NeverAsked, ToyModel, reply
+
+from hybridrec.llm import runner
+from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.llm.runner import Answer, Asked, Failure, Response, Tally
+
+PAID = 0.012  # dollars an answer of ToyModel costs
+
+
+def ask_for(user: int | None) -> Asked:
+    return Asked(user, {"kind": "generate", "instruction": f"user {user} liked Alien", "candidates": ["Fargo", "Heat"]})
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Recordings:
+    return Recordings(tmp_path / "toy.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def _auto(monkeypatch) -> None:
+    monkeypatch.delenv("HYBRIDREC_LLM", raising=False)
+
+
+def by_user(answers: list[Answer]) -> dict[int | None, Response | Failure]:
+    return {answer.asked.user: answer.outcome for answer in answers}
+
+
+def attempts_until(good: int) -> ToyModel:
+    """A model whose answers are empty before attempt number ``good``."""
+    return ToyModel(lambda asked: reply(asked) | ({} if asked.attempt >= good else {"text": ""}))
+
+
+def not_empty(asked: Asked, response: Response) -> str:
+    return "" if response["text"] else "empty"
+
+
+# --- replaying ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["auto", "replay", "live"])
+def test_what_is_recorded_is_replayed_without_asking_the_model(policy, recordings, monkeypatch):
+    asked = [ask_for(user) for user in range(5)]
+    first = by_user(list(runner.ask(asked, ToyModel(), recordings)))
+    monkeypatch.setenv("HYBRIDREC_LLM", policy)
+    again = list(runner.ask(asked, NeverAsked(), Recordings(recordings.path)))
+    assert by_user(again) == first
+    assert len(first) == 5
+    assert all(answer.replayed and answer.usd == 0 for answer in again)
+
+
+def test_auto_asks_only_for_what_is_missing(recordings):
+    asked = [ask_for(user) for user in range(5)]
+    list(runner.ask(asked[:3], ToyModel(), recordings))
+    model = ToyModel()
+    answers = list(runner.ask(asked, model, recordings))
+    assert model.asked == asked[3:]
+    assert [answer.replayed for answer in answers] == [True] * 3 + [False] * 2
+
+
+def test_a_replay_miss_names_the_user_the_count_and_the_remedy(recordings, monkeypatch):
+    asked = [ask_for(user) for user in (11, 12, 13, 14, 15)]
+    list(runner.ask([asked[0], asked[3]], ToyModel(), recordings))
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    answers = runner.ask(asked, NeverAsked(), recordings, what="listwise")
+    assert next(answers).asked.user == 11
+    with pytest.raises(RecordingError, match=r"listwise for user 12 \(and 2 more\) in toy\.jsonl.*`make record`"):
+        next(answers)
+
+
+def test_a_replay_miss_of_a_request_for_everybody_says_so(recordings, monkeypatch):
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    with pytest.raises(RecordingError, match=r"no recording of prior for everybody \(and 0 more\)"):
+        list(runner.ask([ask_for(None)], NeverAsked(), recordings, what="prior"))
+
+
+def test_replay_asks_for_no_second_attempt_either(recordings, monkeypatch):
+    list(runner.ask([ask_for(1)], attempts_until(1), recordings, check=not_empty, attempts=1))
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    with pytest.raises(RecordingError, match="user 1"):
+        list(runner.ask([ask_for(1)], NeverAsked(), recordings, check=not_empty, attempts=2))
+
+
+def test_an_unknown_policy_is_refused_before_anything_is_asked(recordings, monkeypatch):
+    monkeypatch.setenv("HYBRIDREC_LLM", "sometimes")
+    with pytest.raises(ValueError, match="HYBRIDREC_LLM is 'sometimes'; it must be auto, replay or live"):
+        list(runner.ask([ask_for(1)], NeverAsked(), recordings))
+
+
+# --- streaming ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_answers_come_while_requests_are_still_being_made(width, recordings):
+    pulled = 0
+
+    def source() -> Iterator[Asked]:
+        nonlocal pulled
+        for user in itertools.count():  # without an end: who collected it first would never return
+            pulled += 1
+            yield ask_for(user)
+
+    answers = runner.ask(source(), ToyModel(width=width), recordings)
+    for given, _ in enumerate(itertools.islice(answers, 200), 1):
+        assert given <= pulled < given + width
+    answers.close()
+
+
+def test_requests_are_not_kept_after_their_answer_was_given(recordings):
+    """So memory stays flat over a million users."""
+    model, watched = ToyModel(width=4), []
+
+    def source() -> Iterator[Asked]:
+        for user in range(50):
+            one = ask_for(user)
+            watched.append(weakref.ref(one))
+            yield one
+
+    for _ in runner.ask(source(), model, recordings, check=not_empty):
+        model.asked.clear()
+        assert sum(reference() is not None for reference in watched) <= model.width + 2
+    assert len(watched) == 50
+
+
+def test_every_request_is_answered_whatever_the_order_of_the_answers(recordings):
+    asked = [ask_for(user) for user in range(23)]
+    answers = list(runner.ask(iter(asked), ToyModel(width=7), recordings))
+    assert [answer.asked.user for answer in answers] != list(range(23))
+    assert by_user(answers) == {one.user: reply(one) for one in asked}
+    assert len(answers) == 23
+
+
+def test_a_run_that_is_left_early_closes_the_model_and_keeps_what_was_answered(recordings):
+    model = ToyModel(width=3)
+    answers = runner.ask((ask_for(user) for user in itertools.count()), model, recordings)
+    first = next(answers)
+    answers.close()
+    assert model.closed == 1
+    assert model.under_way == []
+    assert list(Recordings(recordings.path)) == [model.key(first.asked)]
+
+
+def test_a_finished_run_closes_the_model_once(recordings):
+    model = ToyModel()
+    list(runner.ask([ask_for(1)], model, recordings))
+    assert model.closed == 1
+
+
+# --- the same request twice -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_request_of_two_users_is_asked_once_and_both_get_the_answer(width, recordings):
+    request = ask_for(1).request
+    asked = [Asked(1, request), ask_for(7), Asked(2, request), Asked(3, request)]
+    model, tally = ToyModel(width=width), Tally()
+    answers = list(runner.ask(asked, model, recordings, tally=tally))
+    assert sorted(by_user(answers)) == [1, 2, 3, 7]
+    assert len({str(answer.outcome) for answer in answers if answer.asked.user != 7}) == 1
+    assert len(model.asked) == 2
+    assert sum(answer.replayed for answer in answers) == tally.replayed == 2
+    assert tally.usd == pytest.approx(2 * PAID)
+
+
+def test_twins_whose_answer_cannot_be_used_are_asked_again_once_together(recordings):
+    request = ask_for(1).request
+    model = attempts_until(1)
+    model.width = 4
+    answers = list(runner.ask([Asked(1, request), Asked(2, request)], model, recordings, check=not_empty, attempts=2))
+    assert [one.attempt for one in model.asked] == [0, 1]
+    assert [(answer.asked.attempt, answer.verdict) for answer in answers] == [(1, "")] * 2
+
+
+def test_twins_share_a_failure(recordings):
+    request = ask_for(1).request
+    model = ToyModel(lambda asked: Failure("refused with 400"), width=4)
+    answers = list(runner.ask([Asked(1, request), Asked(2, request)], model, recordings))
+    assert [answer.verdict for answer in answers] == ["refused with 400"] * 2
+    assert len(model.asked) == 1
+
+
+# --- asking again ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unusable_answer_is_asked_for_again_and_each_attempt_is_recorded(recordings):
+    model = attempts_until(2)
+    (answer,) = runner.ask([ask_for(1)], model, recordings, check=not_empty, attempts=5)
+    assert [one.attempt for one in model.asked] == [0, 1, 2]
+    assert (answer.verdict, answer.asked.attempt, answer.failed) == ("", 2, False)
+    texts = [recordings[model.key(one)]["text"] for one in model.asked]
+    assert len(recordings) == 3
+    assert texts == ["", "", "Heat\nFargo"]
+    assert [response["text"] for response in answer.asked.before] == ["", ""]
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_attempts_are_bounded_and_the_last_answer_is_given_with_its_verdict(attempts, recordings):
+    model = attempts_until(100)
+    (answer,) = runner.ask([ask_for(1)], model, recordings, check=not_empty, attempts=attempts)
+    assert len(model.asked) == len(recordings) == attempts
+    assert (answer.verdict, answer.failed) == ("empty", True)
+    assert answer.outcome["text"] == ""
+
+
+def test_requests_asked_again_go_before_new_ones(recordings):
+    model = attempts_until(1)
+    list(runner.ask(map(ask_for, range(3)), model, recordings, check=not_empty, attempts=2))
+    assert [(one.user, one.attempt) for one in model.asked] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+def test_a_recorded_unusable_answer_is_not_asked_for_a_second_time(recordings):
+    list(runner.ask([ask_for(1)], attempts_until(3), recordings, check=not_empty, attempts=2))
+    model = attempts_until(3)
+    (answer,) = runner.ask([ask_for(1)], model, recordings, check=not_empty, attempts=4)
+    assert [one.attempt for one in model.asked] == [2, 3]
+    assert answer.asked.attempt == 3
+
+
+def test_a_repaired_answer_is_used_and_not_asked_for_again(recordings):
+    model = ToyModel()
+    (answer,) = runner.ask([ask_for(1)], model, recordings, check=lambda *_: "repaired", attempts=5)
+    assert len(model.asked) == 1
+    assert (answer.verdict, answer.failed) == ("repaired", False)
+
+
+def test_a_failure_is_yielded_neither_asked_again_nor_recorded(recordings):
+    model = ToyModel(lambda asked: Failure("no answer after 7 tries") if asked.user == 1 else reply(asked))
+    failed, good = runner.ask([ask_for(1), ask_for(2)], model, recordings, check=not_empty, attempts=5)
+    assert failed.outcome == Failure("no answer after 7 tries")
+    assert (failed.verdict, failed.failed) == ("no answer after 7 tries", True)
+    assert (good.verdict, good.failed) == ("", False)
+    assert list(recordings) == [model.key(good.asked)]
+    assert len(model.asked) == 2
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_are_counted(recordings):
+    verdicts = {0: "", 1: "repaired", 2: "refusal", 3: "empty", 4: "empty", 5: ""}
+    list(runner.ask([ask_for(5)], ToyModel(), recordings))
+    tally = Tally()
+    model = ToyModel(lambda asked: Failure("timeout") if asked.user == 6 else reply(asked))
+    asked = [ask_for(user) for user in range(7)]
+    list(runner.ask(asked, model, recordings, check=lambda one, _: verdicts[one.user], tally=tally))
+    assert (tally.done, tally.replayed, tally.repaired, tally.failed, tally.asked_again) == (7, 1, 1, 4, 0)
+    assert tally.failures == {"empty": 2, "refusal": 1, "timeout": 1}
+    assert tally.tokens == 5 * 12
+    assert tally.usd == pytest.approx(5 * PAID)
+    assert str(tally) == "replayed 1, repaired 1, failed 4, 60 tokens, $0.0600"
+
+
+def test_a_run_that_costs_nothing_shows_no_dollars():
+    assert str(Tally(replayed=3, tokens=1234567)) == "replayed 3, repaired 0, failed 0, 1,234,567 tokens"
+
+
+def test_usage_is_summed_over_attempts(recordings):
+    tally = Tally()
+    (answer,) = runner.ask([ask_for(1)], attempts_until(2), recordings, check=not_empty, attempts=3, tally=tally)
+    assert answer.used == pytest.approx({name: 3 * value for name, value in USAGE.items()})
+    assert (tally.done, tally.asked_again, tally.tokens) == (1, 2, 36)
+
+
+def test_dollars_are_those_of_all_attempts_made_in_this_run_and_of_no_other(recordings):
+    list(runner.ask([ask_for(1)], attempts_until(3), recordings, check=not_empty, attempts=1))
+    tally = Tally()
+    (answer,) = runner.ask([ask_for(1)], attempts_until(3), recordings, check=not_empty, attempts=4, tally=tally)
+    assert answer.usd == tally.usd == pytest.approx(3 * PAID)  # the first of four attempts was replayed
+    assert tally.tokens == 3 * 12
+    assert answer.used["prompt_tokens"] == 4 * USAGE["prompt_tokens"]
+    assert not answer.replayed
+    tally = Tally()
+    list(runner.ask([ask_for(1)], NeverAsked(), recordings, check=not_empty, attempts=4, tally=tally))
+    assert (tally.replayed, tally.tokens, tally.usd) == (1, 0, 0.0)
+
+
+def test_an_attempt_that_was_paid_before_a_failure_still_counts(recordings):
+    model = ToyModel(lambda asked: Failure("timeout") if asked.attempt else reply(asked) | {"text": ""})
+    tally = Tally()
+    (answer,) = runner.ask([ask_for(1)], model, recordings, check=not_empty, attempts=2, tally=tally)
+    assert answer.verdict == "timeout"
+    assert answer.used == USAGE
+    assert tally.usd == pytest.approx(PAID)
+
+
+# --- what is written, and when --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_nothing_is_written_before_it_is_sealed(width, recordings):
+    def seal(asked: Asked, response: Response) -> Response:
+        return {**response, "text": response["text"].replace("Heat", "⟨sealed⟩")}
+
+    answers = list(runner.ask([ask_for(1), ask_for(2)], ToyModel(width=width), recordings, seal=seal))
+    assert {answer.outcome["text"] for answer in answers} == {"⟨sealed⟩\nFargo"}
+    written = recordings.path.read_text()
+    assert written.count("⟨sealed⟩") == 2
+    assert "Heat" not in written
+
+
+def test_an_answer_is_recorded_by_the_time_it_is_given(recordings):
+    model = ToyModel(width=2)
+    for answer in runner.ask(map(ask_for, range(5)), model, recordings):
+        assert Recordings(recordings.path)[model.key(answer.asked)] == answer.outcome
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_killed_run_goes_on_where_it_was_and_asks_nothing_twice(width, recordings):
+    asked = [ask_for(user) for user in range(12)]
+    killed, resumed = ToyModel(width=width, lives=7), ToyModel(width=width)
+    given: list[Answer] = []
+    with pytest.raises(KeyboardInterrupt):
+        for answer in runner.ask(asked, killed, recordings):
+            given.append(answer)
+    assert killed.closed == 1
+    assert len(given) == len(Recordings(recordings.path)) == 8 - width
+    answers = list(runner.ask(asked, resumed, Recordings(recordings.path)))
+    assert by_user(answers) == {one.user: reply(one) for one in asked}
+    assert len(resumed.asked) == 12 - len(given)
+    assert not {answer.asked.user for answer in given} & {one.user for one in resumed.asked}
+
+
+def test_a_model_that_raises_is_closed_and_its_error_reaches_the_caller(recordings):
+    def fails(asked: Asked) -> Response:
+        raise OSError("the disk is full")
+
+    model = ToyModel(fails)
+    with pytest.raises(OSError, match="the disk is full"):
+        list(runner.ask([ask_for(1)], model, recordings))
+    assert model.closed == 1
+
+
+def test_a_failed_request_has_another_chance_in_the_next_run(recordings):
+    list(runner.ask([ask_for(1)], ToyModel(lambda asked: Failure("timeout")), recordings))
+    (answer,) = runner.ask([ask_for(1)], ToyModel(), recordings)
+    assert answer.outcome == reply(ask_for(1))
