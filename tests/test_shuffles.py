@@ -1,0 +1,86 @@
+"""Position bias: shuffles are seeded and complete, and echo, agreement and Borda mean what they say."""
+
+import numpy as np
+import pytest
+
+from hybridrec.llm import shuffles
+from hybridrec.llm.prompts import Item
+from hybridrec.llm.rankers import Ranking, Task
+
+
+def task(user: int, n: int = 5) -> Task:
+    return Task(user, (Item("Old"),), tuple(range(n)), tuple(Item(f"Title {place}") for place in range(n)))
+
+
+def ranking(candidates: list[int], best_first: list[int], user: int = 1, missing: int = 0) -> Ranking:
+    scores = tuple(float(len(best_first) - best_first.index(item)) for item in candidates)
+    return Ranking("listwise", user, tuple(candidates), scores, 0, 0, missing, "", 1, True, {})
+
+
+def test_a_shuffle_moves_items_together_with_their_titles():
+    original = task(7, 8)
+    moved = shuffles.shuffled(original, 1, seed=3)
+    assert sorted(moved.candidates) == sorted(original.candidates)
+    assert moved.candidates != original.candidates
+    assert [item.title for item in moved.items] == [f"Title {item}" for item in moved.candidates]
+    assert moved.history == original.history
+
+
+def test_shuffle_zero_is_the_order_there_is_and_others_are_seeded():
+    original = task(7, 8)
+    assert shuffles.shuffled(original, 0, seed=3) is original
+    orders = {shuffles.shuffled(original, number, seed=3).candidates for number in range(5)}
+    assert len(orders) == 5
+    assert shuffles.shuffled(original, 2, seed=3) == shuffles.shuffled(original, 2, seed=3)
+    assert shuffles.shuffled(original, 2, seed=3) != shuffles.shuffled(original, 2, seed=4)
+
+
+def test_a_sample_is_seeded_and_leaves_out_short_lists():
+    tasks = [task(user, 2 + user % 4) for user in range(40)]
+    sample = shuffles.sample(tasks, 10, seed=1)
+    assert len({one.user for one in sample}) == 10
+    assert min(len(one.candidates) for one in sample) >= 3
+    assert sample == shuffles.sample(tasks, 10, seed=1) != shuffles.sample(tasks, 10, seed=2)
+
+
+def test_too_large_a_sample_says_how_many_there_are():
+    with pytest.raises(ValueError, match="5 users with 3 candidates or more are wanted; there are 2"):
+        shuffles.sample([task(1), task(2), task(3, 2)], 5, seed=1)
+
+
+def test_borda_is_the_mean_number_of_items_below():
+    points = shuffles.borda([ranking([1, 2, 3], [3, 1, 2]), ranking([2, 3, 1], [1, 3, 2])])
+    assert points.sort_index().tolist() == [1.5, 0.0, 1.5]
+
+
+def test_borda_of_all_users_is_a_table():
+    first = [ranking([1, 2], [1, 2], user=5), ranking([8, 9], [9, 8], user=4)]
+    second = [ranking([9, 8], [9, 8], user=4), ranking([2, 1], [1, 2], user=5)]
+    table = shuffles.combined([first, second])
+    assert table.sort_values(["user", "item"]).to_numpy().tolist() == [[4, 8, 0], [4, 9, 1], [5, 1, 1], [5, 2, 0]]
+
+
+def test_agreement_is_over_items_not_over_positions():
+    same = [ranking([1, 2, 3], [3, 1, 2]), ranking([3, 2, 1], [3, 1, 2])]
+    assert shuffles.agreement(same) == pytest.approx(1)
+    assert shuffles.agreement([same[0], ranking([1, 2, 3], [2, 1, 3])]) == pytest.approx(-1)
+
+
+def test_echo_is_one_for_the_order_shown_and_minus_one_for_its_reverse():
+    assert shuffles.echo(ranking([4, 9, 2], [4, 9, 2])) == pytest.approx(1)
+    assert shuffles.echo(ranking([4, 9, 2], [2, 9, 4])) == pytest.approx(-1)
+
+
+def test_who_repeats_the_order_shown_agrees_with_itself_by_chance_only():
+    rows = [[shuffles.shuffled(task(user, 8), number, seed=1) for user in range(60)] for number in range(4)]
+    echoes = [[ranking(list(one.candidates), list(one.candidates), one.user) for one in row] for row in rows]
+    report = shuffles.report(echoes)
+    assert (report["echo"] > 1 - 1e-9).all() and (report["echoed exactly"] == 1).all()
+    assert abs(report["agreement"].mean()) < 0.06
+    assert list(report.index) == list(range(60))
+
+
+def test_an_incomplete_answer_is_no_exact_echo():
+    report = shuffles.report([[ranking([1, 2, 3], [1, 2, 3], missing=1)]] * 2)
+    assert report.loc[1, ["named", "complete", "echoed exactly"]].tolist() == pytest.approx([2 / 3, 0, 0])
+    assert np.isclose(report.loc[1, "echo"], 1)
