@@ -48,7 +48,6 @@ def test_missing_key_is_named(key):
         ("dataset", 100, "str"),
         ("recommenders", 3, "a list of names"),
         ("recommenders", "MF", "a list of names"),
-        ("recommenders", [], "a list of names"),
         ("everybody_modes", ["listwise", 1], "a list of names"),
     ],
 )

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from hybridrec import datasets, evaluation, hybrid, paths, recommenders, splits, triage
-from hybridrec.llm import prompts, rankers
+from hybridrec.llm import answers, prompts, rankers
+from hybridrec.llm.recordings import request_key
 from hybridrec.randomness import generator
 
 SEED, LIKED, FOLDS = 3, 4.0, 3
@@ -34,7 +35,6 @@ BLIND = [
     "best other",
 ]
 SEEING = ["published triage", "oracle"]
-USAGE = {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1, "seconds": 0.0}
 
 
 def simulated() -> pd.DataFrame:
@@ -59,15 +59,20 @@ ITEMS = pd.DataFrame({"item": range(101, 141), "title": [f"Film {n}" for n in ra
 
 def asked(tasks: list, items: pd.DataFrame) -> pd.DataFrame:
     """The key of every request there is."""
-    made = {mode: rankers.requests_for(mode, tasks, "film", "toy") for mode in prompts.MODES}
-    made["prior"] = rankers.prior_requests(items, "film", "toy")
-    return pd.DataFrame([(mode, one.user, one.key) for mode, group in made.items() for one in group])
+    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in prompts.MODES}
+    made["prior"] = rankers.prior_requests(items, "film")
+    return pd.DataFrame([(mode, one.user, request_key(one.request)) for mode, group in made.items() for one in group])
 
 
 def repaired(tasks: list) -> pd.DataFrame:
-    """Listwise scores of answers that name one candidate, invent one and leave the others to the repair."""
-    answers = [{"text": f"1. {task.items[0].title}\n2. No such film", **USAGE} for task in tasks]
-    return rankers.score_listwise(tasks, answers, SEED)
+    """Orders from answers that name one candidate, invent one and leave the others to the repair."""
+    rows = []
+    for task in tasks:
+        titles = [item.title for item in task.items]
+        parsed = answers.parse_ranking(f"1. {titles[0]}\n2. No such film", titles)
+        order = answers.repair(parsed, len(titles), generator(SEED, "repair", task.user))
+        rows.append({"user": task.user, "order": str(order), "missing": parsed.missing})
+    return pd.DataFrame(rows)
 
 
 def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -85,7 +85,7 @@ def test_any_candidates_are_listed_one_a_line_and_nothing_else_is(titles, histor
     text = prompts.instruction("listwise", known, items, "film")
     listed = text.split("candidate films:\n")[-1].split("\n\nRank")[0]
     assert listed.splitlines() == [f"- {prompts.one_line(title)}" for title in titles]
-    assert len(text.splitlines()) == len(titles) + 5 + (len(history) + 1 if history else 0)
+    assert len(text.splitlines()) == len(titles) + 5 + len(history)
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------

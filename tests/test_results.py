@@ -58,14 +58,14 @@ def test_every_comparison_has_before_and_after(committed, group):
 
 def test_every_ranking_by_the_model_has_interval_and_p_value(committed):
     for row in committed["comparison"]:
-        if row["ranker"] in ("listwise", "likelihood", "likelihood-prior", "pointwise", "pointwise-facts"):
+        if row["ranker"] in (*prompts.MODES, "likelihood-prior"):
             for gain in ("gain_over_random", "gain_over_best_control", "gain_over_recommender"):
                 assert row[f"{gain}_low"] <= row[gain] <= row[f"{gain}_high"]
                 assert 0 < row[f"{gain}_p"] <= row[f"{gain}_p_holm"] <= 1
 
 
 def test_at_least_300_users_were_ranked_in_every_mode(committed):
-    assert committed["llm"]["validity"]["users"] >= 300
+    assert {row["ranker"] for row in committed["llm"]["validity"] if row["users"] >= 300} == set(prompts.WRITTEN)
     calls = {(row["ranker"], row["routing"]): row["calls"] for row in committed["cost"]["table"] if row["run"] == "yes"}
     assert all(calls[mode, "everybody inactive"] >= 300 for mode in prompts.MODES)
 
@@ -174,9 +174,9 @@ def test_the_recorded_answers_are_those_of_the_model(mode, monkeypatch, live_mod
     users = sparsity.loc[sparsity["inactive"], "user"].iloc[::200]
     tasks = rankers.build_tasks(users, known, candidates, items, settings.history_length, settings.rating_scale)
     recordings = rankers.recordings_for("ml-100k", settings.model)
-    for asked in rankers.requests_for(mode, tasks, settings.noun, live_model.card.identity):
+    for asked in (rankers.request_of(task, mode, settings.noun) for task in tasks):
         (answer,) = live_model.answer([asked.request])
-        recorded = recordings[asked.key]
+        recorded = recordings[live_model.key(asked)]
         assert answer["prompt_tokens"] == recorded["prompt_tokens"]
         np.testing.assert_allclose(answer["log_probs"], recorded["log_probs"], atol=0.01)
 
