@@ -8,6 +8,7 @@ import torch
 from hybridrec import paths
 from hybridrec.llm import local
 from hybridrec.llm.local import LocalModel, ModelError
+from hybridrec.llm.runner import Asked, Response
 
 NAME = "SmolLM2-135M-Instruct"
 INSTRUCTION = "Here are 2 films that I have rated:\n- Alien (1979)\n- Fargo (1996)\n\n"
@@ -120,3 +121,53 @@ def test_batches_keep_the_order_and_the_bound(monkeypatch):
     batches = local._batches(suffixes)
     assert [suffix for batch in batches for suffix in batch] == suffixes
     assert all(len(batch) * max(map(len, batch)) <= 10 for batch in batches)
+
+
+# --- taking requests on ---------------------------------------------------------------------------------------------
+
+
+class Stub(LocalModel):
+    """Answers without any weights, and remembers its batches."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        self.batches: list[list[str]] = []
+
+    def answer(self, requests: list[dict]) -> list[dict]:
+        self.batches.append([request["instruction"] for request in requests])
+        return [{"text": request["instruction"]} for request in requests]
+
+
+def request(kind: str, length: int) -> Asked:
+    return Asked(length, {"kind": kind, "instruction": "x" * length, "candidates": ["Heat"]})
+
+
+def keep(asked: Asked, response: Response) -> Response:
+    return {**response, "kept": asked.user}
+
+
+@pytest.mark.parametrize("kind", ["score", "choose"])
+def test_what_is_scored_is_answered_at_once(kind):
+    model, asked = Stub(), request(kind, 5)
+    assert model.submit(asked, keep) == [(asked, {"text": "xxxxx", "kept": 5})]
+    assert model.wait() == []
+
+
+def test_what_is_written_is_collected_and_answered_the_shortest_first(monkeypatch):
+    monkeypatch.setattr(local, "_WAITING", 6)
+    monkeypatch.setattr(local, "_GENERATED_TOGETHER", 4)
+    model = Stub()
+    finished = [model.submit(request("generate", length), keep) for length in (9, 2, 7, 1, 8, 3)]
+    assert finished[:5] == [[]] * 5
+    assert [(asked.user, response["kept"]) for asked, response in finished[5]] == [(1, 1), (2, 2), (3, 3), (7, 7)]
+    assert [asked.user for asked, _ in model.wait()] == [8, 9]
+    assert model.wait() == []
+    assert [len(batch) for batch in model.batches] == [4, 2]
+
+
+def test_what_was_collected_and_not_begun_is_forgotten_when_the_run_ends():
+    model = Stub()
+    model.submit(request("generate", 5), keep)
+    model.close()
+    assert model.wait() == []
+    assert model.batches == []
