@@ -11,6 +11,8 @@ from typing import Any
 from hybridrec import paths
 
 PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
+MODES = ("listwise", "listwise-labels", "likelihood", "pointwise", "pointwise-facts")  # ways to ask a language model
+WRITTEN = ("listwise", "listwise-labels")  # those of them in which it writes the order; the others read probabilities
 
 
 class ExperimentError(ValueError):
@@ -93,6 +95,13 @@ class Experiment:
         lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in self.recommenders]
         if lacking:
             raise ExperimentError(f"recommenders lacks {lacking[0]!r}: the claims are about {PUBLISHED_RECOMMENDERS}.")
+        unknown = [mode for mode in self.modes if mode not in MODES]
+        if unknown or not self.modes:
+            what = f"has {unknown[0]!r}, which is none" if unknown else "is empty"
+            raise ExperimentError(f"modes {what}. Known: {', '.join(MODES)}.")
+        scored = [mode for mode in self.modes if mode not in WRITTEN]
+        if self.endpoint and scored:
+            raise ExperimentError(f"modes has {scored[0]!r}, but an endpoint answers in text: {' and '.join(WRITTEN)}.")
         strange = [mode for mode in self.everybody_modes if mode not in self.modes]
         if strange:
             raise ExperimentError(f"everybody_modes has {strange[0]!r}, which is not among modes.")

@@ -1,5 +1,6 @@
 """Settings are typed: whatever is unknown, missing, mistyped or out of range is an error that names the key."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,8 @@ SECRET = "sk-proj-4fGh2Kl9"
 
 
 def build(**changes: object) -> experiment.Experiment:
+    if "endpoint" in changes:
+        changes = {"modes": ["listwise"], "everybody_modes": []} | changes
     return experiment.build("toy", VALUES | changes, "toy.toml")
 
 
@@ -120,6 +123,19 @@ def test_a_mode_for_everybody_that_is_not_among_the_modes_is_named():
         build(modes=["listwise"], everybody_modes=["listwise", "pointwise"])
 
 
+@pytest.mark.parametrize(
+    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy', which is none")]
+)
+def test_modes_that_do_not_exist_are_refused_before_anything_runs(modes, says):
+    with pytest.raises(ExperimentError, match=rf"toy\.toml: {says}.*Known: listwise, "):
+        build(modes=modes, everybody_modes=[])
+
+
+def test_an_endpoint_is_not_asked_for_probabilities():
+    with pytest.raises(ExperimentError, match=r"modes has 'likelihood', but an endpoint answers in text"):
+        build(modes=["listwise", "likelihood"], everybody_modes=[], endpoint={"base_url": "http://127.0.0.1/v1"})
+
+
 # --- the endpoint ---------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +168,8 @@ def test_an_endpoints_values_arrive_as_declared():
 def test_an_endpoint_is_read_from_its_table(tmp_path):
     table = '\n[endpoint]\nbase_url = "https://llm.example/v1"\nparameters = { temperature = 0 }\n'
     file = tmp_path / "mine.toml"
-    file.write_text(DEFAULT.read_text(encoding="utf-8") + table, encoding="utf-8")
+    written = re.sub(r"^(modes|everybody_modes) = .*$", r"\1 = []", DEFAULT.read_text(encoding="utf-8"), flags=re.M)
+    file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")
     assert experiment.read(file).endpoint == Endpoint("https://llm.example/v1", parameters={"temperature": 0})
 
 

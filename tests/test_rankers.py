@@ -318,6 +318,15 @@ def test_an_unusable_answer_is_a_random_order_that_says_why(mode, text, why, ran
     assert found[0].used["prompt_tokens"] == 2 * USAGE["prompt_tokens"]
 
 
+@pytest.mark.parametrize("reason", ["refusal", "content_filter"])
+@pytest.mark.parametrize(
+    ("mode", "quoted"), [("listwise", "I'd rather not rank Heat."), ("listwise-labels", "Not C1.")]
+)
+def test_a_refusal_that_quotes_a_candidate_is_no_ranking_of_it(mode, quoted, reason, rank):
+    (ranking,) = rank([three()], mode, says(quoted, reason))
+    assert (ranking.failure, ranking.missing) == ("refusal", 3)
+
+
 @pytest.mark.parametrize("mode", prompts.MODES)
 def test_no_answer_at_all_is_a_random_order_that_says_why(mode, rank):
     found = [rank([three(user)], mode, Failure("refused with 400"), attempts=3)[0] for user in range(30)]

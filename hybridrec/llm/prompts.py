@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-MODES = ("listwise", "listwise-labels", "likelihood", "pointwise", "pointwise-facts")
-WRITTEN = ("listwise", "listwise-labels")  # the modes in which the model writes the order
+from hybridrec.experiment import MODES, WRITTEN
+
+__all__ = ["MODES", "WRITTEN", "Item", "instruction", "labels", "one_line", "question", "templates", "without_labels"]
 _LONGEST_TITLE = 150
 _LABEL_LIKE = re.compile(r"(?<![^\W_])([Cc])(\d{1,4})(?![^\W_])")
 

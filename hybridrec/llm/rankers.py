@@ -227,8 +227,11 @@ def rank(
 def read(task: Task, mode: str, response: runner.Response) -> answers.ParsedRanking:
     """A written answer, read as a ranking of the task's candidates.
 
-    Answers that were cut off or filtered by the server say so in ``finish_reason``.
+    Its ``finish_reason`` counts: of an answer that was cut off the torn last item is no invention, and one in which
+    the server says that the model refused (or that it filtered) is a refusal, even if it quotes a candidate.
     """
+    if response["finish_reason"] in ("refusal", "content_filter"):
+        return answers.ParsedRanking((), 0, 0, len(task.items), "refusal")
     labels = prompts.labels(len(task.items)) if mode == "listwise-labels" else ()
     truncated = response["finish_reason"] == "length"
     return answers.parse_ranking(response["text"], [item.title for item in task.items], labels, truncated=truncated)
