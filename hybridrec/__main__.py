@@ -229,7 +229,7 @@ def data(settings: experiments.Experiment) -> None:
     """Fetch and verify an experiment's dataset."""
     from hybridrec import datasets
 
-    dataset = datasets.load(settings.dataset)
+    dataset = datasets.load(settings.dataset, settings.ratings)
     users, items = dataset.interactions["user"].nunique(), len(dataset.items)
     counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
     print(f"{dataset.name}: {counts} (from {dataset.source})")

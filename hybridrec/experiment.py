@@ -63,12 +63,15 @@ class Experiment:
 
     name: str
     dataset: str
+    ratings: dict[str, Any] | None
     noun: str
     like_threshold: float
     rating_scale: int
     seed: int
     recommenders: tuple[str, ...]
+    grids: dict[str, Any] | None
     folds: int
+    top: int
     performance_threshold: float
     sparsity_threshold: float | None
     shrinkage: float
@@ -85,6 +88,7 @@ class Experiment:
     def __post_init__(self) -> None:
         limits = {
             "folds": (2, 20),
+            "top": (10, 1000),
             "performance_threshold": (0.0, 1.0),
             "history_length": (1, 200),
             "shuffles": (2, 20),
@@ -145,7 +149,7 @@ def build(name: str, values: dict[str, Any], source: str) -> Experiment:
         raise ExperimentError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
 
 
-_OPTIONAL = ("sparsity_threshold", "endpoint")
+_OPTIONAL = ("ratings", "sparsity_threshold", "endpoint", "grids")
 
 
 def _checked(kind: type, values: dict[str, Any], source: str, given: set[str] = frozenset()) -> dict[str, Any]:

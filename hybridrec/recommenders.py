@@ -8,11 +8,12 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -41,6 +42,7 @@ class Recipe:
     """How a recommender is built: its Cornac class, what it learns from, and the one parameter that is tuned.
 
     ``feedback`` is "ratings" (all known ratings, with their values) or "likes" (only liked items, as positives).
+    ``by_pair``: scoring one item costs much less than scoring all (the same score either way).
     """
 
     cornac_class: str
@@ -49,12 +51,17 @@ class Recipe:
     fixed: dict[str, Any] = field(default_factory=dict)
     family: str = ""
     control: bool = False
+    by_pair: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     "MostPop": Recipe("MostPop", "likes", family="popularity", control=True),
-    "ItemKNN": Recipe("ItemKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
-    "UserKNN": Recipe("UserKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
+    "ItemKNN": Recipe(
+        "ItemKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood", by_pair=True,
+    ),
+    "UserKNN": Recipe(
+        "UserKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood", by_pair=True,
+    ),
     "MF": Recipe(
         "MF", "ratings", ("lambda_reg", (0.02, 0.06, 0.12)), {"k": 20, "max_iter": 60, "learning_rate": 0.01},
         "matrix factorisation",
@@ -81,7 +88,11 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """One piece of work: fit a recommender on ``train`` and score ``pairs``."""
+    """One piece of work: fit a recommender on ``train``, score ``pairs``, and retrieve for the users in them.
+
+    ``top`` is how many items are retrieved for each of these users: those of the whole catalogue with the highest
+    scores that are not in ``seen`` (user, item). 0: none.
+    """
 
     recommender: str
     params: dict[str, Any]
@@ -90,6 +101,8 @@ class Fit:
     users: np.ndarray
     items: np.ndarray
     seed: int
+    top: int = 0
+    seen: pd.DataFrame | None = None
 
     def key(self) -> str:
         """SHA-256 of everything the scores depend on."""
@@ -97,7 +110,9 @@ class Fit:
         settings = [self.recommender, recipe.cornac_class, recipe.feedback, recipe.fixed, self.params, self.seed]
         tables = [splits.fingerprint(self.train), splits.fingerprint(self.pairs)]
         catalogue = [splits.fingerprint(pd.DataFrame({"id": ids})) for ids in (self.users, self.items)]
-        text = json.dumps([settings, tables, catalogue, version("cornac"), version("torch").split("+")[0]])
+        versions = [version("cornac"), version("torch").split("+")[0]]
+        retrieval = [self.top, splits.fingerprint(self.seen)] if self.top else []
+        text = json.dumps([settings, tables, catalogue, *versions, *retrieval])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -112,10 +127,15 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def grid(name: str) -> list[dict[str, Any]]:
-    """The declared settings of a recommender, one dictionary each; [{}] where nothing is tuned."""
+def grid(name: str, grids: Mapping[str, Sequence[Any]] | None = None) -> list[dict[str, Any]]:
+    """The settings of a recommender to choose from, one dictionary each; [{}] where nothing is tuned.
+
+    Args:
+        name: the recommender.
+        grids: values that take the place of the recipe's, by recommender (a dataset may want others).
+    """
     tuned = recipe(name).grid
-    return [{tuned[0]: value} for value in tuned[1]] if tuned else [{}]
+    return [{tuned[0]: value} for value in (grids or {}).get(name, tuned[1])] if tuned else [{}]
 
 
 # --- one fit --------------------------------------------------------------------------------------------------------
@@ -143,8 +163,12 @@ def build_model(name: str, params: dict[str, Any], seed: int) -> Any:
     return cornac_class(**{k: v for k, v in common.items() if k in accepted}, **recipe(name).fixed, **params)
 
 
-def fit_and_score(work: Fit) -> np.ndarray:
-    """Scores of ``work.pairs``, in their order.
+def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
+    """Fit, then score and retrieve.
+
+    Returns:
+        "scores" of ``work.pairs``, in their order; with ``work.top`` also "users" (those in the pairs, sorted),
+        "items" and "item_scores", both of shape (users, top), the best first.
 
     Raises:
         RecommenderError: a score that is no number (names the recommender and a user).
@@ -154,39 +178,76 @@ def fit_and_score(work: Fit) -> np.ndarray:
     torch.set_num_threads(1)
     model = build_model(work.recommender, work.params, work.seed)
     model.fit(cornac_dataset(work.train, work.users, work.items, work.seed))
-    item_index = pd.Series(np.arange(len(work.items)), index=work.items)
+    scores = _score_pairs(model, work)
+    return {"scores": scores} | (_retrieve(model, work) if work.top else {})
+
+
+def _score_pairs(model: Any, work: Fit) -> np.ndarray:
     scores = np.empty(len(work.pairs))
+    item_index = np.searchsorted(work.items, work.pairs["item"].to_numpy())
     for user, rows in work.pairs.groupby("user").indices.items():
-        all_items = np.ravel(model.score(int(np.searchsorted(work.users, user)))).astype(float)
-        scores[rows] = all_items[item_index.loc[work.pairs["item"].to_numpy()[rows]].to_numpy()]
-        if not np.isfinite(scores[rows]).all():
-            raise RecommenderError(f"{work.recommender} {work.params} gave user {user} a score that is no number.")
+        number = int(np.searchsorted(work.users, user))
+        if recipe(work.recommender).by_pair:
+            scores[rows] = [model.score(number, int(item)) for item in item_index[rows]]
+        else:
+            scores[rows] = np.ravel(model.score(number))[item_index[rows]]
+        _check_finite(scores[rows], work, user)
     return scores
+
+
+def _retrieve(model: Any, work: Fit) -> dict[str, np.ndarray]:
+    """The ``top`` unseen items of each user; items of the same score come in a random order, the same for all users."""
+    users = np.sort(work.pairs["user"].unique())
+    seen = {user: rows["item"].to_numpy() for user, rows in work.seen.groupby("user")}
+    order = np.random.default_rng(work.seed).permutation(len(work.items))
+    items, kept = (np.empty((len(users), work.top), dtype=kind) for kind in (np.int64, float))
+    for row, user in enumerate(users):
+        scores = np.ravel(model.score(int(np.searchsorted(work.users, user)))).astype(float)
+        _check_finite(scores, work, user)
+        scores[np.searchsorted(work.items, seen.get(user, []))] = -np.inf
+        best = order[np.argsort(-scores[order], kind="stable")[: work.top]]
+        items[row], kept[row] = work.items[best], scores[best]
+    return {"users": users, "items": items, "item_scores": kept}
+
+
+def _check_finite(scores: np.ndarray, work: Fit, user: int) -> None:
+    if not np.isfinite(scores).all():
+        raise RecommenderError(f"{work.recommender} {work.params} gave user {user} a score that is no number.")
 
 
 # --- many fits ------------------------------------------------------------------------------------------------------
 
 
-def run(fits: Sequence[Fit]) -> list[np.ndarray]:
-    """Scores of every fit, from the cache where it has been done before, with a progress bar over the others."""
+def run(fits: Sequence[Fit]) -> list[dict[str, np.ndarray]]:
+    """What every fit came to, from the cache where it was done before, with a progress bar over the others."""
     paths.CACHE.mkdir(parents=True, exist_ok=True)
-    files = [paths.CACHE / f"fit-{work.key()}.npy" for work in fits]
+    files = [paths.CACHE / f"fit-{work.key()}.npz" for work in fits]
     todo = [(work, file) for work, file in zip(fits, files, strict=True) if not file.exists()]
     if todo:
         _compute(todo)
-    return [np.load(file, allow_pickle=False) for file in files]
+    return [_load(file) for file in files]
+
+
+def _load(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _cores() -> int:
+    """The cores this process may use: a scheduler or ``taskset`` may have given it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _compute(todo: list[tuple[Fit, Any]]) -> None:
     """Fit in worker processes, longest first, each result on disk as soon as it is there."""
     slowest_first = sorted(todo, key=lambda pair: list(RECIPES).index(pair[0].recommender), reverse=True)
-    workers = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_one_thread)
+    workers = ProcessPoolExecutor(_cores(), get_context("spawn"), initializer=_one_thread)
     # The workers inherit the environment, and import NumPy and torch afresh under it.
     with patch.dict(os.environ, _PLAIN_ARITHMETIC), workers as pool:
         jobs = [(pool.submit(fit_and_score, work), file) for work, file in slowest_first]
         for job, file in progress.bar(jobs, what="fits"):
-            partial = file.with_suffix(f".{os.getpid()}.npy")
-            np.save(partial, job.result())
+            partial = file.with_suffix(f".{os.getpid()}.npz")
+            np.savez(partial, **job.result())
             partial.replace(file)
 
 
@@ -211,9 +272,10 @@ class Study:
     items: np.ndarray
     like_threshold: float
     seed: int
+    grids: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
-    def fit(self, name: str, params: dict[str, Any], known: pd.DataFrame, pairs: pd.DataFrame) -> Fit:
-        """The work of fitting one recommender on ``known`` and scoring ``pairs`` (user, item)."""
+    def fit(self, name: str, params: dict[str, Any], known: pd.DataFrame, pairs: pd.DataFrame, top: int = 0) -> Fit:
+        """The work of fitting one recommender on ``known``, scoring ``pairs`` and retrieving ``top`` unseen items."""
         return Fit(
             recommender=name,
             params=params,
@@ -222,6 +284,8 @@ class Study:
             users=np.sort(self.interactions["user"].unique()),
             items=np.sort(self.items),
             seed=seed_for(self.seed, "fit", name),
+            top=top,
+            seen=known[["user", "item"]].reset_index(drop=True) if top else None,
         )
 
     def known(self) -> pd.DataFrame:
@@ -237,13 +301,13 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     """
     rows = study.interactions
     train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
-    settings = [(name, params) for name in names for params in grid(name)]
+    settings = [(name, params) for name in names for params in grid(name, study.grids)]
     scored = run([study.fit(name, params, train, validation) for name, params in settings])
     relevant = (validation["rating"] >= study.like_threshold).to_numpy()
     table = []
-    for (name, params), scores in zip(settings, scored, strict=True):
+    for (name, params), found in zip(settings, scored, strict=True):
         parameter, value = next(iter(params.items()), ("", np.nan))
-        judged = pd.DataFrame({"user": validation["user"].to_numpy(), "score": scores, "relevant": relevant})
+        judged = pd.DataFrame({"user": validation["user"].to_numpy(), "score": found["scores"], "relevant": relevant})
         quality = metrics.auc(judged).mean()
         table.append({"recommender": name, "parameter": parameter, "value": value, "auc": quality})
     tuned = pd.DataFrame(table)
@@ -252,26 +316,44 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
 
 
 def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The chosen setting of each recommender, as its Cornac class takes it."""
-    chosen = tuned[tuned["chosen"]].set_index("recommender")
-    return {
-        name: next((p for p in grid(name) if p.get(row["parameter"]) == row["value"]), {})
-        for name, row in chosen.iterrows()
-    }
+    """The chosen setting of each recommender, as its Cornac class takes it (whole numbers as such)."""
+    params: dict[str, dict[str, Any]] = {}
+    chosen = tuned.loc[tuned["chosen"], ["recommender", "parameter", "value"]]
+    for name, parameter, value in chosen.itertuples(index=False):
+        params[name] = {parameter: int(value) if value % 1 == 0 else value} if parameter else {}
+    return params
 
 
-def test_scores(study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the test candidates by each recommender fitted on all that is known.
+def test_scores(
+    study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each recommender fitted on all that is known: its scores of the test candidates, and what it retrieves.
+
+    Args:
+        study: what all fits share.
+        params: the chosen setting of each recommender.
+        candidates: user, item.
+        top: how many unseen items of the whole catalogue are retrieved for each user in ``candidates``.
 
     Returns:
-        Columns recommender, part ("test"), fold (-1), user, item, score.
+        Scores: recommender, part ("test"), fold (-1), user, item, score.
+        Retrieved: recommender, user, position (0-based), item, score.
     """
-    fits = [study.fit(name, setting, study.known(), candidates) for name, setting in params.items()]
-    frames = [
-        candidates[["user", "item"]].assign(recommender=name, part="test", fold=-1, score=scores)
-        for name, scores in zip(params, run(fits), strict=True)
+    found = run([study.fit(name, setting, study.known(), candidates, top) for name, setting in params.items()])
+    pairs = candidates[["user", "item"]]
+    scores = [
+        pairs.assign(recommender=name, part="test", fold=-1, score=one["scores"])
+        for name, one in zip(params, found, strict=True)
     ]
-    return pd.concat(frames, ignore_index=True)
+    retrieved = [_retrieved(name, one) for name, one in zip(params, found, strict=True)]
+    return pd.concat(scores, ignore_index=True), pd.concat(retrieved, ignore_index=True)
+
+
+def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:
+    users, top = found["items"].shape
+    columns = {"item": found["items"].ravel(), "score": found["item_scores"].ravel()}
+    places = {"user": np.repeat(found["users"], top), "position": np.tile(np.arange(top), users)}
+    return pd.DataFrame({"recommender": name, **places, **columns})
 
 
 def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
@@ -286,8 +368,8 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
     fits = [study.fit(name, params[name], known[fold != number], known[fold == number]) for name, number in work]
     frames = [
         known.loc[fold == number, ["user", "item"]].assign(
-            recommender=name, part="out-of-fold", fold=number, score=scores
+            recommender=name, part="out-of-fold", fold=number, score=found["scores"]
         )
-        for (name, number), scores in zip(work, run(fits), strict=True)
+        for (name, number), found in zip(work, run(fits), strict=True)
     ]
     return pd.concat(frames, ignore_index=True)

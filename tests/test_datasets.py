@@ -9,9 +9,10 @@ import pytest
 
 from hybridrec import datasets
 from hybridrec.datasets import DatasetError
+from hybridrec.sources import canonical, movielens
 
 COLUMNS = ["user", "item", "rating", "timestamp"]
-GENRES = datasets._ML100K_GENRES
+GENRES = movielens._ML100K_GENRES
 RATINGS = [(1, 127, 5, 881250949), (1, 267, 1, 881250950), (2, 543, 4, 881250951), (3, 1412, 2, 881250952)]
 # item, u.item title, release date, genres, and RecBole's title, year and class of the same film
 FILMS = [
@@ -50,7 +51,7 @@ def atomic(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_both_layouts_give_identical_tables(archive, atomic):
-    for ours, theirs in zip(datasets.read_ml100k_archive(archive), datasets.read_ml100k_atomic(*atomic), strict=True):
+    for ours, theirs in zip(movielens.read_ml100k_archive(archive), movielens.read_ml100k_atomic(*atomic), strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
 
 
@@ -66,13 +67,13 @@ def test_both_layouts_give_identical_tables(archive, atomic):
 )
 @pytest.mark.parametrize("layout", ["archive", "atomic"])
 def test_titles_are_canonical(layout, item, title, year, genres, archive, atomic):
-    _, items = datasets.read_ml100k_archive(archive) if layout == "archive" else datasets.read_ml100k_atomic(*atomic)
+    _, items = movielens.read_ml100k_archive(archive) if layout == "archive" else movielens.read_ml100k_atomic(*atomic)
     row = items.set_index("item").loc[item]
     assert (row["title"], row["year"], row["genres"]) == (title, year, genres)
 
 
 def test_interactions_are_typed_and_sorted(archive):
-    interactions, _ = datasets.read_ml100k_archive(archive)
+    interactions, _ = movielens.read_ml100k_archive(archive)
     assert list(interactions.columns) == COLUMNS
     assert list(interactions.dtypes.astype(str)) == ["int64", "int64", "float64", "int64"]
     assert list(interactions[["user", "item"]].itertuples(index=False, name=None)) == [row[:2] for row in RATINGS]
@@ -89,7 +90,7 @@ def test_interactions_are_typed_and_sorted(archive):
     ],
 )
 def test_natural_title(title, natural):
-    assert datasets.natural_title(title) == natural
+    assert movielens.natural_title(title) == natural
 
 
 @pytest.mark.parametrize(("line", "found"), [("1\t2\t3", 3), ("1\t2\t3\t4\t5", 5)])
@@ -97,21 +98,21 @@ def test_a_line_with_too_few_or_too_many_fields_is_refused(line, found, tmp_path
     path = tmp_path / "u.data"
     path.write_text(f"1\t1\t4\t9\n{line}\n1\t3\t4\t9\n")
     with pytest.raises(DatasetError, match=rf"u\.data, line 2: {found} fields, expected 4.*Mend or remove"):
-        datasets.read_table(path, COLUMNS)
+        canonical.read_table(path, COLUMNS)
 
 
 def test_wrong_encoding_names_file_line_and_remedy(tmp_path):
     path = tmp_path / "u.item"
     path.write_bytes(b"1|Toy Story\n2|Mis\xe9rables\n")
     with pytest.raises(DatasetError, match=r"u\.item, line 2: not utf-8 text.*name its encoding"):
-        datasets.read_table(path, ["item", "title"], "|")
-    assert datasets.read_table(path, ["item", "title"], "|", "latin-1")["title"][1] == "Misérables"
+        canonical.read_table(path, ["item", "title"], "|")
+    assert canonical.read_table(path, ["item", "title"], "|", "latin-1")["title"][1] == "Misérables"
 
 
 def test_fields_stay_text(tmp_path):
     path = tmp_path / "u.item"
     path.write_text('1|NA\n2|"Quoted\n3|\n')
-    assert list(datasets.read_table(path, ["item", "title"], "|")["title"]) == ["NA", '"Quoted', ""]
+    assert list(canonical.read_table(path, ["item", "title"], "|")["title"]) == ["NA", '"Quoted', ""]
 
 
 @pytest.mark.parametrize("value", ["good", "", "nan", "inf"])
@@ -121,43 +122,43 @@ def test_a_rating_that_is_no_number_names_its_line(value, atomic):
     line = 1 + next(i for i, row in enumerate(RATINGS, 1) if row[2] == 4)
     message = rf"ml-100k\.inter, line {line}: rating is '{value}', not a number.*Mend or remove"
     with pytest.raises(DatasetError, match=message):
-        datasets.read_ml100k_atomic(ratings, items)
+        movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_a_blank_line_is_refused_in_the_middle_and_harmless_at_the_end(tmp_path):
     path = tmp_path / "u.data"
     path.write_text("1\t1\t4\t9\n\n1\t2\t4\t9\n")
     with pytest.raises(DatasetError, match=r"u\.data, line 2: 1 fields, expected 4"):
-        datasets.read_table(path, COLUMNS)
+        canonical.read_table(path, COLUMNS)
     path.write_text("1\t1\t4\t9\r\n1\t2\t4\t9\r\n\r\n")
-    assert list(datasets.read_table(path, COLUMNS)["timestamp"]) == ["9", "9"]
+    assert list(canonical.read_table(path, COLUMNS)["timestamp"]) == ["9", "9"]
 
 
 def test_an_identifier_with_a_fraction_is_refused_not_rounded():
     table = pd.DataFrame([("1", "1", "4", "9"), ("1.5", "2", "4", "9")], columns=COLUMNS)
     with pytest.raises(DatasetError, match="line 2: user is '1.5'"):
-        datasets.canonical_interactions(table, "u.data")
+        canonical.canonical_interactions(table, "u.data")
 
 
 def test_missing_ratings_column_is_named_with_those_there(atomic):
     ratings, items = atomic
     ratings.write_text(ratings.read_text().replace("timestamp:float", "when:float"))
     with pytest.raises(DatasetError, match=r"ml-100k\.inter: no column 'timestamp'; it has user, item, rating, when"):
-        datasets.read_ml100k_atomic(ratings, items)
+        movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_missing_items_column_is_named(atomic):
     ratings, items = atomic
     items.write_text(items.read_text().replace("movie_title:token_seq", "name:token_seq"))
     with pytest.raises(DatasetError, match=r"ml-100k\.item: no column 'movie_title'"):
-        datasets.read_ml100k_atomic(ratings, items)
+        movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_item_number_that_is_no_number_names_its_line(atomic):
     ratings, items = atomic
     items.write_text(items.read_text().replace("543\t", "x543\t"))
     with pytest.raises(DatasetError, match=r"ml-100k\.item, line 3: item_id is 'x543'"):
-        datasets.read_ml100k_atomic(ratings, items)
+        movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_duplicate_rating_names_the_second_line(atomic):
@@ -165,14 +166,14 @@ def test_duplicate_rating_names_the_second_line(atomic):
     ratings.write_text(ratings.read_text() + "1\t267\t3\t881250999\n")
     line = len(RATINGS) + 2
     with pytest.raises(DatasetError, match=rf"line {line}: user 1 rated item 267 twice.*Keep one"):
-        datasets.read_ml100k_atomic(ratings, items)
+        movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "ml-100k.inter"
     path.write_text("")
     with pytest.raises(DatasetError, match=re.escape("ml-100k.inter")):
-        datasets.read_table(path, None)
+        canonical.read_table(path, None)
 
 
 def test_unknown_dataset_lists_the_known_ones():

