@@ -135,12 +135,32 @@ def run(settings: experiments.Experiment, name: str) -> Path:
     print(f"{name}: running" + (f" with {given}" if given else ""), flush=True)
     start = time.perf_counter()
     executed = normalise(_execute(source, changed, _STAMPS / settings.name / name))
+    if "experiment" in changed:
+        _add_reading_note(executed, settings.name, name)
     target = paths.results(settings.name) / source.name
     partial = target.with_suffix(".partial")
     nbformat.write(executed, partial)
     partial.replace(target)
     print(f"{name}: {time.perf_counter() - start:.0f} s, {paths.within_root(target)}", flush=True)
     return target
+
+
+def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
+    """Tell readers of another experiment's notebook that its prose is the default's, and what differs there.
+
+    What differs is written in notebooks/experiments/EXPERIMENT.md, under the notebook's name as a heading.
+    """
+    import nbformat
+
+    file = paths.EXPERIMENTS / f"{experiment}.md"
+    sections = re.split(r"^## ", file.read_text(encoding="utf-8"), flags=re.M)[1:] if file.is_file() else []
+    own = next((section.partition("\n")[2] for section in sections if section.partition("\n")[0].strip() == name), "")
+    general = (
+        f"**This is the experiment `{experiment}`.** Code, tables and figures are its own. The sentences between them "
+        "were written for `ml-100k`. Where they disagree with a number, the number is right."
+    )
+    cell = nbformat.v4.new_markdown_cell(f"{general}\n\n{own.strip()}".strip(), id="reading-note")
+    executed.cells.insert(1, cell)
 
 
 def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
@@ -237,12 +257,12 @@ def data(settings: experiments.Experiment) -> None:
 
 def model(settings: experiments.Experiment) -> None:
     """Fetch, verify and convert an experiment's language model."""
-    from hybridrec.llm import local
+    from hybridrec.llm import local, models
 
     if settings.endpoint:
         print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
         return
-    card = local.model_card(settings.model)
+    card = models.model_card(settings.model)
     print(f"{card.name} ({card.licence}): {paths.within_root(local.converted_folder(card))}")
 
 

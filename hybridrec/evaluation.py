@@ -4,8 +4,8 @@ Per-user quality is held as one table a ranker, shape (draws, users): one draw f
 random control, so that chance is measured and not rolled once.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -174,101 +174,7 @@ def comparison(
     return table
 
 
-# --- claims ---------------------------------------------------------------------------------------------------------
-
-CLAIMS = {
-    "fewer weak users": "weak_users",
-    "sub-population robustness": "cvar10_auc",
-    "overall performance": "overall_auc",
-}
-
-
-def relative_change(row: pd.Series, measure: str) -> float:
-    """(after - before) / before of a measure of the comparison table."""
-    return row[f"{measure}_after"] / row[f"{measure}_before"] - 1
-
-
-def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str, claim: str) -> np.ndarray:
-    """Per-user difference hybrid(ranker) - hybrid(control) in what a claim counts, oriented so that more is better."""
-    tables = [hybrid_quality(auc, setting, name) for name in (ranker, control)]
-    if claim == "fewer weak users":
-        tables = [-weak_indicator(table, setting) for table in tables]
-    users = setting.worst_decile if claim == "sub-population robustness" else tables[0].columns
-    return difference(tables[0], tables[1], users)
-
-
-def verdict(beyond_null: dict[str, float], beyond_best: dict[str, float], p_holm: float) -> str:
-    """A verdict by rule, decided before the numbers were seen.
-
-    Args:
-        beyond_null: published protocol, language model minus a random order.
-        beyond_best: held-out protocol, language model minus the best control.
-        p_holm: the latter's corrected p-value.
-    """
-    if not np.isfinite([*beyond_null.values(), *beyond_best.values()]).all():
-        return "not to be told: too few users for an interval"
-    if beyond_best["low"] > 0 and p_holm < 0.05:
-        return "holds: beyond every control on held-out items"
-    if beyond_null["high"] < 0:
-        return "refuted: worse than a random order"
-    if beyond_null["low"] <= 0:
-        return "explained by the null control: a random order does as well"
-    if beyond_best["high"] < 0:
-        return "better than chance, worse than the best control"
-    return "better than chance, not shown to beat the best control"
-
-
-def claims(
-    table: pd.DataFrame, auc: Quality, settings: Sequence[Setting], rankers: Sequence[str], published: pd.DataFrame,
-    seed: int, samples: int, permutations: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Every claim about quality x recommender of the paper x ranker: published, replicated, null, held-out, verdict.
-
-    Args:
-        table: what ``comparison`` returned.
-        published: claim, recommender, published (relative change).
-
-    Returns:
-        The claims table; the changes are relative, ``beyond_*`` are mean per-user differences.
-    """
-    indexed = table.set_index(["protocol", "recommender", "ranker"])
-    by_key = {(setting.protocol, setting.recommender): setting for setting in settings}
-    rows = []
-    for claim, recommender, value in published[["claim", "recommender", "published"]].itertuples(index=False):
-        for ranker in rankers:
-            test, fresh = by_key["published", recommender], by_key["held-out", recommender]
-            best = best_control(auc, fresh)
-            sure = [
-                uncertainty(
-                    claim_differences(auc, s, ranker, c, claim), seed, (claim, recommender, ranker, c), samples,
-                    permutations,
-                )
-                for s, c in ((test, "random"), (fresh, best))
-            ]  # fmt: skip
-            changes = [
-                relative_change(indexed.loc[(protocol, recommender, who)], CLAIMS[claim])
-                for protocol, who in (("published", ranker), ("published", "random"), ("held-out", ranker))
-            ]
-            rows.append(
-                {"claim": claim, "recommender": recommender, "ranker": ranker, "published": value}
-                | dict(zip(("replicated", "null_control", "held_out"), changes, strict=True))
-                | {"verdict": ""}
-                | {f"beyond_null_{part}": x for part, x in sure[0].items()}
-                | {"best_control": best}
-                | {f"beyond_best_control_{part}": x for part, x in sure[1].items()}
-            )
-    result = pd.DataFrame(rows)
-    result["p_holm"] = statistics.holm(result["beyond_best_control_p"])
-    parts = ("low", "high")
-    result["verdict"] = [
-        verdict(
-            {part: row[f"beyond_null_{part}"] for part in parts},
-            {part: row[f"beyond_best_control_{part}"] for part in parts},
-            row["p_holm"],
-        )
-        for _, row in result.iterrows()
-    ]
-    return result
+# --- settings and samples -------------------------------------------------------------------------------------------
 
 
 def worst_decile(performance: pd.Series) -> pd.Index:
@@ -297,19 +203,36 @@ def settings_from(triage: pd.DataFrame, inactive: pd.Index, best_other: Mapping[
     ]
 
 
-def cost_claims(share: pd.DataFrame, recommender: str) -> pd.DataFrame:
-    """The fourth claim, no disproportionate cost: the share of the work next to the share of users routed.
+def on_sample(setting: Setting, users: Iterable[int]) -> Setting:
+    """The same setting for a sample of its routed users: every ranker is then compared on just these."""
+    return replace(setting, routed=setting.routed[setting.routed.isin(list(users))])
+
+
+def pooled_gain(
+    auc: Quality, settings: Sequence[Setting], ranker: str, seed: int, samples: int, permutations: int
+) -> dict[str, object]:
+    """What a ranker adds to the best control over several recommenders at once; each user counts once.
+
+    A user whom several recommenders route has several differences, which are not independent: their mean is taken
+    first, and the interval is over users.
 
     Args:
-        share: ranker, calls, prompt_tokens: what routing weak users takes, as a share of routing everybody.
-        recommender: whose weak users they are.
+        auc: quality tables of the ranker, the recommenders and the controls.
+        settings: one for each recommender, over the same sample of users.
+        ranker: the language model's.
+        seed, samples, permutations: of interval and test.
 
     Returns:
-        Rows for the claims table: replicated is the share of tokens, which do not depend on the machine;
-        null_control is the share of calls, about what any equally large choice of users would take.
+        users_scored, auc (of the ranker), recommender_auc, gain_over_best_control and its _low, _high, _p.
     """
-    rows = share.rename(columns={"prompt_tokens": "replicated", "calls": "null_control"})
-    in_proportion = rows["replicated"] <= rows["null_control"]
-    verdicts = np.where(in_proportion, "holds: by arithmetic, for any equally small choice of users", "refuted")
-    rows = rows.assign(claim="cost in proportion", recommender=recommender, verdict=verdicts)
-    return rows[["claim", "recommender", "ranker", "replicated", "null_control", "verdict"]]
+    rows = []
+    for setting in settings:
+        users = setting.routed.intersection(auc[ranker].columns)
+        tables = {"auc": ranker, "recommender_auc": setting.recommender}
+        tables["control_auc"] = setting.source(best_control(auc, on_sample(setting, users)))
+        rows.append(pd.DataFrame({name: auc[table][users].mean() for name, table in tables.items()}))
+    by_user = pd.concat(rows).groupby(level=0).mean()
+    values = (by_user["auc"] - by_user["control_auc"]).to_numpy()
+    found = uncertainty(values, seed, ("pooled", ranker), samples, permutations)
+    gain = {f"gain_over_best_control{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
+    return {"users_scored": len(by_user), **by_user.mean().drop("control_auc").to_dict(), **gain}

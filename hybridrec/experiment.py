@@ -58,6 +58,21 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """Another open model on this machine: how many routed users it is asked for, by mode. A table ``[[ladder]]``."""
+
+    model: str
+    users: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for mode, count in self.users.items():
+            if mode not in MODES:
+                raise ExperimentError(f"ladder: {self.model} has mode {mode!r}, which is none of {', '.join(MODES)}.")
+            if type(count) is not int or count < 1:
+                raise ExperimentError(f"ladder: {self.model} has {count!r} users for {mode}; it must be 1 or more.")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Every setting of a study. The files of notebooks/experiments/ hold these keys and no others."""
 
@@ -82,6 +97,9 @@ class Experiment:
     history_length: int
     shuffles: int
     shuffled_users: int
+    topk_modes: tuple[str, ...]
+    topk_users: int
+    ladder: tuple[Rung, ...]
     bootstrap_samples: int
     permutations: int
 
@@ -93,6 +111,7 @@ class Experiment:
             "history_length": (1, 200),
             "shuffles": (2, 20),
             "shuffled_users": (2, 100_000),
+            "topk_users": (2, 100_000),
             "bootstrap_samples": (100, 100_000),
             "permutations": (100, 1_000_000),
         }
@@ -106,9 +125,11 @@ class Experiment:
         scored = [mode for mode in self.modes if mode not in WRITTEN]
         if self.endpoint and scored:
             raise ExperimentError(f"modes has {scored[0]!r}, but an endpoint answers in text: {' and '.join(WRITTEN)}.")
-        strange = [mode for mode in self.everybody_modes if mode not in self.modes]
-        if strange:
-            raise ExperimentError(f"everybody_modes has {strange[0]!r}, which is not among modes.")
+        for key, allowed in (("everybody_modes", self.modes), ("topk_modes", set(self.modes) - set(WRITTEN))):
+            strange = [mode for mode in getattr(self, key) if mode not in allowed]
+            if strange:
+                extra = " that read probabilities" if key == "topk_modes" else ""
+                raise ExperimentError(f"{key} has {strange[0]!r}, which is not among modes{extra}.")
         _within(self, limits)
 
 
@@ -144,12 +165,12 @@ def read(path: Path) -> Experiment:
 def build(name: str, values: dict[str, Any], source: str) -> Experiment:
     """An experiment from a dictionary, every key and type checked."""
     try:
-        return Experiment(name=name, **{**dict.fromkeys(_OPTIONAL), **_checked(Experiment, values, source, {"name"})})
+        return Experiment(name=name, **{**_OPTIONAL, **_checked(Experiment, values, source, {"name"})})
     except ExperimentError as error:
         raise ExperimentError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
 
 
-_OPTIONAL = ("ratings", "sparsity_threshold", "endpoint", "grids")
+_OPTIONAL = {"ratings": None, "grids": None, "sparsity_threshold": None, "endpoint": None, "ladder": ()}
 
 
 def _checked(kind: type, values: dict[str, Any], source: str, given: set[str] = frozenset()) -> dict[str, Any]:
@@ -174,6 +195,9 @@ def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
         return Endpoint(**_checked(Endpoint, value, f"{source}, [endpoint]"))
     if typing.get_origin(wanted) is dict and isinstance(value, dict):
         return value
+    if wanted == tuple[Rung, ...]:
+        rungs = value if isinstance(value, list) and all(isinstance(one, dict) for one in value) else [{}]
+        return tuple(Rung(**_checked(Rung, one, f"{source}, [[ladder]]")) for one in rungs)
     if typing.get_origin(wanted) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
@@ -193,4 +217,5 @@ def _shown(key: str, value: Any) -> str:
 
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """The settings as plain values, as papermill passes them to a notebook."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(experiment).items()}
+    plain = asdict(experiment)  # a Rung is a dictionary now
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hybridrec.hybrid import CONTROLS
+
 # Okabe & Ito's palette, safe for the common kinds of colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
 _STYLE = {
@@ -243,19 +245,20 @@ def position_bias(report: pd.DataFrame) -> Figure:
 # --- 05 evaluation --------------------------------------------------------------------------------------------------
 
 
-def published_pattern(table: pd.DataFrame, published: pd.DataFrame, ranker: str) -> Figure:
-    """Weak users' AUC before and after: the paper's, our language model's, and a random order's."""
-    figure, axes = _axes(len(published), 3.5, 3.4)
-    for axis, (_, paper) in zip(axes, published.iterrows(), strict=True):
-        ours = table[table["recommender"] == paper["recommender"]].set_index("ranker")
-        before = [paper["recommender_alone"], *[ours.loc[name, "weak_auc_before"] for name in (ranker, "random")]]
-        after = [paper["with_gpt_35"], *[ours.loc[name, "weak_auc_after"] for name in (ranker, "random")]]
+def published_pattern(table: pd.DataFrame, published: pd.DataFrame, recommenders: Sequence[str], ranker: str) -> Figure:
+    """Weak users' AUC before and after: the paper's (if it has this dataset), our model's, and a random order's."""
+    figure, axes = _axes(len(recommenders), 3.5, 3.4)
+    paper = published.set_index("recommender").reindex(recommenders)
+    for axis, name in zip(axes, recommenders, strict=True):
+        ours = table[table["recommender"] == name].set_index("ranker")
+        before = [paper.loc[name, "recommender_alone"], *ours.loc[[ranker, "random"], "weak_auc_before"]]
+        after = [paper.loc[name, "with_gpt_35"], *ours.loc[[ranker, "random"], "weak_auc_after"]]
         places = np.arange(3)
         axis.bar(places - 0.2, before, 0.38, color=GREY, label="before: recommender")
         axis.bar(places + 0.2, after, 0.38, color=[BLUE, ORANGE, RED], label="after")
         axis.set_xticks(places, ["paper\n(GPT-3.5)", "ours\n(LLM)", "ours\n(random)"])
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        axis.set(title=paper["recommender"], ylim=(0, 0.75))
+        axis.set(title=name, ylim=(0, 0.75))
     axes[0].set_ylabel("AUC of users flagged as weak")
     names = ("recommender alone", "GPT-3.5 (paper)", "SmolLM2 (ours)", "a coin (ours)")
     keys = [
@@ -301,6 +304,50 @@ def gain_forest(table: pd.DataFrame, rankers: Sequence[str]) -> Figure:
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
         axis.set(title=ranker, xlabel="AUC gained", xlim=(-0.6, 0.4))
+    return figure
+
+
+def ladder(table: pd.DataFrame) -> Figure:
+    """What each model adds over the best control on held-out weak users, against its size; intervals over users.
+
+    Args:
+        table: model, millions (of parameters), ranker, users_scored, gain_over_best_control and its _low and _high.
+    """
+    figure, (axis,) = _axes(1, 7.4, 4.2)
+    rankers = list(table["ranker"].unique())
+    colours = dict(zip(rankers, (ORANGE, BLUE, GREEN, PURPLE, RED, GREY), strict=False))
+    for number, ranker in enumerate(rankers):
+        rows = table[table["ranker"] == ranker].sort_values("millions")
+        places = rows["millions"] * 1.05 ** (number - (len(rankers) - 1) / 2)  # side by side, not on top
+        gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
+        axis.errorbar(
+            places, gain, [gain - low, high - gain], fmt="o-", color=colours[ranker], lw=1, ms=6, label=ranker
+        )
+    axis.axhline(0, color="black", lw=0.8)
+    sizes = table.groupby("millions")["model"].first()
+    axis.set_xscale("log")
+    axis.set_xticks(sizes.index, [f"{name}\n{size:,} million" for size, name in sizes.items()], fontsize=8)
+    axis.set_xticks([], minor=True)
+    axis.set(xlim=(sizes.index.min() / 1.6, sizes.index.max() * 1.6), ylabel="AUC gained over the best control")
+    axis.set_title("Held-out weak users: what larger models add")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
+    """Gain in NDCG@10 of routed users when the recommender's list is re-ranked or replaced; one panel a ranker."""
+    rankers = [*of_model, *CONTROLS]
+    figure, axes = _axes(len(rankers), 2.4, 3.9)
+    span = table.loc[table["ranker"].isin(rankers), ["gain_over_recommender_low", "gain_over_recommender_high"]]
+    limits = (span.min().min() * 1.1, span.max().max() * 1.1)
+    for axis, ranker in zip(axes, rankers, strict=True):
+        rows = table[table["ranker"] == ranker].iloc[::-1]
+        places, colour = np.arange(len(rows)), ORANGE if ranker in of_model else GREY
+        axis.hlines(places, rows["gain_over_recommender_low"], rows["gain_over_recommender_high"], color=colour, lw=2)
+        axis.scatter(rows["gain_over_recommender"], places, color=colour, s=30, zorder=3)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
+        axis.set(title=ranker, xlabel="NDCG@10 gained", xlim=limits)
     return figure
 
 

@@ -1,6 +1,7 @@
 """All randomness: one root seed, and a name for every stream drawn from it."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -17,3 +18,9 @@ def seed_for(root: int, *keys: object) -> int:
 def generator(root: int, *keys: object) -> np.random.Generator:
     """A NumPy generator for the stream named by ``keys``."""
     return np.random.default_rng(seed_for(root, *keys))
+
+
+def in_random_order(users: Iterable[int], root: int, *keys: object) -> list[int]:
+    """Users in a seeded order that does not depend on the order given: its first n are a sample of n."""
+    known = np.unique(list(users))
+    return generator(root, *keys).permutation(known).tolist()

@@ -57,6 +57,11 @@ def test_candidates(interactions: pd.DataFrame, like_threshold: float, seed: int
     return rows.assign(task="test-items")[["task", "user", "position", "item", "relevant"]]
 
 
+def rankable(candidates: pd.DataFrame) -> pd.DataFrame:
+    """The lists of two items or more. A list of one is in order whoever ranks it, so it counts in no comparison."""
+    return candidates[candidates.groupby("user")["item"].transform("size") >= 2]
+
+
 def check_integrity(interactions: pd.DataFrame, candidates: pd.DataFrame) -> dict[str, int]:
     """Count what must be zero, and refuse to go on when it is not.
 

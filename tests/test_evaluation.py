@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hybridrec import claims as judging
 from hybridrec import evaluation, hybrid, metrics, statistics, triage
 from hybridrec.evaluation import Setting
 
@@ -195,12 +196,12 @@ AT_ZERO, UNKNOWN = {"low": 0.0, "high": 0.2}, {"low": math.nan, "high": math.nan
     ],
 )
 def test_the_verdict_follows_its_rule(beyond_null, beyond_best, p_holm, expected):
-    assert evaluation.verdict(beyond_null, beyond_best, p_holm).startswith(expected)
+    assert judging.verdict(beyond_null, beyond_best, p_holm).startswith(expected)
 
 
 @pytest.mark.parametrize(("beyond_null", "beyond_best"), [(UNKNOWN, UNKNOWN), (UNKNOWN, AROUND), (ABOVE, UNKNOWN)])
 def test_too_few_users_for_an_interval_get_no_verdict(beyond_null, beyond_best):
-    assert evaluation.verdict(beyond_null, beyond_best, math.nan).startswith("not to be told")
+    assert judging.verdict(beyond_null, beyond_best, math.nan).startswith("not to be told")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_too_few_users_for_an_interval_get_no_verdict(beyond_null, beyond_best):
 )
 def test_cost_is_in_proportion_if_the_work_is_no_larger_a_share_than_the_users(tokens, expected):
     share = pd.DataFrame({"ranker": ["llm"], "calls": [0.2], "prompt_tokens": [tokens]})
-    row = evaluation.cost_claims(share, "A").iloc[0]
+    row = judging.cost_claims(share, "A").iloc[0]
     assert row[["claim", "recommender", "ranker"]].tolist() == ["cost in proportion", "A", "llm"]
     assert row[["replicated", "null_control"]].tolist() == [tokens, 0.2]
     assert row["verdict"].startswith(expected)
@@ -327,18 +328,18 @@ def test_holm_counts_rows_of_the_language_model_only(study, reference):
 
 @pytest.fixture(scope="module")
 def claims(study) -> pd.DataFrame:
-    reported = pd.DataFrame({"claim": list(evaluation.CLAIMS), "recommender": "A", "published": [-0.87, 0.12, 0.2]})
-    return evaluation.claims(
+    reported = pd.DataFrame({"claim": list(judging.CLAIMS), "recommender": "A", "published": [-0.87, 0.12, 0.2]})
+    return judging.claims(
         study["table"], study["auc"], study["settings"], study["rankers"], reported, **SURE
     ).set_index(["claim", "ranker"])
 
 
-@pytest.mark.parametrize("claim", evaluation.CLAIMS)
+@pytest.mark.parametrize("claim", judging.CLAIMS)
 def test_a_coins_gain_is_explained_by_the_null_control(claims, claim):
     assert claims.loc[(claim, COIN), "verdict"].startswith("explained by the null control")
 
 
-@pytest.mark.parametrize("claim", evaluation.CLAIMS)
+@pytest.mark.parametrize("claim", judging.CLAIMS)
 def test_an_oracles_gain_holds(claims, claim):
     assert claims.loc[(claim, PERFECT), "verdict"].startswith("holds")
 
@@ -351,7 +352,7 @@ def test_lucky_coins_are_as_rare_as_the_interval_says(study, candidates):
     lucky = []
     for draw in range(60):
         quality = study["auc"] | {COIN: values.loc[[draw]]}
-        found = evaluation.claim_differences(quality, setting, COIN, "random", "overall performance")
+        found = judging.claim_differences(quality, setting, COIN, "random", "overall performance")
         lucky.append(statistics.bootstrap_interval(found, rng, 300)[0] > 0)
     assert np.mean(lucky) <= 0.1
 

@@ -16,8 +16,8 @@ SECRET = "sk-proj-4fGh2Kl9"
 
 
 def build(**changes: object) -> experiment.Experiment:
-    if "endpoint" in changes:
-        changes = {"modes": ["listwise"], "everybody_modes": []} | changes
+    if "endpoint" in changes or "modes" in changes:
+        changes = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": []} | changes
     return experiment.build("toy", VALUES | changes, "toy.toml")
 
 
@@ -40,7 +40,7 @@ def test_unknown_key_is_named_with_the_known_ones():
         build(fold=5)
 
 
-@pytest.mark.parametrize("key", sorted(VALUES))
+@pytest.mark.parametrize("key", sorted(VALUES.keys() - experiment._OPTIONAL.keys()))
 def test_missing_key_is_named(key):
     values = {k: v for k, v in VALUES.items() if k != key}
     with pytest.raises(ExperimentError, match=rf"toy\.toml: missing key '{key}'"):
@@ -136,6 +136,38 @@ def test_an_endpoint_is_not_asked_for_probabilities():
         build(modes=["listwise", "likelihood"], everybody_modes=[], endpoint={"base_url": "http://127.0.0.1/v1"})
 
 
+# --- larger models --------------------------------------------------------------------------------------------------
+
+
+def test_rungs_arrive_in_their_order():
+    rungs = [{"model": "a", "users": {"likelihood": 5}}, {"model": "b", "users": {"listwise": 2, "pointwise": 3}}]
+    assert build(ladder=rungs).ladder == tuple(experiment.Rung(**rung) for rung in rungs)
+    assert build(ladder=[]).ladder == ()
+
+
+@pytest.mark.parametrize(
+    ("rung", "says"),
+    [
+        ({"model": "a", "users": {"telepathy": 5}}, "a has mode 'telepathy'"),
+        ({"model": "a", "users": {"likelihood": 0}}, "a has 0 users for likelihood"),
+        ({"model": "a", "users": {"likelihood": 1.5}}, "a has 1.5 users"),
+        ({"model": "a"}, "missing key 'users'"),
+        ({"users": {}}, "missing key 'model'"),
+        ({"model": "a", "users": {}, "sample": 5}, "unknown key 'sample'"),
+        ("gemma", "missing key 'model'"),
+    ],
+)
+def test_a_rung_that_cannot_be_climbed_names_file_and_fault(rung, says):
+    with pytest.raises(ExperimentError, match=rf"toy\.toml.*ladder.*{says}"):
+        build(ladder=[rung])
+
+
+@pytest.mark.parametrize("mode", ["listwise", "pointwise"])
+def test_retrieved_lists_are_re_ranked_by_probabilities_that_were_asked_for(mode):
+    with pytest.raises(ExperimentError, match=f"topk_modes has '{mode}'"):
+        build(modes=["listwise", "likelihood"], topk_modes=[mode])
+
+
 # --- the endpoint ---------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +200,9 @@ def test_an_endpoints_values_arrive_as_declared():
 def test_an_endpoint_is_read_from_its_table(tmp_path):
     table = '\n[endpoint]\nbase_url = "https://llm.example/v1"\nparameters = { temperature = 0 }\n'
     file = tmp_path / "mine.toml"
-    written = re.sub(r"^(modes|everybody_modes) = .*$", r"\1 = []", DEFAULT.read_text(encoding="utf-8"), flags=re.M)
+    written = re.sub(
+        r"^(modes|everybody_modes|topk_modes) = .*$", r"\1 = []", DEFAULT.read_text(encoding="utf-8"), flags=re.M
+    )
     file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")
     assert experiment.read(file).endpoint == Endpoint("https://llm.example/v1", parameters={"temperature": 0})
 
@@ -302,7 +336,7 @@ def test_an_error_names_the_file_it_was_found_in(wrong, tmp_path):
     text = DEFAULT.read_text(encoding="utf-8")
     kept = [line for line in text.splitlines() if not line.startswith(wrong.split()[0])]
     file = tmp_path / "mine.toml"
-    file.write_text("\n".join([*kept, wrong]), encoding="utf-8")
+    file.write_text("\n".join([wrong, *kept]), encoding="utf-8")
     with pytest.raises(ExperimentError, match=rf"^mine\.toml: .*{wrong.split()[0]}") as caught:
         experiment.read(file)
     assert str(caught.value).count("mine.toml") == 1
@@ -330,6 +364,7 @@ def test_parameters_survive_the_way_through_a_notebook():
     settings = build()
     plain = experiment.parameters(settings)
     assert plain["recommenders"] == VALUES["recommenders"]
+    plain["ladder"] = [experiment.Rung(**rung) for rung in plain["ladder"]]
     assert experiment.Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}) == settings
 
 

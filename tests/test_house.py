@@ -15,14 +15,14 @@ import pytest
 from hybridrec import experiment, paths
 
 # Every module of the package, from the ground up. Packages themselves (__init__) are the ground and import nothing.
-LLM = "answers batch chat limits local prompts rankers recordings runner shuffles".split()
+LLM = "answers batch chat limits local models prompts rankers recordings runner shuffles".split()
 SOURCES = "book_crossing canonical movielens own".split()
 FLOORS: list[set[str]] = [
     {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment"},
     {"downloads", "metrics", "prices", "tables", "statistics"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
     {"recommenders", "triage", *(f"llm.{room}" for room in LLM)},
-    {"hybrid", "evaluation", "costs"},
+    {"hybrid", "evaluation", "claims", "topk", "costs"},
     {"figures"},
     {"__main__"},
 ]

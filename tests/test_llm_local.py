@@ -7,7 +7,8 @@ import torch
 
 from hybridrec import paths
 from hybridrec.llm import local
-from hybridrec.llm.local import LocalModel, ModelError
+from hybridrec.llm.local import LocalModel
+from hybridrec.llm.models import ModelError
 from hybridrec.llm.runner import Asked, Response
 
 NAME = "SmolLM2-135M-Instruct"

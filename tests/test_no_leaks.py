@@ -26,6 +26,7 @@ BLIND = [
     "tuning",
     "out-of-fold scores",
     "test scores",
+    "retrieved lists",
     "held-out triage",
     "worst deciles",
     "inactive users",
@@ -83,7 +84,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     tuned = recommenders.tune(study, list(GRIDS))
     chosen = recommenders.chosen_params(tuned)
     out_of_fold = recommenders.out_of_fold_scores(study, chosen, FOLDS)
-    test = recommenders.test_scores(study, chosen, candidates)
+    test, retrieved = recommenders.test_scores(study, chosen, candidates, top=10)
     sparsity, thresholds = datasets.sparsity_index(known, len(ITEMS)), triage.Thresholds()
     labels = known.assign(relevant=known["rating"] >= LIKED)[["user", "item", "relevant"]]
     held_out = triage.triage_table(out_of_fold.merge(labels, on=["user", "item"]), sparsity, thresholds, "held-out")
@@ -98,6 +99,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "tuning": tuned,
         "out-of-fold scores": out_of_fold,
         "test scores": test,
+        "retrieved lists": retrieved,
         "held-out triage": held_out,
         "worst deciles": pd.DataFrame({name: pd.Series(users) for name, users in deciles.items()}),
         "inactive users": triage.inactive(sparsity, thresholds).to_frame(),
@@ -113,7 +115,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def compute(todo: list) -> None:
     """The fits of ``recommenders.run``, one after the other in this process."""
     for work, file in todo:
-        np.save(file, recommenders.fit_and_score(work))
+        np.savez(file, **recommenders.fit_and_score(work))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from toy_model import USAGE, NeverAsked, ToyModel, reply
 from hybridrec import splits
 from hybridrec.llm import prompts, rankers
 from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.local import LocalModel, ModelError
+from hybridrec.llm.local import LocalModel
+from hybridrec.llm.models import ModelError
 from hybridrec.llm.recordings import RecordingError, Recordings
 from hybridrec.llm.runner import Failure, Response, Tally
 from hybridrec.prices import PriceError

@@ -35,10 +35,15 @@ def pairs(study: Study) -> pd.DataFrame:
     return study.interactions.loc[study.interactions["split"] == "test", ["user", "item", "rating"]]
 
 
-def memory_fit(work: Fit) -> np.ndarray:
+def memory_fit(work: Fit) -> dict[str, np.ndarray]:
     """Stands for a fit: the item's mean rating in what the recommender was given."""
     means = work.train.groupby("item")["rating"].mean()
-    return work.pairs["item"].map(means).fillna(0.0).to_numpy()
+    found = {"scores": work.pairs["item"].map(means).fillna(0.0).to_numpy()}
+    if work.top:
+        users = np.sort(work.pairs["user"].unique())
+        items = np.tile(work.items[: work.top], (len(users), 1))
+        found |= {"users": users, "items": items, "item_scores": np.zeros(items.shape)}
+    return found
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def serial(tmp_path, monkeypatch) -> list[Fit]:
     def compute(todo: list) -> None:
         for work, file in todo:
             computed.append(work)
-            np.save(file, memory_fit(work))
+            np.savez(file, **memory_fit(work))
 
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(recommenders, "_compute", compute)
@@ -63,17 +68,17 @@ def test_quick_settings_cover_every_recipe():
 @pytest.mark.parametrize("name", QUICK)
 def test_every_recommender_scores_finitely_and_repeats_itself(name, study, pairs):
     work = study.fit(name, QUICK[name], study.known(), pairs)
-    scores = recommenders.fit_and_score(work)
+    scores = recommenders.fit_and_score(work)["scores"]
     assert scores.shape == (len(pairs),)
     assert np.isfinite(scores).all()
     assert len(np.unique(scores)) > 1
-    np.testing.assert_array_equal(recommenders.fit_and_score(work), scores)
+    np.testing.assert_array_equal(recommenders.fit_and_score(work)["scores"], scores)
 
 
 @pytest.mark.parametrize("name", ["ItemKNN", "UserKNN", "MF", "EASE"])
 def test_scores_find_the_structure_and_belong_to_their_pairs(name, study, pairs):
     shuffled = pairs.sample(frac=1, random_state=2)
-    scores = recommenders.fit_and_score(study.fit(name, QUICK[name], study.known(), shuffled))
+    scores = recommenders.fit_and_score(study.fit(name, QUICK[name], study.known(), shuffled))["scores"]
     judged = shuffled.assign(score=scores, relevant=shuffled["rating"] >= 4, user=0)
     assert metrics.auc(judged)[0] > 0.7
 
@@ -82,7 +87,8 @@ def test_scores_find_the_structure_and_belong_to_their_pairs(name, study, pairs)
 def test_another_seed_gives_other_scores(name, study, pairs):
     work = study.fit(name, QUICK[name], study.known(), pairs)
     other = replace(work, seed=work.seed + 1)
-    assert not np.array_equal(recommenders.fit_and_score(work), recommenders.fit_and_score(other))
+    first, second = (recommenders.fit_and_score(one)["scores"] for one in (work, other))
+    assert not np.array_equal(first, second)
 
 
 def test_fitting_leaves_the_callers_ratings_alone(study, pairs):
@@ -96,7 +102,7 @@ def test_an_item_nobody_rated_and_a_user_without_likes_get_scores(study):
     known = study.known()
     known = known[(known["user"] != user) | (known["rating"] < 4)]
     unrated = pd.DataFrame({"user": [user], "item": [131]})
-    scores = recommenders.fit_and_score(study.fit("EASE", QUICK["EASE"], known, unrated))
+    scores = recommenders.fit_and_score(study.fit("EASE", QUICK["EASE"], known, unrated))["scores"]
     assert np.isfinite(scores).all()
 
 
@@ -132,7 +138,7 @@ def test_second_run_computes_nothing(study, pairs, serial, monkeypatch):
 
     monkeypatch.setattr(recommenders, "_compute", fail)
     for again, before in zip(recommenders.run(fits), first, strict=True):
-        np.testing.assert_array_equal(again, before)
+        np.testing.assert_array_equal(again["scores"], before["scores"])
 
 
 def test_only_what_is_new_is_computed(study, pairs, serial):
@@ -144,10 +150,11 @@ def test_only_what_is_new_is_computed(study, pairs, serial):
 
 def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(recommenders.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(recommenders, "_cores", lambda: 1)
     work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
-    np.testing.assert_allclose(recommenders.run([work])[0], recommenders.fit_and_score(work), rtol=1e-9)
-    assert [file.name for file in tmp_path.iterdir()] == [f"fit-{work.key()}.npy"]
+    there, here = recommenders.run([work])[0], recommenders.fit_and_score(work)
+    np.testing.assert_allclose(there["scores"], here["scores"], rtol=1e-9)
+    assert [file.name for file in tmp_path.iterdir()] == [f"fit-{work.key()}.npz"]
 
 
 @pytest.mark.parametrize(
@@ -161,8 +168,9 @@ def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path
         lambda work: {"pairs": work.pairs.iloc[::-1]},
         lambda work: {"items": work.items[:-1]},
         lambda work: {"users": work.users[:-1]},
+        lambda work: {"top": 10, "seen": work.pairs},
     ],
-    ids=["seed", "params", "recommender", "a rating", "a training row", "pairs", "items", "users"],
+    ids=["seed", "params", "recommender", "a rating", "a training row", "pairs", "items", "users", "retrieval"],
 )
 def test_cache_key_changes_with_all_that_scores_depend_on(change, study, pairs):
     work = study.fit("MF", {"lambda_reg": 0.1}, study.known(), pairs)
@@ -200,7 +208,7 @@ def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp
 
     def compute(todo: list) -> None:
         for work, file in todo:
-            np.save(file, by_setting.get(work.params.get("lambda_reg"), ratings))
+            np.savez(file, scores=by_setting.get(work.params.get("lambda_reg"), ratings))
 
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(recommenders, "_compute", compute)
@@ -232,12 +240,18 @@ def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, s
 def test_out_of_fold_scores_stand_beside_their_own_pair(study, serial):
     scores = recommenders.out_of_fold_scores(study, {"MF": {}}, folds=4)
     for work, (_, rows) in zip(serial, scores.groupby("fold"), strict=True):
-        np.testing.assert_array_equal(rows["score"].to_numpy(), memory_fit(work))
+        np.testing.assert_array_equal(rows["score"].to_numpy(), memory_fit(work)["scores"])
         assert list(rows["item"]) == list(work.pairs["item"])
 
 
 def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, serial):
-    scores = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs)
+    scores, retrieved = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=10)
+    assert (
+        retrieved.groupby(["recommender", "user"])["position"]
+        .agg(list)
+        .map(lambda places: places == [*range(10)])
+        .all()
+    )
     assert list(scores.columns[:2]) == ["user", "item"]
     assert len(scores) == 2 * len(pairs)
     assert (scores["part"] == "test").all()
@@ -245,3 +259,47 @@ def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, 
     train = next(work.train for work in serial if work.recommender == "MF")
     assert len(train) == len(study.known())
     assert train.merge(pairs, on=["user", "item"]).empty
+
+
+# --- retrieval ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_retrieved_are_the_best_unseen_items_of_the_whole_catalogue(name, study, pairs):
+    work = study.fit(name, QUICK[name], study.known(), pairs, top=5)
+    found = recommenders.fit_and_score(work)
+    assert list(found["users"]) == sorted(pairs["user"].unique())
+    assert found["items"].shape == found["item_scores"].shape == (len(found["users"]), 5)
+    seen = study.known().groupby("user")["item"].agg(set)
+    everything = pd.DataFrame({"user": found["users"][0], "item": work.items})
+    scores = recommenders.fit_and_score(study.fit(name, QUICK[name], study.known(), everything))["scores"]
+    unseen = [score for item, score in zip(work.items, scores, strict=True) if item not in seen[found["users"][0]]]
+    np.testing.assert_allclose(found["item_scores"][0], sorted(unseen, reverse=True)[:5], rtol=1e-5)
+    for user, items, kept in zip(found["users"], found["items"], found["item_scores"], strict=True):
+        assert not seen[user] & set(items)
+        assert len(set(items)) == 5
+        assert list(kept) == sorted(kept, reverse=True)
+
+
+def test_items_of_one_score_are_retrieved_in_an_order_that_is_random_and_repeats(study, pairs, monkeypatch):
+    class Indifferent:
+        def fit(self, _): ...
+        def score(self, _):
+            return np.zeros(len(study.items))
+
+    monkeypatch.setattr(recommenders, "build_model", lambda *_: Indifferent())
+    work = study.fit("MF", {}, study.known(), pairs, top=5)
+    first, again, other = (
+        recommenders.fit_and_score(one)["items"] for one in (work, work, replace(work, seed=work.seed + 1))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert list(first[0]) != sorted(first[0])
+
+
+@pytest.mark.parametrize("name", ["ItemKNN", "UserKNN"])
+def test_a_neighbourhood_gives_one_item_the_score_it_has_among_all(name, study, pairs, monkeypatch):
+    work = study.fit(name, QUICK[name], study.known(), pairs)
+    alone = recommenders.fit_and_score(work)["scores"]
+    monkeypatch.setitem(recommenders.RECIPES, name, replace(recommenders.RECIPES[name], by_pair=False))
+    np.testing.assert_array_equal(recommenders.fit_and_score(work)["scores"], alone)
