@@ -2,6 +2,7 @@
 # Stamps live outside git, so a fresh clone always runs and an unchanged tree never does.
 
 EXPERIMENT ?= ml-100k
+ALL        := ml-100k ml-latest-small-2016 book-crossing
 PYTHON     ?= python3.11
 VENV       ?= .venv
 NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost
@@ -15,10 +16,10 @@ ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/r
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce record batch import compact notebooks test lint lock clean FORCE
+.PHONY: help env data models reproduce reproduce-all overview record batch import compact notebooks test lint lock clean FORCE
 
 help:  ## what there is to make (this list)
-	@sed -n 's/^\([a-z]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 	@echo "Another experiment: make reproduce EXPERIMENT=name, for notebooks/experiments/name.toml."
 
 # --- the environment -------------------------------------------------------------------------------------------------
@@ -56,6 +57,14 @@ models: .stamps/env  ## fetch, verify and convert the experiment's language mode
 reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the claims
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
 	@$(PY) -m hybridrec summary $(EXPERIMENT)
+
+# One dataset after the other: each fills both cores by itself.
+reproduce-all: .stamps/env  ## reproduce the experiments on all three datasets, then the overview
+	@for name in $(ALL); do $(MAKE) --no-print-directory reproduce EXPERIMENT=$$name || exit 1; done
+	@$(MAKE) --no-print-directory overview
+
+overview: .stamps/env  ## put the results of all experiments side by side (results/README.md)
+	$(PY) -m hybridrec overview
 
 # One stamp a notebook. It waits for the notebook before it, and is stale when its results were deleted.
 define stamp

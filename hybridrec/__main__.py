@@ -301,12 +301,22 @@ def _endpoint(settings: experiments.Experiment) -> Any:
 
 
 def compact(settings: experiments.Experiment) -> None:
-    """Fold new recordings into the compact file that is committed."""
+    """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
     from hybridrec.llm import rankers
 
-    recordings = rankers.recordings_for(settings.dataset, settings.model)
-    recordings.compact()
-    print(f"{len(recordings)} answers in {paths.within_root(recordings.compact_path)}")
+    for name in (settings.model, *(rung.model for rung in settings.ladder)):
+        recordings = rankers.recordings_for(settings.dataset, name)
+        if len(recordings):
+            recordings.compact()
+            print(f"{len(recordings)} answers in {paths.within_root(recordings.compact_path)}")
+
+
+def overview() -> None:
+    """Put all experiments' results side by side, and index them."""
+    from hybridrec import overview as overviews
+
+    names = overviews.write(paths.RESULTS)
+    print(f"results/README.md, overview.csv and overview.png: {', '.join(names)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -323,6 +333,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("experiment", metavar="EXPERIMENT", help="a file of notebooks/experiments, without .toml")
+    text = "put all experiments' results side by side, and index them"
+    commands.add_parser("overview", help=text, description=text)
     commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
@@ -332,6 +344,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 is success, 1 a failed notebook, 2 something the user can mend, 130 an interruption."""
     given = _parser().parse_args(arguments)
     try:
+        if given.command == "overview":
+            overview()
+            return 0
         settings = experiments.load(given.experiment)
         if given.command == "run":
             run(settings, given.notebook.removesuffix(".ipynb"))

@@ -373,3 +373,31 @@ def quality_cost(points: pd.DataFrame, alone: float) -> Figure:
     axis.set_title("More calls to this model cost more and rank worse")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+# --- all experiments ------------------------------------------------------------------------------------------------
+
+
+def overview(weak: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Weak users' AUC by what they get instead of their recommender: a marker a dataset, a panel a protocol.
+
+    Args:
+        weak: dataset, protocol, ranker, auc.
+        names: how each ranker is called in the picture, in order.
+    """
+    figure, axes = _axes(2, 5.2, 3.6)
+    places = {ranker: len(names) - 1 - number for number, ranker in enumerate(names)}
+    looks = list(zip(weak["dataset"].unique(), (BLUE, ORANGE, GREEN, PURPLE, RED), "osD^v", strict=False))
+    for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
+        for number, (dataset, colour, marker) in enumerate(looks):
+            rows = weak[(weak["protocol"] == protocol) & (weak["dataset"] == dataset)]
+            heights = rows["ranker"].map(places) + 0.18 * ((len(looks) - 1) / 2 - number)
+            axis.plot(rows["auc"], heights, marker, color=colour, ms=7, label=dataset)
+        axis.axvline(0.5, color="black", ls="--", lw=0.8)
+        axis.set_yticks(list(places.values()), list(names.values()) if axis is axes[0] else [""] * len(names))
+        axis.grid(axis="y", color="#dddddd", lw=0.8)
+        axis.set(xlim=(-0.02, 0.85), xlabel="mean AUC of weak users (dashed: a coin)")
+    axes[0].set_title("published: picked and scored on the same items")
+    axes[1].set_title("held-out: picked before the test, scored on it")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks))
+    return figure

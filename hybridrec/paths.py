@@ -11,6 +11,7 @@ MODELS = ROOT / "data" / "models"
 CACHE = ROOT / "data" / "cache"
 RECORDINGS = ROOT / "data" / "recordings"
 BATCHES = ROOT / "data" / "batches"
+RESULTS = ROOT / "results"
 PRICES = ROOT / "data" / "prices.toml"
 PUBLISHED = ROOT / "data" / "published_table2.csv"
 

@@ -24,6 +24,7 @@ FLOORS: list[set[str]] = [
     {"recommenders", "triage", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "claims", "topk", "costs"},
     {"figures"},
+    {"overview"},
     {"__main__"},
 ]
 FLOOR_OF = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -1,0 +1,109 @@
+"""What all experiments say together, read from their metrics.json, and the index of everything in results/."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from hybridrec import paths
+
+# The rows of the overview: what a weak user gets, in the order in which it is shown.
+RANKERS = {
+    "recommender": "their recommender",
+    "listwise": "language model, writing (published)",
+    "likelihood": "language model, scoring",
+    "random": "a coin",
+    "item-mean": "the item's mean rating",
+    "best-other": "another recommender",
+}
+_MADE = re.compile(r'tables\.publish\(\s*experiment,\s*"(\w+)"|figures\.save\(.*,\s*output,\s*"(\w+)"', re.S)
+
+
+def experiments() -> list[str]:
+    """Experiments whose results are complete: those with a claims table."""
+    return sorted(folder.parent.name for folder in paths.RESULTS.glob("*/claims.csv"))
+
+
+def metrics(experiment: str) -> dict:
+    """An experiment's metrics.json."""
+    return json.loads((paths.RESULTS / experiment / "metrics.json").read_text(encoding="utf-8"))
+
+
+def weak_users(names: list[str]) -> pd.DataFrame:
+    """AUC of weak users by what they get, mean over the paper's three recommenders.
+
+    Returns:
+        Columns dataset, protocol, ranker, auc, in the order of ``names`` and RANKERS.
+    """
+    rows = []
+    for name in names:
+        headline = metrics(name)["headline"]
+        for protocol in ("published", "held-out"):
+            for ranker in RANKERS:
+                auc = headline[protocol][ranker]["weak_auc_after"]
+                rows.append({"dataset": name, "protocol": protocol, "ranker": ranker, "auc": auc})
+    return pd.DataFrame(rows)
+
+
+def beyond_controls(names: list[str]) -> pd.DataFrame:
+    """What each language model adds to the best control for held-out weak users, whatever its sign.
+
+    Returns:
+        Columns dataset, model, ranker, users_asked, users_scored, gain_over_best_control with _low, _high, _p_holm.
+    """
+    return pd.concat([pd.DataFrame(metrics(name)["ladder"]).assign(dataset=name) for name in names], ignore_index=True)
+
+
+def made_by() -> Iterator[tuple[str, str, str, int]]:
+    """Every published table and figure: its name, the notebook, the section, and the number of the cell."""
+    for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb")):
+        section = ""
+        for number, cell in enumerate(nbformat.read(path, as_version=4).cells, 1):
+            if cell.cell_type == "markdown":
+                section = ([line[3:] for line in cell.source.splitlines() if line.startswith("## ")] or [section])[-1]
+                continue
+            for table, figure in _MADE.findall(cell.source):
+                yield table or figure, path.stem, section, number
+
+
+def index(names: list[str]) -> str:
+    """The text of results/README.md: every table and figure, the cell that makes it, and a link for each experiment."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `make overview` (a part of `make reproduce-all`). Do not edit. Each folder is one experiment: its "
+        "executed notebooks, tables (`.csv`), figures (`.png`, `.svg`) and `metrics.json`, from which tests check the "
+        "README. A cell's number counts all cells of the notebook in `notebooks/`.",
+        "",
+        "![AUC of weak users in every experiment](overview.png)",
+        "",
+        "| made by | section | table or figure | " + " | ".join(names) + " |",
+        "| --- | --- | --- |" + " --- |" * len(names),
+    ]
+    for name, notebook, section, cell in made_by():
+        links = [_link(experiment, name) for experiment in names]
+        lines.append(f"| {notebook}, cell {cell} | {section} | `{name}` | " + " | ".join(links) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _link(experiment: str, name: str) -> str:
+    for kind in ("csv", "png"):
+        if (paths.RESULTS / experiment / f"{name}.{kind}").is_file():
+            return f"[{kind}]({experiment}/{name}.{kind})"
+    return "–"
+
+
+def write(folder: Path) -> list[str]:
+    """Write overview.csv, beyond_controls.csv, overview.png and .svg, and README.md; return the experiments covered."""
+    from hybridrec import figures
+
+    names = experiments()
+    weak = weak_users(names)
+    weak.round(6).to_csv(folder / "overview.csv", index=False, lineterminator="\n")
+    beyond_controls(names).round(6).to_csv(folder / "beyond_controls.csv", index=False, lineterminator="\n")
+    figures.save(figures.overview(weak, RANKERS), folder, "overview")
+    (folder / "README.md").write_text(index(names), encoding="utf-8")
+    return names
