@@ -89,7 +89,6 @@ class Experiment:
     top: int
     performance_threshold: float
     sparsity_threshold: float | None
-    shrinkage: float
     model: str
     endpoint: Endpoint | None
     modes: tuple[str, ...]

@@ -199,6 +199,55 @@ def reliability_bars(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
     return figure
 
 
+def null_gain(table: pd.DataFrame) -> Figure:
+    """What a coin is credited with, observed and as predicted for users who are all served equally well.
+
+    Args:
+        table: recommender, and observed_ and predicted_ gain and flagged.
+    """
+    figure, axes = _axes(2, 5.0, 3.9)
+    places = np.arange(len(table))[::-1]
+    titles = {"gain": "AUC that a coin gains for weak users", "flagged": "Users flagged as weak"}
+    for axis, (what, title) in zip(axes, titles.items(), strict=True):
+        predicted, observed = table[f"predicted_{what}"], table[f"observed_{what}"]
+        axis.hlines(places, predicted, observed, color=GREY, lw=2)
+        axis.plot(predicted, places, "o", mfc="white", mec=RED, mew=1.5, ms=8, label="predicted: nobody is weak")
+        axis.plot(observed, places, "o", color=BLUE, ms=6, label="observed")
+        axis.set_yticks(places, table["recommender"] if axis is axes[0] else [""] * len(table))
+        axis.set(xlim=(0, 1.15 * max(predicted.max(), observed.max())), title=title)
+    axes[0].set_xlabel("AUC gained")
+    axes[1].set_xlabel("inactive users")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def sensitivity_panels(table: pd.DataFrame) -> Figure:
+    """What users flagged at other thresholds score on the test: a panel a recommender, a line for each t_s.
+
+    Args:
+        table: recommender, performance_threshold, sparsity_threshold, flagged, flagged_auc.
+    """
+    use_style()
+    names = list(table["recommender"].unique())
+    figure, axes = plt.subplots(3, -(-len(names) // 3), figsize=(9.5, 7), sharex=True, sharey=True)
+    limits = sorted(table["sparsity_threshold"].unique())
+    for axis, name in zip(axes.flat, names, strict=False):
+        for limit, colour in zip(limits, (GREY, BLUE, GREEN, ORANGE), strict=False):
+            rows = table[(table["recommender"] == name) & (table["sparsity_threshold"] == limit)]
+            enough = rows[rows["flagged"] >= 10]
+            axis.plot(
+                enough["performance_threshold"], enough["flagged_auc"], "o-", color=colour, ms=4, label=f"{limit:.3f}"
+            )
+        axis.axhline(0.5, color=RED, ls="--", lw=0.8)
+        axis.set_title(name)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    figure.supxlabel("t_p: flagged if P(u) is at or below", fontsize=10)
+    figure.supylabel("test AUC of the flagged (at least 10)", fontsize=10)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), title="t_s", loc="outside right center")
+    return figure
+
+
 # --- 04 prompting ---------------------------------------------------------------------------------------------------
 
 

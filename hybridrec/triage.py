@@ -43,20 +43,6 @@ def performance_by_recommender(judged: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, names=["recommender"]).reset_index()
 
 
-def shrink(performance: pd.Series, pairs: pd.Series, strength: float) -> pd.Series:
-    """P(u) pulled towards the mean over users, the more the fewer pairs it rests on.
-
-    Args:
-        performance: P(u), NaN where undefined (stays NaN).
-        pairs: how many pairs each rests on.
-        strength: the number of average pairs added to each user (0 leaves P(u) as it is).
-
-    Source: the usual empirical-Bayes shrinkage of a proportion (Efron & Morris 1977).
-    """
-    mean = performance.mean()
-    return (performance * pairs + mean * strength) / (pairs + strength)
-
-
 def sparsity_threshold(sparsity: pd.Series, thresholds: Thresholds) -> float:
     """t_s: the given value, or the mean of S_I over users (published)."""
     return float(sparsity.mean()) if thresholds.sparsity is None else thresholds.sparsity

@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment"},
     {"downloads", "metrics", "prices", "tables", "statistics"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
-    {"recommenders", "triage", *(f"llm.{room}" for room in LLM)},
+    {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "claims", "topk", "costs"},
     {"figures"},
     {"overview"},

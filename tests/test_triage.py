@@ -130,24 +130,6 @@ def test_the_mean_sparsity_is_over_all_users_also_those_without_candidates(three
     assert set(table.loc[table["weak"], "user"]) <= set(sparsity.index[triage.inactive(sparsity, Thresholds())])
 
 
-# --- shrinkage ------------------------------------------------------------------------------------------------------
-
-P, PAIRS = users({1: 0.2, 2: 0.8, 3: np.nan}), users({1: 2, 2: 20, 3: 0})
-
-
-def test_shrinkage_of_no_strength_changes_nothing():
-    assert triage.shrink(P, PAIRS, 0).tolist() == pytest.approx([0.2, 0.8, np.nan], nan_ok=True)
-
-
-def test_shrinkage_of_great_strength_leaves_the_mean():
-    assert triage.shrink(P, PAIRS, 1e12).tolist() == pytest.approx([0.5, 0.5, np.nan], nan_ok=True)
-
-
-def test_shrinkage_by_hand_pulls_harder_where_there_are_fewer_pairs():
-    # (0.2 x 2 + 0.5 x 10) / 12 and (0.8 x 20 + 0.5 x 10) / 30
-    assert triage.shrink(P, PAIRS, 10).tolist() == pytest.approx([0.45, 0.7, np.nan], nan_ok=True)
-
-
 # --- how far triage can be trusted ----------------------------------------------------------------------------------
 
 
