@@ -384,3 +384,52 @@ def test_the_same_seed_gives_the_same_table(study):
     again = evaluation.comparison(study["auc"], study["ndcg"], study["settings"][:1], study["rankers"], **SURE)
     columns = [name for name in again if not name.endswith("_holm")]
     pd.testing.assert_frame_equal(again[columns], study["table"].loc[again.index, columns])
+
+
+# --- samples and pools ----------------------------------------------------------------------------------------------
+
+
+def test_on_a_sample_only_its_routed_users_are_compared(setting, auc):
+    sampled = evaluation.on_sample(setting, [2, 3])
+    assert list(sampled.routed) == [2]
+    assert evaluation.gains(auc, sampled, "llm", **SURE)["gain_over_recommender"] == pytest.approx(-0.1)
+
+
+def test_pooled_over_recommenders_each_user_counts_once(setting, auc):
+    other = replace(setting, recommender="B", best_other="A", routed=pd.Index([2]))
+    pooled = evaluation.pooled_gain(auc, [setting, other], "llm", **SURE)
+    # Best controls: item-mean for A (0.7, 0.7), item-mean for B (0.7). User 1: 0.8 - 0.7, user 2: 0.3 - 0.7 twice.
+    assert pooled["users_scored"] == 2
+    assert pooled["gain_over_best_control"] == pytest.approx((0.1 - 0.4) / 2)
+    assert pooled["auc"] == pytest.approx((0.8 + 0.3) / 2)
+    assert pooled["recommender_auc"] == pytest.approx((0.2 + (0.4 + 0.6) / 2) / 2)
+    assert pooled["gain_over_best_control_low"] <= -0.15 <= pooled["gain_over_best_control_high"]
+
+
+# --- Table 2 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_published() -> pd.DataFrame:
+    rows = [("A", "recommender", 0.25, 0.5), ("A", "llm", 0.55, 0.7), ("A", "random", 0.5, 0.6)]
+    return pd.DataFrame(rows, columns=["recommender", "ranker", "weak_auc_after", "overall_auc_after"])
+
+
+def test_table_2_puts_every_cell_beside_the_papers(of_published):
+    paper = pd.DataFrame(
+        {"recommender": "A", "group": ["all", "weak"], "recommender_alone": [0.4, 0.2], "with_gpt_35": [0.6, 0.52],
+         "with_mixtral": [0.59, 0.5]}
+    )  # fmt: skip
+    cells = judging.table2(of_published, paper, ["llm", "random"]).set_index("group")
+    assert list(cells.index) == ["all", "weak"]
+    assert cells.loc["weak", ["recommender_alone", "llm", "random"]].tolist() == [0.25, 0.55, 0.5]
+    assert cells["random_share"].tolist() == pytest.approx([0.5, 0.25 / 0.3])
+    assert cells.loc["weak", "paper_random_share"] == pytest.approx(0.3 / 0.32)
+    assert math.isnan(cells.loc["all", "paper_random_share"])
+
+
+def test_table_2_of_a_dataset_that_the_paper_does_not_have(of_published):
+    paper = pd.DataFrame(columns=["recommender", "group", "recommender_alone", "with_gpt_35", "with_mixtral"])
+    cells = judging.table2(of_published, paper, ["llm", "random"])
+    assert cells.filter(like="paper").isna().all().all()
+    assert cells["random_share"].notna().all()

@@ -50,9 +50,12 @@ def read_table(
         if line.count(separator) != fields - 1:
             found = line.count(separator) + 1
             raise DatasetError(f"{name}, line {number}: {found} fields, expected {fields}. Mend or remove that line.")
-    options = {"sep": separator, "dtype": str, "keep_default_na": False, "quoting": 3, "engine": "c"}
+    # pandas takes separators of one character only; the unit separator stands in no text file.
+    one = separator if len(separator) == 1 else "\x1f"
+    text = "\n".join(lines).replace(separator, one)
+    options = {"sep": one, "dtype": str, "keep_default_na": False, "quoting": 3, "engine": "c"}
     header = {"header": None, "names": list(columns)} if columns else {}
-    return pd.read_csv(io.StringIO("\n".join(lines)), **options, **header)
+    return pd.read_csv(io.StringIO(text), **options, **header)
 
 
 def column(table: pd.DataFrame, name: str, file: str) -> pd.Series:
@@ -108,7 +111,10 @@ def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8") -> 
     Raises:
         DatasetError: not there, unreadable encoding, empty, or a line with too many fields (names the line).
     """
-    options = {"sep": separator, "dtype": str, "keep_default_na": False, "escapechar": "\\", "encoding": encoding}
+    # pandas takes separators of one character only; the unit separator stands in no text file.
+    one = separator if len(separator) == 1 else "\x1f"
+    text = "\n".join(lines).replace(separator, one)
+    options = {"sep": one, "dtype": str, "keep_default_na": False, "escapechar": "\\", "encoding": encoding}
     try:
         return pd.read_csv(source, **options)
     except FileNotFoundError:

@@ -1,0 +1,47 @@
+"""The overview repeats what the experiments' own files say, and the index knows which cell makes what."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from hybridrec import overview, paths
+
+NAMES = overview.experiments()
+
+
+def test_the_three_datasets_have_results():
+    assert {"ml-100k", "ml-latest-small-2016", "book-crossing"} <= set(NAMES)
+
+
+def test_committed_overview_is_what_the_results_give(tmp_path):
+    assert overview.write(tmp_path) == NAMES
+    for name in ("README.md", "overview.csv", "beyond_controls.csv"):
+        assert (tmp_path / name).read_text() == (paths.RESULTS / name).read_text(), f"{name}: run `make overview`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_the_overview_stands_in_the_experiments_metrics(name):
+    headline = json.loads((paths.RESULTS / name / "metrics.json").read_text())["headline"]
+    rows = pd.read_csv(paths.RESULTS / "overview.csv").query("dataset == @name")
+    assert set(rows["ranker"]) == set(overview.RANKERS)
+    for row in rows.itertuples():
+        assert row.auc == headline[row.protocol][row.ranker]["weak_auc_after"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
+    made = {result for result, *_ in overview.made_by()}
+    there = {file.stem for file in (paths.RESULTS / name).iterdir() if file.suffix in (".csv", ".png", ".svg")}
+    assert there <= made, "a leftover, or made where the index does not look"
+
+
+def test_the_index_names_notebook_section_and_cell():
+    found = {result: (notebook, section) for result, notebook, section, _ in overview.made_by()}
+    assert found["05_headline"] == ("05_evaluation", "5. Held-out: the honest comparison")
+    assert found["tuning"][0] == "02_baselines"
+
+
+def test_a_result_that_an_experiment_lacks_is_no_link(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    assert "| – |" in overview.index(["nothing"])

@@ -1,0 +1,146 @@
+"""Re-ranked lists are judged against the whole catalogue, and every ranker on the same users."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybridrec import metrics, topk
+from hybridrec.hybrid import CONTROLS, ORACLE
+
+SURE = {"seed": 1, "samples": 100, "permutations": 200}
+
+
+def lists(**items: list[int]) -> pd.DataFrame:
+    """Retrieved lists of users u1, u2, ...: their items, best first."""
+    rows = [(int(user[1:]), place, item) for user, mine in items.items() for place, item in enumerate(mine)]
+    return pd.DataFrame(rows, columns=["user", "position", "item"])
+
+
+def likes(**items: list[int]) -> pd.DataFrame:
+    return pd.DataFrame([(int(u[1:]), item) for u, mine in items.items() for item in mine], columns=["user", "item"])
+
+
+def ranked(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(score=-table["position"].astype(float))
+
+
+def test_a_like_that_was_not_retrieved_counts_as_missed():
+    found = topk.judge(ranked(lists(u1=[*range(10)])), likes(u1=[0, 99])).loc[1]
+    ideal = 1 + 1 / np.log2(3)
+    assert found["ndcg_at_10"] == pytest.approx(1 / ideal)
+    assert found["recall_at_10"] == pytest.approx(0.5)
+    assert found["hit_rate_at_10"] == 1
+
+
+def test_a_like_behind_the_tenth_place_is_no_hit():
+    found = topk.judge(ranked(lists(u1=[*range(50)])), likes(u1=[10])).loc[1]
+    assert list(found) == [0, 0, 0]
+
+
+def test_only_users_with_a_like_and_a_list_are_judged():
+    assert list(topk.judge(ranked(lists(u1=[1], u2=[1])), likes(u2=[1], u3=[1])).index) == [2]
+
+
+def test_the_random_order_is_the_mean_over_all_orders():
+    mine, liked = lists(u1=[1, 2, 3, 4]), likes(u1=[2, 9])
+    known = pd.DataFrame({"item": [1], "rating": [4.0]})
+    random = topk.judge(dict(topk.rerankings(mine, known, liked))["random"], liked)
+    orders = [mine.assign(score=scores) for scores in itertools.permutations([4.0, 3.0, 2.0, 1.0])]
+    mean = pd.concat([topk.judge(order, liked) for order in orders]).mean()
+    np.testing.assert_allclose(random.loc[1], mean)
+
+
+def test_controls_reorder_the_list_by_what_was_known():
+    mine, liked = lists(u1=[1, 2, 3]), likes(u1=[3])
+    known = pd.DataFrame({"item": [2, 2, 2, 3], "rating": [1.0, 2.0, 1.0, 5.0]})
+    orders = {
+        name: list(table.sort_values("score", ascending=False)["item"])
+        for name, table in topk.rerankings(mine, known, liked)
+    }
+    assert orders["recommender"] == [1, 2, 3]
+    assert orders["popularity"] == [2, 3, 1]
+    assert orders["item-mean"] == [3, 1, 2]  # the unrated item has the mean of all ratings
+    assert orders[ORACLE][0] == 3
+
+
+@pytest.fixture(scope="module")
+def study() -> dict:
+    """Two recommenders for 40 users with one like each: B has it on top, A at the end of its list of twelve."""
+    users = range(1, 41)
+    liked = likes(**{f"u{user}": [user] for user in users})
+    others = [*range(101, 112)]
+    bad, good = ({f"u{u}": order(u) for u in users} for order in (lambda u: [*others, u], lambda u: [u, *others]))
+    retrieved = pd.concat([lists(**bad).assign(recommender="A"), lists(**good).assign(recommender="B")])
+    known = pd.DataFrame({"item": [*others, *users], "rating": [3.0] * 11 + [4.0] * 40})
+    clever = retrieved[retrieved["user"] <= 20].drop_duplicates(["user", "item"])
+    clever = clever.assign(ranker="clever", score=(clever["item"] == clever["user"]).astype(float))
+    return {
+        "retrieved": retrieved, "known": known, "likes": liked, "best_other": {"A": "B", "B": "A"},
+        "of_model": clever[["ranker", "user", "item", "score"]],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(study: dict) -> pd.DataFrame:
+    routed = {"A": pd.Index(range(1, 31)), "B": pd.Index(range(11, 41))}
+    table = topk.comparison(topk.quality(**study), routed, ["clever"], **SURE)
+    return table.set_index(["recommender", "ranker"])
+
+
+def test_every_ranker_is_compared_for_every_recommender(compared):
+    assert set(compared.index) == set(itertools.product("AB", ["recommender", "clever", *CONTROLS, ORACLE]))
+
+
+def test_the_model_is_compared_on_its_sample_of_the_routed(compared):
+    assert compared["users_routed"].eq(30).all()
+    assert compared.loc[("A", "clever"), "users_scored"] == 20
+    assert compared.loc[("B", "clever"), "users_scored"] == 10
+    assert compared.loc[("A", "random"), "users_scored"] == 30
+
+
+def test_a_ranking_that_finds_the_like_gains_all_there_is_to_gain(compared):
+    row = compared.loc[("A", "clever")]
+    assert (row["ndcg_at_10_before"], row["ndcg_at_10_after"]) == (0, 1)
+    assert row["gain_over_recommender"] == 1
+    assert compared.loc[("A", ORACLE), "ndcg_at_10_after"] == 1
+
+
+def test_best_other_is_the_other_recommenders_own_list(compared):
+    assert compared.loc[("A", "best-other"), "ndcg_at_10_after"] == 1
+    assert compared.loc[("B", "best-other"), "ndcg_at_10_after"] == 0
+
+
+def test_a_model_as_good_as_the_best_control_gains_nothing_over_it(compared):
+    assert compared.loc[("A", "clever"), "gain_over_best_control"] == 0
+    assert compared.loc[("A", "clever"), "gain_over_best_control_p"] == 1
+
+
+def test_only_rows_of_the_model_are_corrected(compared):
+    corrected = compared["gain_over_recommender_p_holm"].dropna()
+    assert set(corrected.index.get_level_values("ranker")) == {"clever"}
+    assert (corrected >= compared.loc[corrected.index, "gain_over_recommender_p"]).all()
+
+
+def test_an_item_that_the_model_has_not_scored_is_named(study):
+    holes = study["of_model"].query("not (user == 7 and item == 105)")
+    with pytest.raises(ValueError, match=r"item 105 of A's list for user 7 has no score"):
+        topk.quality(**study | {"of_model": holes})
+
+
+def test_without_a_model_there_are_controls_alone(study):
+    table = topk.comparison(
+        topk.quality(**study | {"of_model": study["of_model"].iloc[:0]}),
+        {"A": pd.Index([1]), "B": pd.Index([2])},
+        [],
+        **SURE,
+    )
+    assert set(table["ranker"]) == {"recommender", *CONTROLS, ORACLE}
+
+
+def test_the_recommenders_own_quality_is_that_of_the_metrics(study):
+    own = topk.quality(**study).query("recommender == 'B' and ranker == 'recommender'").set_index("user")
+    rows = study["retrieved"].query("recommender == 'B'")
+    rows = rows.assign(score=-rows["position"], relevant=rows["item"] == rows["user"])
+    np.testing.assert_allclose(own["ndcg_at_10"], metrics.ndcg_at_k(rows))
