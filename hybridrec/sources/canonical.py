@@ -111,10 +111,7 @@ def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8") -> 
     Raises:
         DatasetError: not there, unreadable encoding, empty, or a line with too many fields (names the line).
     """
-    # pandas takes separators of one character only; the unit separator stands in no text file.
-    one = separator if len(separator) == 1 else "\x1f"
-    text = "\n".join(lines).replace(separator, one)
-    options = {"sep": one, "dtype": str, "keep_default_na": False, "escapechar": "\\", "encoding": encoding}
+    options = {"sep": separator, "dtype": str, "keep_default_na": False, "escapechar": "\\", "encoding": encoding}
     try:
         return pd.read_csv(source, **options)
     except FileNotFoundError:
