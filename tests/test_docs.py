@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import experiment, paths, prices
+from hybridrec import datasets, experiment, paths, prices
 from hybridrec.experiment import Endpoint
 from hybridrec.llm import prompts
 from hybridrec.llm.chat import ChatModel
+from hybridrec.sources.own import RatingsFile
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
 PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
@@ -169,3 +170,32 @@ def test_files_of_the_study_that_the_page_names_are_there():
 def test_batch_files_stay_out_of_git():
     assert "data/batches/" in text_of(paths.ROOT / ".gitignore").splitlines()
     assert paths.BATCHES == paths.ROOT / "data" / "batches"
+
+
+# --- ratings of one's own ---------------------------------------------------------------------------------------------
+
+
+def test_the_example_with_ones_own_ratings_is_read_as_promised(tmp_path, monkeypatch):
+    page = paths.ROOT / "docs" / "own-ratings.md"
+    (example,), (ratings, songs) = blocks(page, "toml"), blocks(page, "csv")
+    copied = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-latest-small-2016.toml"))
+    copied.pop("ladder")
+    settings = experiment.build("mine", copied | tomllib.loads(example), "the example")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "plays.csv").write_text(ratings)
+    (tmp_path / "mine" / "songs.csv").write_text(songs)
+    monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path))
+    data = datasets.load(settings.dataset, settings.ratings)
+    assert data.interactions[["user", "item", "rating"]].to_numpy().tolist() == [[1, 1, 5], [1, 2, 2], [2, 1, 4]]
+    assert data.items["title"].tolist() == ["Blue in Green", "So What"]
+
+
+def test_every_key_of_ones_own_ratings_is_on_the_page_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text_of(paths.ROOT / "docs" / "own-ratings.md"), re.M)
+    told = {key: default.strip("`") for key, default in rows}
+    known = {one.name: one.default for one in fields(RatingsFile)}
+    assert told.keys() == known.keys()
+    for key, default in known.items():
+        usual = (f'"{default}"', str(default))
+        expected = {"": ("none", "as item"), MISSING: ("required",)}.get(default, usual)
+        assert told[key].replace("`", "") in expected, key
