@@ -1,10 +1,23 @@
-"""Numbers in README.md carry the place they come from: ``0.50<!--headline.published.random.weak_auc_after-->``."""
+"""Numbers in README.md carry the place they come from: ``0.50<!--headline.published.random.weak_auc_after-->``.
 
+A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``.
+"""
+
+import json
 import re
 from typing import Any
 
+from hybridrec import paths
+
 ANNOTATED = re.compile(r"(?P<shown>[+−-]?\d+(?:\.\d+)?)(?P<percent>\s?%)?<!--(?P<path>[^>]+)-->")
 PAPER = "paper"
+
+
+def metrics_of(path: str) -> tuple[Any, str]:
+    """The metrics.json that a path is about, and the path within it."""
+    experiment, slash, inner = path.partition("/")
+    folder, place = (experiment, inner) if slash else ("ml-100k", path)
+    return json.loads((paths.ROOT / "results" / folder / "metrics.json").read_text(encoding="utf-8")), place
 
 
 def look_up(metrics: Any, path: str) -> float:

@@ -63,10 +63,10 @@ def test_choices_over_a_shared_prefix_are_those_of_plain_passes(model):
 
 
 @pytest.mark.live
-def test_a_candidates_score_does_not_depend_on_its_batch(model, monkeypatch):
+def test_a_candidates_score_does_not_depend_on_those_beside_it(model, monkeypatch):
     request = {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES}
     together = model.answer([request])[0]["log_probs"]
-    monkeypatch.setattr(local, "_TOKENS_PER_BATCH", 1)
+    monkeypatch.setattr(local, "_TOKENS_PER_PASS", 1)
     assert model.answer([request])[0]["log_probs"] == pytest.approx(together, abs=1e-3)
 
 
@@ -116,12 +116,15 @@ def test_only_complete_lines_count_as_repeated(text, repeated):
     assert local._repeats(text) == repeated
 
 
-def test_batches_keep_the_order_and_the_bound(monkeypatch):
-    monkeypatch.setattr(local, "_TOKENS_PER_BATCH", 10)
-    suffixes = [[n] * (1 + n % 4) for n in range(11)]
-    batches = local._batches(suffixes)
-    assert [suffix for batch in batches for suffix in batch] == suffixes
-    assert all(len(batch) * max(map(len, batch)) <= 10 for batch in batches)
+def test_passes_keep_the_order_and_the_bound_and_are_full(monkeypatch):
+    monkeypatch.setattr(local, "_TOKENS_PER_PASS", 10)
+    suffixes = [[n] * (1 + n % 4) for n in range(11)] + [[99] * 12]
+    passes = list(local._passes(suffixes))
+    assert [suffix for passed in passes for suffix in passed] == suffixes
+    sizes = [sum(map(len, passed)) for passed in passes]
+    assert all(size <= 10 for size in sizes[:-1])
+    assert sizes[-1] == 12  # longer than a pass, so it has one of its own
+    assert all(size + len(after[0]) > 10 for size, after in zip(sizes, passes[1:], strict=False))
 
 
 # --- taking requests on ---------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published_numbers import ANNOTATED, PAPER, as_shown, look_up
+from published_numbers import ANNOTATED, PAPER, as_shown, look_up, metrics_of
 
 from hybridrec import experiment, paths, tables
 from hybridrec.llm import prompts, rankers
 from hybridrec.llm.local import LocalModel
 
-COMMITTED = paths.ROOT / "results" / "ml-100k"
+EXPERIMENTS = ["ml-100k", "ml-latest-small-2016", "book-crossing"]
+COMMITTED = paths.RESULTS / "ml-100k"
 NOTEBOOKS = sorted(path.stem for path in paths.NOTEBOOKS.glob("0*.ipynb"))
 
 
@@ -37,31 +38,76 @@ def fresh_folder() -> Path:
 # --- completeness ---------------------------------------------------------------------------------------------------
 
 
-def test_every_recommender_meets_every_ranker_under_both_protocols(committed):
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def study(request) -> tuple[experiment.Experiment, dict]:
+    """The settings and the committed metrics of each experiment."""
+    return experiment.load(request.param), read(paths.RESULTS / request.param)
+
+
+def test_every_recommender_meets_every_ranker_under_both_protocols(study):
+    settings, committed = study
     rows = committed["comparison"]
     found = {(row["protocol"], row["recommender"], row["ranker"]) for row in rows}
     rankers = {row["ranker"] for row in rows}
-    assert {"listwise", "likelihood", "likelihood-prior", "pointwise", "pointwise-facts"} <= rankers
+    assert {*settings.modes, "likelihood-prior"} <= rankers
     assert {"recommender", "random", "popularity", "item-mean", "best-other", "oracle (upper bound)"} <= rankers
-    names = experiment.load("ml-100k").recommenders
-    assert len(names) >= 8
-    expected = {(p, name, ranker) for p in ("published", "held-out") for name in names for ranker in rankers}
+    assert len(settings.recommenders) >= 8
+    expected = {
+        (p, name, ranker) for p in ("published", "held-out") for name in settings.recommenders for ranker in rankers
+    }
     assert found == expected and len(rows) == len(expected)
 
 
-@pytest.mark.parametrize("group", ["weak_users", "weak_auc", "weak_ndcg", "overall_auc", "overall_ndcg", "cvar10_auc"])
-def test_every_comparison_has_before_and_after(committed, group):
-    for row in committed["comparison"]:
+def test_every_comparison_has_before_and_after(study):
+    for row in study[1]["comparison"]:
         assert row["users_routed"] > 0
-        assert row[f"{group}_before"] >= 0 and row[f"{group}_after"] >= 0
+        for group in ("weak_users", "weak_auc", "weak_ndcg", "overall_auc", "overall_ndcg", "cvar10_auc"):
+            assert row[f"{group}_before"] >= 0 and row[f"{group}_after"] >= 0
 
 
-def test_every_ranking_by_the_model_has_interval_and_p_value(committed):
-    for row in committed["comparison"]:
+def test_every_ranking_by_the_model_has_interval_and_p_value(study):
+    for row in study[1]["comparison"]:
         if row["ranker"] in (*prompts.MODES, "likelihood-prior"):
             for gain in ("gain_over_random", "gain_over_best_control", "gain_over_recommender"):
                 assert row[f"{gain}_low"] <= row[gain] <= row[f"{gain}_high"]
                 assert 0 < row[f"{gain}_p"] <= row[f"{gain}_p_holm"] <= 1
+
+
+def test_every_recommenders_lists_are_re_ranked_by_every_control_and_the_model(study):
+    settings, committed = study
+    for name in settings.recommenders:
+        rows = {row["ranker"]: row for row in committed["topk"] if row["recommender"] == name}
+        controls = {"recommender", "random", "popularity", "item-mean", "best-other", "oracle (upper bound)"}
+        assert rows.keys() == controls | set(settings.topk_modes)
+        assert rows["random"]["users_scored"] > 30
+        assert (
+            rows["oracle (upper bound)"]["ndcg_at_10_after"]
+            >= max(row["ndcg_at_10_before"] for row in rows.values()) - 1
+        )
+
+
+def test_every_rung_of_the_ladder_says_how_many_users_were_asked(study):
+    settings, committed = study
+    asked = {(row["model"], row["ranker"]): row["users_asked"] for row in committed["ladder"]}
+    for rung in settings.ladder:
+        for mode, count in rung.users.items():
+            assert 0 < asked[rung.model, mode] <= count
+    assert all(row["users_scored"] <= row["users_asked"] for row in committed["ladder"])
+
+
+def test_table_2_has_the_papers_numbers_where_the_paper_has_the_dataset(study):
+    settings, committed = study
+    cells = {(row["recommender"], row["group"]): row for row in committed["table2"]}
+    assert cells.keys() == {(name, group) for name in experiment.PUBLISHED_RECOMMENDERS for group in ("all", "weak")}
+    in_paper = settings.dataset in paths.PUBLISHED.read_text()
+    assert all((row["paper_with_gpt_35"] is not None) == in_paper for row in cells.values())
+    assert all(row["random"] is not None and row["item-mean"] is not None for row in cells.values())
+
+
+def test_the_claims_about_quality_have_verdicts(study):
+    claims = {row["claim"] for row in study[1]["claims"]}
+    assert {"fewer weak users", "sub-population robustness", "overall performance"} <= claims
+    assert all(row["verdict"] for row in study[1]["claims"])
 
 
 def test_at_least_300_users_were_ranked_in_every_mode(committed):
@@ -86,13 +132,14 @@ def test_committed_notebooks_are_the_executed_ones():
 # --- the README -----------------------------------------------------------------------------------------------------
 
 
-def test_numbers_in_the_readme_are_those_of_the_results(committed):
+def test_numbers_in_the_readme_are_those_of_the_results():
     text = (paths.ROOT / "README.md").read_text()
     found = [match for match in ANNOTATED.finditer(text) if match["path"] != PAPER]
     assert len(found) > 40
     for match in found:
         shown = match["shown"].replace("-", "−")
-        assert as_shown(look_up(committed, match["path"]), shown, bool(match["percent"])) == shown, match["path"]
+        value = look_up(*metrics_of(match["path"]))
+        assert as_shown(value, shown, bool(match["percent"])) == shown, match["path"]
 
 
 def test_no_number_of_the_findings_stands_without_its_source():

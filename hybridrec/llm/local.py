@@ -3,11 +3,11 @@
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
-import copy
 import re
 import shutil
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # transformers imports a notebook bar we do not use
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, StoppingCriteria, StoppingCriteriaList  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from hybridrec import paths  # noqa: E402
@@ -24,8 +24,8 @@ from hybridrec.llm.models import ModelCard, model_card  # noqa: E402
 from hybridrec.llm.recordings import request_key  # noqa: E402
 from hybridrec.llm.runner import Asked, Finished, Keep, Response  # noqa: E402
 
-# How many tokens of candidates are scored in one forward pass; bounds memory for users with many candidates.
-_TOKENS_PER_BATCH = 2048
+# How many tokens of candidates are scored in one forward pass: more only makes the mask larger.
+_TOKENS_PER_PASS = 512
 # How many answers are written together, and out of how many the most alike in length are taken.
 _GENERATED_TOGETHER = 16
 _WAITING = 256
@@ -135,12 +135,12 @@ class LocalModel:
         suffixes = [self._tokens(text if kind == "score" else text + after) for text in texts]
         cache, last = self._prefill(prefix)
         log_probs: list[Any] = []
-        for batch in _batches(suffixes):
-            logits = self._continue(cache, batch)
+        for passed in _passes(suffixes):
+            logits = self._continue(cache, passed)
             if kind == "score":
-                log_probs += _sequence_log_probs(last, logits, batch)
+                log_probs += _sequence_log_probs(last, logits, passed)
             else:
-                log_probs += self._choice_log_probs(logits, batch, request["choices"])
+                log_probs += self._choice_log_probs(logits, request["choices"])
         own = sum(len(suffix) for suffix in suffixes)
         return {
             "log_probs": log_probs,
@@ -151,29 +151,43 @@ class LocalModel:
             "seconds": round(time.perf_counter() - start, 3),
         }
 
-    def _prefill(self, prefix: list[int]) -> tuple[Any, torch.Tensor]:
+    def _prefill(self, prefix: list[int]) -> tuple[DynamicCache, torch.Tensor]:
         """Keys and values of the prefix, and log-probabilities of the token after it, shape (vocabulary,)."""
-        out = self.model(torch.tensor([prefix]), use_cache=True, logits_to_keep=1)
-        return out.past_key_values, torch.log_softmax(out.logits[0, -1], dim=-1)
+        cache = DynamicCache()
+        out = self.model(torch.tensor([prefix]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache, torch.log_softmax(out.logits[0, -1], dim=-1)
 
-    def _continue(self, cache: Any, batch: list[list[int]]) -> torch.Tensor:
-        """Logits after each token of each suffix, shape (suffixes, longest suffix, vocabulary)."""
-        seen = cache.get_seq_length()
-        longest = max(map(len, batch))
-        ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros(len(batch), seen + longest, dtype=torch.long)
-        mask[:, :seen] = 1
-        for row, suffix in enumerate(batch):
-            ids[row, : len(suffix)] = torch.tensor(suffix)
-            mask[row, seen : seen + len(suffix)] = 1
-        shared = copy.deepcopy(cache)
-        shared.batch_repeat_interleave(len(batch))
-        return self.model(ids, attention_mask=mask, past_key_values=shared, use_cache=True).logits
+    def _continue(self, cache: DynamicCache, suffixes: list[list[int]]) -> Sequence[torch.Tensor]:
+        """Logits after each token of each suffix: one tensor (length of the suffix, vocabulary) a suffix.
 
-    def _choice_log_probs(self, logits: torch.Tensor, batch: list[list[int]], choices: list[str]) -> list[list[float]]:
+        The suffixes stand one after the other in a single row. A mask lets each see the prefix and itself alone, and
+        positions start anew: so the prefix is neither computed nor copied again, and nothing is padded.
+        """
+        seen, lengths = cache.get_seq_length(), [len(suffix) for suffix in suffixes]
+        owner = torch.repeat_interleave(torch.arange(len(suffixes)), torch.tensor(lengths))
+        places = torch.cat([torch.arange(seen, seen + length) for length in lengths])
+        own = (owner[:, None] == owner) & (places[:, None] >= places)
+        mask = torch.cat([torch.ones(len(own), seen, dtype=torch.bool), own], dim=1)
+        ids = torch.tensor([[token for suffix in suffixes for token in suffix]])
+        out = self.model(
+            ids, attention_mask=self._masks(mask, places), position_ids=places[None], past_key_values=cache
+        )  # fmt: skip
+        cache.crop(-len(places))
+        return out.logits[0].split(lengths)
+
+    def _masks(self, mask: torch.Tensor, places: torch.Tensor) -> Any:
+        """The mask as the model takes it; layers that only look so far back (Gemma's) get one of their own."""
+        config = self.model.config
+        if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+            return mask[None, None]
+        seen = mask.shape[1] - mask.shape[0]
+        near = places[:, None] - torch.cat([torch.arange(seen), places]) < config.sliding_window
+        return {"full_attention": mask[None, None], "sliding_attention": (mask & near)[None, None]}
+
+    def _choice_log_probs(self, logits: Sequence[torch.Tensor], choices: list[str]) -> list[list[float]]:
         """log P(choice) at the end of each suffix, one list (in the order of ``choices``) a suffix."""
         tokens = [self._tokens(choice)[0] for choice in choices]
-        ends = logits[torch.arange(len(batch)), torch.tensor([len(suffix) - 1 for suffix in batch])]
+        ends = torch.stack([each[-1] for each in logits])
         return [[round(p, 5) for p in row] for row in torch.log_softmax(ends, dim=-1)[:, tokens].tolist()]
 
     # --- generating ---------------------------------------------------------------------------------------------
@@ -250,18 +264,23 @@ def _repeats(text: str) -> bool:
     return len(lines) != len(set(lines))
 
 
-def _batches(suffixes: list[list[int]]) -> list[list[list[int]]]:
-    """Consecutive suffixes in batches of bounded size."""
-    per_batch = max(1, _TOKENS_PER_BATCH // max(map(len, suffixes)))
-    return [suffixes[start : start + per_batch] for start in range(0, len(suffixes), per_batch)]
+def _passes(suffixes: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Consecutive suffixes, as many as fit into a forward pass."""
+    passed: list[list[int]] = []
+    for suffix in suffixes:
+        if passed and sum(map(len, passed)) + len(suffix) > _TOKENS_PER_PASS:
+            yield passed
+            passed = []
+        passed.append(suffix)
+    if passed:
+        yield passed
 
 
-def _sequence_log_probs(last: torch.Tensor, logits: torch.Tensor, batch: list[list[int]]) -> list[float]:
+def _sequence_log_probs(last: torch.Tensor, logits: Sequence[torch.Tensor], suffixes: list[list[int]]) -> list[float]:
     """Sum of each suffix's token log-probabilities; its first token is predicted by the prefix (``last``)."""
     sums = []
-    for row, suffix in enumerate(batch):
+    for each, suffix in zip(logits, suffixes, strict=True):
         tokens = torch.tensor(suffix)
-        inner = torch.log_softmax(logits[row, : len(suffix) - 1], dim=-1)
-        rest = inner.gather(1, tokens[1:, None]).sum()
+        rest = torch.log_softmax(each[:-1], dim=-1).gather(1, tokens[1:, None]).sum()
         sums.append(round(float(last[tokens[0]] + rest), 5))
     return sums
