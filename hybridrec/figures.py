@@ -305,7 +305,8 @@ def published_pattern(table: pd.DataFrame, published: pd.DataFrame, recommenders
         places = np.arange(3)
         axis.bar(places - 0.2, before, 0.38, color=GREY, label="before: recommender")
         axis.bar(places + 0.2, after, 0.38, color=[BLUE, ORANGE, RED], label="after")
-        axis.set_xticks(places, ["paper\n(GPT-3.5)", "ours\n(LLM)", "ours\n(random)"])
+        of_paper = "GPT-3.5" if before[0] == before[0] else "without it"  # NaN: the paper does not have this dataset
+        axis.set_xticks(places, [f"paper\n({of_paper})", "ours\n(LLM)", "ours\n(random)"])
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
         axis.set(title=name, ylim=(0, 0.75))
     axes[0].set_ylabel("AUC of users flagged as weak")
