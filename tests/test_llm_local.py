@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from hybridrec import paths
 from hybridrec.llm import local
@@ -68,6 +69,29 @@ def test_a_candidates_score_does_not_depend_on_those_beside_it(model, monkeypatc
     together = model.answer([request])[0]["log_probs"]
     monkeypatch.setattr(local, "_TOKENS_PER_PASS", 1)
     assert model.answer([request])[0]["log_probs"] == pytest.approx(together, abs=1e-3)
+
+
+@pytest.mark.live
+def test_a_history_is_read_once_for_all_ways_to_ask_and_the_scores_stay(model, monkeypatch):
+    ways = [
+        {"kind": "score", "instruction": f"{INSTRUCTION}\n\nName one more film.", "candidates": TITLES},
+        {"kind": "choose", "instruction": f"{INSTRUCTION}\n\n", "candidates": TITLES, "choices": ["Yes", "No"]},
+        {"kind": "score", "instruction": "Name a film.", "candidates": TITLES},
+    ]
+    alone = []
+    for way in ways:
+        model._held = [], DynamicCache()
+        alone += flat(model.answer([way])[0]["log_probs"])
+    read, forward = [], model.model.forward
+    monkeypatch.setattr(model.model, "forward", lambda ids, **rest: read.append(ids.shape[1]) or forward(ids, **rest))
+    model._held = [], DynamicCache()
+    assert [p for way in ways for p in flat(model.answer([way])[0]["log_probs"])] == pytest.approx(alone, abs=1e-3)
+    assert read[2] <= 3 < len(model._tokens(INSTRUCTION)) < read[0]  # each way to ask takes two passes
+
+
+def flat(log_probs: list) -> list[float]:
+    """The numbers of an answer of either kind."""
+    return [p for each in log_probs for p in (each if isinstance(each, list) else [each])]
 
 
 @pytest.mark.live

@@ -44,8 +44,13 @@ def test_a_sample_is_seeded_and_leaves_out_short_lists():
 
 
 def test_too_large_a_sample_says_how_many_there_are():
-    with pytest.raises(ValueError, match="5 users with 3 candidates or more are wanted; there are 2"):
-        shuffles.sample([task(1), task(2), task(3, 2)], 5, seed=1)
+    with pytest.raises(ValueError, match="5 users with 2 candidates or more are wanted; there are 3"):
+        shuffles.sample([task(1), task(2), task(3, 2), task(4, 1)], 5, seed=1)
+
+
+def test_where_too_few_lists_have_three_candidates_two_will_do():
+    tasks = [task(user, 2) for user in range(8)] + [task(9, 3), task(10, 1)]
+    assert len(shuffles.sample(tasks, 9, seed=1)) == 9
 
 
 def test_borda_is_the_mean_number_of_items_below():

@@ -3,6 +3,7 @@
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
+import os
 import re
 import shutil
 import time
@@ -65,6 +66,7 @@ class LocalModel:
     def __init__(self, name: str) -> None:
         self.name, self.card = name, model_card(name)
         self._waiting: list[tuple[Asked, Keep]] = []
+        self._held: tuple[list[int], DynamicCache] = [], DynamicCache()
 
     # --- the interface of runner.Model ----------------------------------------------------------------------------
 
@@ -136,11 +138,11 @@ class LocalModel:
         cache, last = self._prefill(prefix)
         log_probs: list[Any] = []
         for passed in _passes(suffixes):
-            logits = self._continue(cache, passed)
             if kind == "score":
-                log_probs += _sequence_log_probs(last, logits, passed)
+                log_probs += _sequence_log_probs(last, self._continue(cache, passed), passed)
             else:
-                log_probs += self._choice_log_probs(logits, request["choices"])
+                ends = self._continue(cache, passed, ends_only=True)
+                log_probs += self._choice_log_probs(ends, request["choices"])
         own = sum(len(suffix) for suffix in suffixes)
         return {
             "log_probs": log_probs,
@@ -152,28 +154,42 @@ class LocalModel:
         }
 
     def _prefill(self, prefix: list[int]) -> tuple[DynamicCache, torch.Tensor]:
-        """Keys and values of the prefix, and log-probabilities of the token after it, shape (vocabulary,)."""
-        cache = DynamicCache()
-        out = self.model(torch.tensor([prefix]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        """Keys and values of the prefix, and log-probabilities of the token after it, shape (vocabulary,).
+
+        What the prefix has in common with the one before it (a user's history, when the same user is asked in another
+        way) is not computed again.
+        """
+        held, cache = self._held
+        common = min(len(os.path.commonprefix([held, prefix])), len(prefix) - 1)
+        if surplus := cache.get_seq_length() - common:
+            cache.crop(-surplus)
+        self._held = [], DynamicCache()  # an interrupted pass leaves nothing half extended behind
+        out = self.model(torch.tensor([prefix[common:]]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._held = prefix, cache
         return cache, torch.log_softmax(out.logits[0, -1], dim=-1)
 
-    def _continue(self, cache: DynamicCache, suffixes: list[list[int]]) -> Sequence[torch.Tensor]:
-        """Logits after each token of each suffix: one tensor (length of the suffix, vocabulary) a suffix.
+    def _continue(
+        self, cache: DynamicCache, suffixes: list[list[int]], ends_only: bool = False
+    ) -> Sequence[torch.Tensor]:
+        """Logits after each token of each suffix, or after its last one: a tensor (tokens, vocabulary) a suffix.
 
         The suffixes stand one after the other in a single row. A mask lets each see the prefix and itself alone, and
         positions start anew: so the prefix is neither computed nor copied again, and nothing is padded.
         """
-        seen, lengths = cache.get_seq_length(), [len(suffix) for suffix in suffixes]
-        owner = torch.repeat_interleave(torch.arange(len(suffixes)), torch.tensor(lengths))
+        seen, lengths = cache.get_seq_length(), torch.tensor([len(suffix) for suffix in suffixes])
+        owner = torch.repeat_interleave(torch.arange(len(suffixes)), lengths)
         places = torch.cat([torch.arange(seen, seen + length) for length in lengths])
         own = (owner[:, None] == owner) & (places[:, None] >= places)
         mask = torch.cat([torch.ones(len(own), seen, dtype=torch.bool), own], dim=1)
-        ids = torch.tensor([[token for suffix in suffixes for token in suffix]])
         out = self.model(
-            ids, attention_mask=self._masks(mask, places), position_ids=places[None], past_key_values=cache
-        )  # fmt: skip
+            torch.tensor([[token for suffix in suffixes for token in suffix]]),
+            attention_mask=self._masks(mask, places),
+            position_ids=places[None],
+            past_key_values=cache,
+            logits_to_keep=lengths.cumsum(0) - 1 if ends_only else 0,
+        )
         cache.crop(-len(places))
-        return out.logits[0].split(lengths)
+        return out.logits[0].split([1] * len(suffixes) if ends_only else lengths.tolist())
 
     def _masks(self, mask: torch.Tensor, places: torch.Tensor) -> Any:
         """The mask as the model takes it; layers that only look so far back (Gemma's) get one of their own."""

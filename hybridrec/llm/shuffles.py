@@ -12,17 +12,18 @@ from hybridrec.llm.rankers import Ranking, Task
 from hybridrec.randomness import generator
 
 
-def sample(tasks: Sequence[Task], n: int, seed: int, at_least: int = 3) -> list[Task]:
-    """A seeded sample of ``n`` tasks that have candidates enough for an order to mean something.
+def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
+    """A seeded sample of ``n`` tasks with three candidates or more; with two, where too few have three.
 
     Raises:
-        ValueError: there are fewer than ``n`` of them.
+        ValueError: fewer than ``n`` have two.
     """
-    long_enough = [task for task in tasks if len(task.candidates) >= at_least]
-    if len(long_enough) < n:
-        raise ValueError(f"{n} users with {at_least} candidates or more are wanted; there are {len(long_enough)}.")
-    chosen = generator(seed, "shuffled-users").choice(len(long_enough), n, replace=False)
-    return [long_enough[place] for place in sorted(chosen)]
+    longest = [[task for task in tasks if len(task.candidates) >= least] for least in (3, 2)]
+    enough = next((long for long in longest if len(long) >= n), None)
+    if enough is None:
+        raise ValueError(f"{n} users with 2 candidates or more are wanted; there are {len(longest[-1])}.")
+    chosen = generator(seed, "shuffled-users").choice(len(enough), n, replace=False)
+    return [enough[place] for place in sorted(chosen)]
 
 
 def shuffled(task: Task, number: int, seed: int) -> Task:
