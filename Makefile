@@ -16,7 +16,7 @@ ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/r
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce reproduce-all overview record batch import compact notebooks test lint lock clean FORCE
+.PHONY: help env data models reproduce reproduce-all overview seeds record batch import compact notebooks test lint lock clean FORCE
 
 help:  ## what there is to make (this list)
 	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -62,6 +62,10 @@ reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something chan
 reproduce-all: .stamps/env  ## reproduce the experiments on all three datasets, then the overview
 	@for name in $(ALL); do $(MAKE) --no-print-directory reproduce EXPERIMENT=$$name || exit 1; done
 	@$(MAKE) --no-print-directory overview
+
+# A split that is done is found again by its fits and answers; the overview shows the spread.
+seeds: .stamps/env  ## repeat the comparison on five splits, three of them with the language model (an hour)
+	$(PY) -m hybridrec seeds $(EXPERIMENT)
 
 overview: .stamps/env  ## put the results of all experiments side by side (results/README.md)
 	$(PY) -m hybridrec overview

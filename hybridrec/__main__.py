@@ -311,6 +311,20 @@ def compact(settings: experiments.Experiment) -> None:
             print(f"{len(recordings)} answers in {paths.within_root(recordings.compact_path)}")
 
 
+def seeds(settings: experiments.Experiment) -> None:
+    """Repeat the comparison on other splits; the table is written after each, so an interruption costs one split."""
+    import pandas as pd
+
+    from hybridrec import seeds as other_splits
+    from hybridrec import tables
+
+    done: list[pd.DataFrame] = []
+    for table in other_splits.each(settings):
+        done.append(table)
+        tables.publish(settings.name, "seeds", pd.concat(done))
+        print(f"seed {table['seed'].iloc[0]}: {len(table)} rows in results/{settings.name}/seeds.csv", flush=True)
+
+
 def overview() -> None:
     """Put all experiments' results side by side, and index them."""
     from hybridrec import overview as overviews
@@ -329,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
         ("model", "fetch, verify and convert the language model"),
         ("batch", "write what an endpoint has not answered yet as batch files"),
         ("import", "record the answers in a batch's result files"),
+        ("seeds", "repeat the comparison on other splits of the ratings"),
         ("compact", "fold new recordings into the file that is committed"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
@@ -353,7 +368,14 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.command == "import":
             import_results(settings, given.files)
         else:
-            plain = {"summary": summary, "data": data, "model": model, "batch": batch, "compact": compact}
+            plain = {
+                "summary": summary,
+                "data": data,
+                "model": model,
+                "batch": batch,
+                "seeds": seeds,
+                "compact": compact,
+            }
             plain[given.command](settings)
     except KeyboardInterrupt:
         print("interrupted. The same command goes on from the last whole notebook.", file=sys.stderr)

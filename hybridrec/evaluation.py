@@ -223,7 +223,8 @@ def pooled_gain(
         seed, samples, permutations: of interval and test.
 
     Returns:
-        users_scored, auc (of the ranker), recommender_auc, gain_over_best_control and its _low, _high, _p.
+        users_scored, auc (of the ranker), recommender_auc, gain_over_best_control and gain_over_recommender, each with
+        its _low, _high, _p.
     """
     rows = []
     for setting in settings:
@@ -232,7 +233,9 @@ def pooled_gain(
         tables["control_auc"] = setting.source(best_control(auc, on_sample(setting, users)))
         rows.append(pd.DataFrame({name: auc[table][users].mean() for name, table in tables.items()}))
     by_user = pd.concat(rows).groupby(level=0).mean()
-    values = (by_user["auc"] - by_user["control_auc"]).to_numpy()
-    found = uncertainty(values, seed, ("pooled", ranker), samples, permutations)
-    gain = {f"gain_over_best_control{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
-    return {"users_scored": len(by_user), **by_user.mean().drop("control_auc").to_dict(), **gain}
+    row = {"users_scored": len(by_user), **by_user.mean().drop("control_auc").to_dict()}
+    for reference, column, key in (("best_control", "control_auc", ()), ("recommender", "recommender_auc", ("own",))):
+        values = (by_user["auc"] - by_user[column]).to_numpy()
+        found = uncertainty(values, seed, ("pooled", ranker, *key), samples, permutations)
+        row |= {f"gain_over_{reference}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
+    return row

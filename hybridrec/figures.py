@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hybridrec.experiment import MODES
 from hybridrec.hybrid import CONTROLS
 
 # Okabe & Ito's palette, safe for the common kinds of colour blindness.
@@ -221,30 +222,31 @@ def null_gain(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sensitivity_panels(table: pd.DataFrame) -> Figure:
-    """What users flagged at other thresholds score on the test: a panel a recommender, a line for each t_s.
+def sensitivity_panels(table: pd.DataFrame, x: str, lines: str, names_of: tuple[str, str]) -> Figure:
+    """What users flagged under other settings score on the test: a panel a recommender.
 
     Args:
-        table: recommender, performance_threshold, sparsity_threshold, flagged, flagged_auc.
+        table: recommender, flagged, flagged_auc, and the two settings.
+        x, lines: the setting along the axis, and the one that has a line for each value.
+        names_of: how the two are called.
     """
     use_style()
     names = list(table["recommender"].unique())
     figure, axes = plt.subplots(3, -(-len(names) // 3), figsize=(9.5, 7), sharex=True, sharey=True)
-    limits = sorted(table["sparsity_threshold"].unique())
+    limits = sorted(table[lines].unique())
     for axis, name in zip(axes.flat, names, strict=False):
         for limit, colour in zip(limits, (GREY, BLUE, GREEN, ORANGE), strict=False):
-            rows = table[(table["recommender"] == name) & (table["sparsity_threshold"] == limit)]
+            rows = table[(table["recommender"] == name) & (table[lines] == limit)]
             enough = rows[rows["flagged"] >= 10]
-            axis.plot(
-                enough["performance_threshold"], enough["flagged_auc"], "o-", color=colour, ms=4, label=f"{limit:.3f}"
-            )
+            axis.plot(enough[x], enough["flagged_auc"], "o-", color=colour, ms=4, label=f"{limit:.3g}")
         axis.axhline(0.5, color=RED, ls="--", lw=0.8)
         axis.set_title(name)
-    for axis in axes.flat[len(names) :]:
+    for column, axis in enumerate(axes.flat[len(names) :], len(names) % axes.shape[1]):
         axis.set_axis_off()
-    figure.supxlabel("t_p: flagged if P(u) is at or below", fontsize=10)
+        axes[-2, column].tick_params(labelbottom=True)
+    figure.supxlabel(names_of[0], fontsize=10)
     figure.supylabel("test AUC of the flagged (at least 10)", fontsize=10)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), title="t_s", loc="outside right center")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), title=names_of[1], loc="outside right center")
     return figure
 
 
@@ -365,18 +367,21 @@ def ladder(table: pd.DataFrame) -> Figure:
     """
     figure, (axis,) = _axes(1, 7.4, 4.2)
     rankers = list(table["ranker"].unique())
-    colours = dict(zip(rankers, (ORANGE, BLUE, GREEN, PURPLE, RED, GREY), strict=False))
+    # A way to ask has its colour in every experiment, also where others were left out.
+    colours = dict(zip(MODES, (ORANGE, BLUE, GREEN, PURPLE, RED), strict=True))
     for number, ranker in enumerate(rankers):
         rows = table[table["ranker"] == ranker].sort_values("millions")
         places = rows["millions"] * 1.05 ** (number - (len(rankers) - 1) / 2)  # side by side, not on top
         gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
         axis.errorbar(
-            places, gain, [gain - low, high - gain], fmt="o-", color=colours[ranker], lw=1, ms=6, label=ranker
+            places, gain, [gain - low, high - gain], fmt="o-", color=colours.get(ranker, GREY), lw=1, ms=6, label=ranker
         )
     axis.axhline(0, color="black", lw=0.8)
     sizes = table.groupby("millions")["model"].first()
     axis.set_xscale("log")
-    axis.set_xticks(sizes.index, [f"{name}\n{size:,} million" for size, name in sizes.items()], fontsize=8)
+    lower = ["", "\n\n"] * len(sizes)
+    names = [f"{gap}{name}\n{size:,} million" for gap, (size, name) in zip(lower, sizes.items(), strict=False)]
+    axis.set_xticks(sizes.index, names, fontsize=8)  # every other name lower, so that neighbours do not touch
     axis.set_xticks([], minor=True)
     axis.set(xlim=(sizes.index.min() / 1.6, sizes.index.max() * 1.6), ylabel="AUC gained over the best control")
     axis.set_title("Held-out weak users: what larger models add")
@@ -428,21 +433,23 @@ def quality_cost(points: pd.DataFrame, alone: float) -> Figure:
 # --- all experiments ------------------------------------------------------------------------------------------------
 
 
-def overview(weak: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -> Figure:
     """Weak users' AUC by what they get instead of their recommender: a marker a dataset, a panel a protocol.
 
     Args:
-        weak: dataset, protocol, ranker, auc.
+        weak: dataset, protocol, ranker, auc; several rows a ranker are several markers.
         names: how each ranker is called in the picture, in order.
+        alpha: lets markers that lie on each other show through.
     """
     figure, axes = _axes(2, 5.2, 3.6)
+    names = {ranker: name for ranker, name in names.items() if ranker in set(weak["ranker"])}
     places = {ranker: len(names) - 1 - number for number, ranker in enumerate(names)}
     looks = list(zip(weak["dataset"].unique(), (BLUE, ORANGE, GREEN, PURPLE, RED), "osD^v", strict=False))
     for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
         for number, (dataset, colour, marker) in enumerate(looks):
             rows = weak[(weak["protocol"] == protocol) & (weak["dataset"] == dataset)]
             heights = rows["ranker"].map(places) + 0.18 * ((len(looks) - 1) / 2 - number)
-            axis.plot(rows["auc"], heights, marker, color=colour, ms=7, label=dataset)
+            axis.plot(rows["auc"], heights, marker, color=colour, ms=7, alpha=alpha, label=dataset)
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         axis.set_yticks(list(places.values()), list(names.values()) if axis is axes[0] else [""] * len(names))
         axis.grid(axis="y", color="#dddddd", lw=0.8)

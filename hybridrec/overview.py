@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from hybridrec import paths
+from hybridrec import paths, seeds
 
 # The rows of the overview: what a weak user gets, in the order in which it is shown.
 RANKERS = {
@@ -19,6 +19,10 @@ RANKERS = {
     "item-mean": "the item's mean rating",
     "best-other": "another recommender",
 }
+SPLITS_SHOWN = (
+    "The whole study without notebook 4 again on other splits of the same ratings: a mark a split. The language model "
+    "(scoring) was asked on fewer of them. The spread, in numbers: [seeds.csv](seeds.csv)."
+)
 _MADE = re.compile(r'tables\.publish\(\s*experiment,\s*"(\w+)"|figures\.save\(.*,\s*output,\s*"(\w+)"', re.S)
 
 
@@ -57,6 +61,18 @@ def beyond_controls(names: list[str]) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(metrics(name)["ladder"]).assign(dataset=name) for name in names], ignore_index=True)
 
 
+def other_splits(names: list[str]) -> pd.DataFrame:
+    """AUC of weak users for each split, where `make seeds` has run.
+
+    Returns:
+        Columns dataset, protocol, ranker, seed, auc: mean over the paper's three recommenders.
+    """
+    files = {name: paths.RESULTS / name / "seeds.csv" for name in names}
+    found = [seeds.weak_users(pd.read_csv(file)).assign(dataset=name) for name, file in files.items() if file.is_file()]
+    rows = pd.concat(found) if found else pd.DataFrame(columns=["dataset", "protocol", "ranker", "seed", "auc"])
+    return rows[rows["ranker"].isin(RANKERS)]
+
+
 def made_by() -> Iterator[tuple[str, str, str, int]]:
     """Every published table and figure: its name, the notebook, the section, and the number of the cell."""
     for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb")):
@@ -86,6 +102,10 @@ def index(names: list[str]) -> str:
     for name, notebook, section, cell in made_by():
         links = [_link(experiment, name) for experiment in names]
         lines.append(f"| {notebook}, cell {cell} | {section} | `{name}` | " + " | ".join(links) + " |")
+    links = [_link(experiment, "seeds") for experiment in names]
+    lines.append("| `make seeds` | The comparison on other splits | `seeds` | " + " | ".join(links) + " |")
+    if any("csv" in link for link in links):
+        lines += ["", "## Is it the split?", "", SPLITS_SHOWN, "", "![AUC of weak users on every split](seeds.png)"]
     return "\n".join(lines) + "\n"
 
 
@@ -97,7 +117,7 @@ def _link(experiment: str, name: str) -> str:
 
 
 def write(folder: Path) -> list[str]:
-    """Write overview.csv, beyond_controls.csv, overview.png and .svg, and README.md; return the experiments covered."""
+    """Write README.md, three tables and two figures (overview, seeds); return the experiments covered."""
     from hybridrec import figures
 
     names = experiments()
@@ -105,5 +125,9 @@ def write(folder: Path) -> list[str]:
     weak.round(6).to_csv(folder / "overview.csv", index=False, lineterminator="\n")
     beyond_controls(names).round(6).to_csv(folder / "beyond_controls.csv", index=False, lineterminator="\n")
     figures.save(figures.overview(weak, RANKERS), folder, "overview")
+    splits = other_splits(names)
+    seeds.spread(splits).round(6).to_csv(folder / "seeds.csv", index=False, lineterminator="\n")
+    if len(splits):
+        figures.save(figures.overview(splits, RANKERS, alpha=0.5), folder, "seeds")
     (folder / "README.md").write_text(index(names), encoding="utf-8")
     return names

@@ -1,5 +1,7 @@
 """Other rules for flagging users, and how well any rule finds those who turn out weak on items it never saw."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import special, stats
@@ -175,6 +177,43 @@ def detection(flagged: pd.DataFrame, test_auc: pd.DataFrame, threshold: float) -
 
 def _ratio(part: pd.Series, whole: pd.Series) -> pd.Series:
     return part / whole.where(whole > 0)
+
+
+def evidence_sensitivity(
+    out_of_fold: pd.DataFrame, test: pd.DataFrame, inactive: pd.Index, threshold: float, likes: Sequence[float],
+    folds: Sequence[int],
+) -> pd.DataFrame:  # fmt: skip
+    """What would have been flagged with another meaning of a like, or with less evidence. Nothing is fitted again.
+
+    The recommenders stay those that were fitted; a like threshold changes what they are judged by, on known ratings
+    and on the test alike.
+
+    Args:
+        out_of_fold: recommender, user, fold, score, rating: known ratings.
+        test: recommender, user, score, rating: test items.
+        inactive: users that can be weak.
+        threshold: t_p.
+        likes: ratings from which an item counts as liked.
+        folds: how many of the folds, from the first, are looked at.
+
+    Returns:
+        One row a recommender, like threshold and number of folds: recommender, like_threshold, folds, weak (users
+        flagged), flagged (those of them with a test AUC), flagged_auc, rest_auc (the other inactive users'), gap.
+    """
+    known, asked = (rows[rows["user"].isin(inactive)] for rows in (out_of_fold, test))
+    parts = []
+    for like in likes:
+        auc = triage.performance_by_recommender(asked.assign(relevant=asked["rating"] >= like))
+        auc = auc.rename(columns={"performance": "auc"}).drop(columns="pairs")
+        for count in folds:
+            seen = known[known["fold"] < count]
+            record = triage.performance_by_recommender(seen.assign(relevant=seen["rating"] >= like))
+            flags = record.assign(weak=record["performance"] <= threshold, rule="")
+            weak = flags.groupby("recommender", sort=False)["weak"].sum().rename("weak")
+            rows = triage.reliability(flags, auc).drop(columns="rule").merge(weak, on="recommender")
+            parts.append(rows.assign(like_threshold=like, folds=count))
+    columns = ["recommender", "like_threshold", "folds", "weak", "flagged", "flagged_auc", "rest_auc", "gap"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def sensitivity(

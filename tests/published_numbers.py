@@ -22,7 +22,7 @@ def metrics_of(path: str) -> tuple[Any, str]:
 
 def look_up(metrics: Any, path: str) -> float:
     """The value at a path of metrics.json. In a list of rows, ``a=x,b=y`` picks the one row where a is x and b is y."""
-    for step in path.split("."):
+    for step in re.split(r"\.(?!\d)", path):  # not within a name like Qwen2.5
         if isinstance(metrics, list):
             wanted = dict(pair.split("=") for pair in step.split(","))
             (metrics,) = [row for row in metrics if all(row[key] == value for key, value in wanted.items())]

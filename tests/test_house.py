@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
     {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "claims", "topk", "costs"},
-    {"figures"},
+    {"figures", "seeds"},
     {"overview"},
     {"__main__"},
 ]

@@ -16,7 +16,7 @@ def test_the_three_datasets_have_results():
 
 def test_committed_overview_is_what_the_results_give(tmp_path):
     assert overview.write(tmp_path) == NAMES
-    for name in ("README.md", "overview.csv", "beyond_controls.csv"):
+    for name in ("README.md", "overview.csv", "beyond_controls.csv", "seeds.csv"):
         assert (tmp_path / name).read_text() == (paths.RESULTS / name).read_text(), f"{name}: run `make overview`"
 
 
@@ -31,7 +31,7 @@ def test_every_number_of_the_overview_stands_in_the_experiments_metrics(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
-    made = {result for result, *_ in overview.made_by()}
+    made = {result for result, *_ in overview.made_by()} | {"seeds"}
     there = {file.stem for file in (paths.RESULTS / name).iterdir() if file.suffix in (".csv", ".png", ".svg")}
     assert there <= made, "a leftover, or made where the index does not look"
 

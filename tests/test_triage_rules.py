@@ -215,3 +215,23 @@ def test_sensitivity_agrees_with_the_triage_and_its_reliability_at_every_point()
         for name in ("flagged", "flagged_auc", "rest_auc", "gap"):
             assert getattr(row, name) == pytest.approx(getattr(expected, name), nan_ok=True), name
     assert found["weak"].nunique() > 6
+
+
+def test_evidence_sensitivity_is_the_triage_with_these_labels_and_folds():
+    rng = np.random.default_rng(8)
+    users = np.repeat(np.arange(30), 24)
+    base = pd.DataFrame({"user": users, "rating": rng.integers(1, 6, users.size).astype(float)})
+    parts = [base.assign(recommender=name, score=rng.random(users.size)) for name in ("A", "B")]
+    known = pd.concat([rows.assign(fold=np.tile(np.arange(3), users.size // 3)) for rows in parts])
+    test, eligible = pd.concat(parts).groupby(["recommender", "user"]).head(9), pd.Index(range(20))
+    found = triage_rules.evidence_sensitivity(known, test, eligible, 0.5, [3, 4], [1, 3])
+    assert len(found) == 2 * 2 * 2
+    for row in found.itertuples():
+        own = known[(known["recommender"] == row.recommender) & (known["fold"] < row.folds)]
+        poor = triage.performance(own.assign(relevant=own["rating"] >= row.like_threshold))["performance"] <= 0.5
+        flagged = poor[poor].index.intersection(eligible)
+        asked = test[test["recommender"] == row.recommender]
+        auc = triage.performance(asked.assign(relevant=asked["rating"] >= row.like_threshold))["performance"]
+        assert row.weak == len(flagged) > 0
+        assert row.flagged_auc == pytest.approx(auc[flagged].mean())
+        assert row.rest_auc == pytest.approx(auc[eligible.difference(flagged)].mean())

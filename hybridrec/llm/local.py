@@ -3,7 +3,6 @@
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
-import os
 import re
 import shutil
 import time
@@ -160,7 +159,7 @@ class LocalModel:
         way) is not computed again.
         """
         held, cache = self._held
-        common = min(len(os.path.commonprefix([held, prefix])), len(prefix) - 1)
+        common = min(_shared(held, prefix), len(prefix) - 1)
         if surplus := cache.get_seq_length() - common:
             cache.crop(-surplus)
         self._held = [], DynamicCache()  # an interrupted pass leaves nothing half extended behind
@@ -278,6 +277,12 @@ def _repeats(text: str) -> bool:
     """Whether two complete lines say the same, list marks aside."""
     lines = [_LIST_MARK.sub("", line).strip() for line in text.split("\n")[:-1] if line.strip()]
     return len(lines) != len(set(lines))
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _passes(suffixes: list[list[int]]) -> Iterator[list[list[int]]]:

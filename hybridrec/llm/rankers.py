@@ -224,6 +224,23 @@ def rank(
         yield _ranking(mode, answer, prior, seed)
 
 
+def score_ahead(
+    tasks: Sequence[Task], counts: Mapping[str, int], model: runner.Model, recordings: Recordings, noun: str
+) -> None:
+    """Record the scores of several modes user by user, so that a local model reads each history once for all modes.
+
+    Args:
+        tasks: whom to rank for.
+        counts: how many of them, from the first, each mode is asked for. Modes that write their answer are left out:
+            they are asked in batches.
+        model, recordings, noun: as in rank.
+    """
+    scored = {mode: count for mode, count in counts.items() if mode not in prompts.WRITTEN}
+    asked = [request_of(task, mode, noun) for at, task in enumerate(tasks) for mode, n in scored.items() if at < n]
+    for _ in runner.ask(asked, model, recordings, what=" and ".join(scored), total=len(asked)):
+        pass
+
+
 def read(task: Task, mode: str, response: runner.Response) -> answers.ParsedRanking:
     """A written answer, read as a ranking of the task's candidates.
 

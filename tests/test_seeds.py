@@ -1,0 +1,56 @@
+"""Other splits: the same seed gives the same bytes, another seed another table, and the spread is what it says."""
+
+import pandas as pd
+import pytest
+
+from hybridrec import datasets, experiment, overview, paths, recommenders, seeds
+
+
+@pytest.fixture
+def settings(monkeypatch) -> experiment.Experiment:
+    """A quick study; everything is fitted here and anew, without the cache."""
+    monkeypatch.setattr(recommenders, "run", lambda fits: [recommenders.fit_and_score(work) for work in fits])
+    small = {"recommenders": ["ItemKNN", "NeuMF", "BPR"], "top": 10, "folds": 2, "bootstrap_samples": 100}
+    grids = {"grids": {"ItemKNN": [10], "NeuMF": [1], "BPR": [1]}, "permutations": 100, "performance_threshold": 0.7}
+    values = experiment.parameters(experiment.load("ml-100k")) | small | grids
+    return experiment.build(values.pop("name"), {key: value for key, value in values.items() if value is not None}, "")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_table(settings, interactions, items):
+    data = datasets.Dataset("small", interactions, items, "made up")
+    first, again, other = (seeds.comparison(settings, data, seed, ask=False).to_csv() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_spread_of_known_values():
+    table = pd.DataFrame({"recommender": ["ItemKNN", "BPR", "MF"] * 2, "seed": [1] * 3 + [2] * 3})
+    table = table.assign(protocol="held-out", ranker="random", weak_auc_after=[0.4, 0.6, 0.0, 0.6, 0.8, 0.0])
+    weak = seeds.weak_users(table)
+    assert weak["auc"].tolist() == pytest.approx([0.5, 0.7]), "MF is not one of the paper's"
+    (row,) = seeds.spread(weak.assign(dataset="d")).to_dict("records")
+    assert (row["splits"], row["lowest"], row["highest"]) == (2, pytest.approx(0.5), pytest.approx(0.7))
+    assert (row["mean"], row["sd"]) == (pytest.approx(0.6), pytest.approx(0.02**0.5))
+
+
+def computed() -> list[str]:
+    return [name for name in overview.experiments() if (paths.RESULTS / name / "seeds.csv").is_file()]
+
+
+@pytest.mark.parametrize("name", computed())
+def test_the_studys_own_seed_gives_the_studys_own_numbers(name):
+    """Nothing is shared between the notebooks' way and this one but the functions, so they check each other."""
+    key = ["protocol", "recommender", "ranker"]
+    rows = pd.read_csv(paths.RESULTS / name / "seeds.csv").query(f"seed == {experiment.load(name).seed}")
+    ours, study = rows.set_index(key), pd.read_csv(paths.RESULTS / name / "comparison.csv").set_index(key)
+    exact = ["users_routed", "users_scored", "weak_auc_before", "weak_auc_after", "overall_auc_after", "harm_rate"]
+    assert len(ours) >= 100
+    pd.testing.assert_frame_equal(ours[exact], study.loc[ours.index, exact], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", computed())
+def test_every_split_is_another_one_and_the_model_was_asked_on_the_first_ones(name):
+    table = pd.read_csv(paths.RESULTS / name / "seeds.csv")
+    alone = table.query("ranker == 'recommender' and recommender == 'ItemKNN' and protocol == 'held-out'")
+    assert alone["weak_auc_after"].nunique() == table["seed"].nunique() == seeds.SPLITS
+    assert table.loc[table["ranker"] == seeds.MODE, "seed"].nunique() == seeds.ASKED
