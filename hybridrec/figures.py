@@ -74,9 +74,10 @@ def data_portrait(ratings_per_user: pd.Series, ratings_per_item: pd.Series, rati
         ordered = counts.sort_values(ascending=False).to_numpy()
         axis.loglog(np.arange(1, len(ordered) + 1), ordered, color=colour, lw=2)
         _plain_logarithm(axis.xaxis, axis.yaxis)
+        axis.xaxis.set_major_locator(mpl.ticker.LogLocator())  # powers of ten: more would touch in a narrow panel
         axis.set(xlabel=f"{name}s, most ratings first", ylabel="ratings", title=f"Ratings per {name}")
     shares = ratings.value_counts(normalize=True).sort_index()
-    values.bar(shares.index.astype(str), shares, color=GREEN)
+    values.bar([f"{value:g}" for value in shares.index], shares, color=GREEN)
     values.set(xlabel="rating", ylabel="share of ratings", title="Ratings are generous")
     return figure
 
@@ -238,7 +239,7 @@ def sensitivity_panels(table: pd.DataFrame, x: str, lines: str, names_of: tuple[
         for limit, colour in zip(limits, (GREY, BLUE, GREEN, ORANGE), strict=False):
             rows = table[(table["recommender"] == name) & (table[lines] == limit)]
             enough = rows[rows["flagged"] >= 10]
-            axis.plot(enough[x], enough["flagged_auc"], "o-", color=colour, ms=4, label=f"{limit:.3g}")
+            axis.plot(enough[x], enough["flagged_auc"], "o-", color=colour, ms=4, label=f"{limit:.4g}")
         axis.axhline(0.5, color=RED, ls="--", lw=0.8)
         axis.set_title(name)
     for column, axis in enumerate(axes.flat[len(names) :], len(names) % axes.shape[1]):
@@ -265,6 +266,8 @@ def validity_bars(rates: pd.DataFrame) -> Figure:
         of_mode = rates.loc[mode]
         for kind, colour in (("missing", RED), ("invalid", ORANGE), ("duplicates", PURPLE)):
             axis.plot(of_mode.index, of_mode[kind], marker="o", color=colour, label=kind)
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axis.set_xlim(of_mode.index.min() - 0.5, of_mode.index.max() + 0.5)
         axis.set(xlabel="candidates to rank", title=mode, ylim=(0, max(0.1, rates.to_numpy().max() * 1.05)))
     axes[0].set_ylabel("per candidate")
     axes[0].legend()
@@ -425,7 +428,7 @@ def quality_cost(points: pd.DataFrame, alone: float) -> Figure:
         axis.plot([], [], markers[routing], color="white", markeredgecolor="black", label=routing)
     axis.set(xscale="log", xlabel="tokens the model computes (log scale)", ylabel="overall AUC")
     _plain_logarithm(axis.xaxis)
-    axis.set_title("More calls to this model cost more and rank worse")
+    axis.set_title("What the calls cost, and what they bring")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
