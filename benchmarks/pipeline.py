@@ -29,7 +29,7 @@ def cold(experiment: str) -> dict[str, dict[str, float]]:
         for step, arguments in steps.items():
             found[step] = measure.command([sys.executable, "-m", "hybridrec", *arguments], Path(folder), env)
             print(f"{experiment}: {step} {found[step]['seconds']:.0f} s, {found[step]['peak_mib']:.0f} MiB", flush=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True).stdout
+        changed = subprocess.run(["git", "diff"], cwd=folder, capture_output=True, text=True).stdout
         print(f"{experiment}: files that came out otherwise than committed:\n{changed or '  none'}", flush=True)
     total = sum(one["seconds"] for one in found.values())
     return {**found, "all": {"seconds": round(total, 2), "peak_mib": max(one["peak_mib"] for one in found.values())}}

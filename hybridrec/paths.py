@@ -1,4 +1,4 @@
-"""Where things live. Every path of the project is built here, from the repository's root."""
+"""Where things live, and what the machine gives us. Every path is built here, from the repository's root."""
 
 import os
 from pathlib import Path
@@ -46,3 +46,8 @@ def within_root(path: Path) -> str:
     """A path as shown to readers: relative to the repository, so that no machine's folders are printed."""
     path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def cores() -> int:
+    """The cores this process may use: a scheduler or ``taskset`` may have given it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -233,15 +233,10 @@ def _load(file: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _cores() -> int:
-    """The cores this process may use: a scheduler or ``taskset`` may have given it fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _compute(todo: list[tuple[Fit, Any]]) -> None:
     """Fit in worker processes, longest first, each result on disk as soon as it is there."""
     slowest_first = sorted(todo, key=lambda pair: list(RECIPES).index(pair[0].recommender), reverse=True)
-    workers = ProcessPoolExecutor(_cores(), get_context("spawn"), initializer=_one_thread)
+    workers = ProcessPoolExecutor(paths.cores(), get_context("spawn"), initializer=_one_thread)
     # The workers inherit the environment, and import NumPy and torch afresh under it.
     with patch.dict(os.environ, _PLAIN_ARITHMETIC), workers as pool:
         jobs = [(pool.submit(fit_and_score, work), file) for work, file in slowest_first]

@@ -1,5 +1,6 @@
 """The pages in docs/, the README and CONTRIBUTING stay true: their settings, commands, links and prices exist."""
 
+import json
 import re
 import tomllib
 from dataclasses import MISSING, fields
@@ -199,3 +200,14 @@ def test_every_key_of_ones_own_ratings_is_on_the_page_with_its_default():
         usual = (f'"{default}"', str(default))
         expected = {"": ("none", "as item"), MISSING: ("required",)}.get(default, usual)
         assert told[key].replace("`", "") in expected, key
+
+
+# --- what was measured ------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_tells_the_time_and_memory_that_were_measured():
+    measured = json.loads((paths.ROOT / "benchmarks" / "pipeline.json").read_text(encoding="utf-8"))
+    assert set(measured) == {"ml-100k", "ml-latest-small-2016", "book-crossing"}
+    for name, steps in measured.items():
+        row = f"| `{name}` | {steps['all']['seconds'] / 60:.0f} min | {steps['all']['peak_mib']} MiB |"
+        assert row in text_of(paths.ROOT / "README.md")

@@ -8,6 +8,7 @@ import pytest
 from cornac import metrics as cornac_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
@@ -159,6 +160,7 @@ def test_per_user_agrees_with_the_single_metrics():
     together = metrics.per_user(table, K)
     pd.testing.assert_series_equal(together["auc"], metrics.auc(table))
     pd.testing.assert_series_equal(together[f"ndcg_at_{K}"], metrics.ndcg_at_k(table, K))
+    pd.testing.assert_series_equal(together[f"recall_at_{K}"], metrics.recall_at_k(table, K))
     pd.testing.assert_series_equal(together["pairs"], metrics.auc_pairs(table)["pairs"])
 
 
@@ -167,8 +169,67 @@ def test_per_user_by_ranker_keeps_rankers_and_draws_apart():
     rankings = {("good", 0): rows, ("bad", 0): rows.assign(score=-rows["score"]), ("bad", 1): rows.assign(score=0)}
     table = pd.concat([part.assign(ranker=name, draw=draw) for (name, draw), part in rankings.items()])
     stacked = metrics.per_user_by_ranker(table, K).set_index(["ranker", "draw", "user"]).sort_index()
-    assert list(stacked.columns) == ["auc", "pairs", f"ndcg_at_{K}"]
+    assert list(stacked.columns) == ["auc", "pairs", f"ndcg_at_{K}", f"recall_at_{K}"]
     values = {("good", 0): 1.0, ("bad", 0): 0.0, ("bad", 1): 0.5}
     assert stacked["auc"].to_dict() == {(*key, user): value for key, value in values.items() for user in (1, 2)}
     for (name, draw), part in rankings.items():
         pd.testing.assert_frame_equal(stacked.loc[(name, draw)], metrics.per_user(part, K))
+
+
+def test_keys_of_a_ranking_may_be_words_and_come_sorted():
+    rows = pd.concat([table_of([2, 1], [1, 0]).assign(user=user, fold=fold) for user in "ba" for fold in (1, 0)])
+    assert list(metrics.auc(rows.drop(columns="fold")).index) == ["a", "b"]
+    assert list(metrics.auc_pairs(rows, ["user", "fold"]).index) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+
+
+# --- the whole catalogue ----------------------------------------------------------------------------------------------
+
+
+def catalogue(distinct_scores: int, n_users: int = 150, n_items: int = 60) -> tuple[np.ndarray, csr_array, csr_array]:
+    """Scores of all items, what is relevant, and what is seen; a few users have nothing relevant."""
+    rng = np.random.default_rng(distinct_scores)
+    draw = rng.random((n_users, n_items))
+    draw[::20] = np.maximum(draw[::20], 0.5)
+    scores = rng.integers(distinct_scores, size=draw.shape).astype(np.float32)
+    return scores, csr_array(draw < 0.1), csr_array((draw > 0.6) & (draw < 0.8))
+
+
+@pytest.mark.parametrize("distinct_scores", [1, 4, 10**6])
+def test_the_whole_catalogue_is_the_table_of_all_unseen_items(distinct_scores):
+    scores, relevant, seen = catalogue(distinct_scores)
+    users, items = np.nonzero(~seen.toarray())
+    table = pd.DataFrame({"user": users, "score": scores[users, items], "relevant": relevant.toarray()[users, items]})
+    found = metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen, K)
+    pd.testing.assert_frame_equal(found, metrics.per_user(table, K), check_index_type=False)
+    assert found["ndcg_at_3"].isna().sum() >= 8
+
+
+def test_the_whole_catalogue_is_taken_in_blocks_and_the_scores_are_left_alone(monkeypatch):
+    scores, relevant, seen = catalogue(50)
+    before, asked = scores.copy(), []
+    whole = metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
+    monkeypatch.setattr(metrics, "_BLOCK_BYTES", 1)
+
+    def score(rows):
+        asked.append(len(rows))
+        return scores[rows[0] : rows[-1] + 1]  # a view
+
+    pd.testing.assert_frame_equal(metrics.whole_catalogue(score, relevant, seen), whole)
+    assert max(asked) == metrics._BLOCK_USERS < len(scores) == sum(asked)
+    np.testing.assert_array_equal(scores, before)
+
+
+def test_the_whole_catalogue_names_the_row_of_what_cannot_be_ranked():
+    scores, relevant, seen = catalogue(50)
+    with pytest.raises(ValueError, match="row 41: an item is both seen and relevant"):
+        metrics.whole_catalogue(lambda rows: scores[rows], relevant, _with_relevant(seen, relevant, 41))
+    scores[77, 3] = np.nan
+    with pytest.raises(ValueError, match="row 77: a score is no number"):
+        metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
+
+
+def _with_relevant(seen: csr_array, relevant: csr_array, row: int) -> csr_array:
+    """``seen``, where one row has seen what is relevant to it, too."""
+    dense = seen.toarray()
+    dense[row] |= relevant.toarray()[row]
+    return csr_array(dense)

@@ -150,7 +150,7 @@ def test_only_what_is_new_is_computed(study, pairs, serial):
 
 def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(recommenders, "_cores", lambda: 1)
+    monkeypatch.setattr(paths, "cores", lambda: 1)
     work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
     there, here = recommenders.run([work])[0], recommenders.fit_and_score(work)
     np.testing.assert_allclose(there["scores"], here["scores"], rtol=1e-9)

@@ -54,3 +54,12 @@ def test_every_split_is_another_one_and_the_model_was_asked_on_the_first_ones(na
     alone = table.query("ranker == 'recommender' and recommender == 'ItemKNN' and protocol == 'held-out'")
     assert alone["weak_auc_after"].nunique() == table["seed"].nunique() == seeds.SPLITS
     assert table.loc[table["ranker"] == seeds.MODE, "seed"].nunique() == seeds.ASKED
+
+
+def test_the_readme_says_what_came_of_the_splits():
+    tables = [pd.read_csv(file) for file in sorted(paths.RESULTS.glob("*/seeds.csv"))]
+    weak = [seeds.weak_users(table).query("protocol == 'held-out'") for table in tables]
+    asked = [each.pivot(index="seed", columns="ranker", values="auc").dropna(subset=[seeds.MODE]) for each in weak]
+    assert sum(map(len, asked)) == 6 and "six in which it was asked" in (paths.ROOT / "README.md").read_text()
+    for each in asked:
+        assert (each[seeds.MODE] < each[["recommender", "item-mean"]].min(axis=1)).all()
