@@ -1,6 +1,7 @@
 """Shared fixtures: small tables with the shape of the real ones. Nothing here touches the network."""
 
 import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,11 @@ HOSTILE_TITLES = {
     "candidate in another spelling": "alien (1979)!",
     "blot": "history 1",
 }
+
+
+def pytest_configure() -> None:
+    """A job in the background of a shell ignores interrupts, which tests send themselves: they would wait for ever."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=HOSTILE_TITLES.values(), ids=HOSTILE_TITLES)

@@ -1,0 +1,32 @@
+"""From ratings and out-of-fold scores to the list of routed users, for the shape of ML-25M."""
+
+from typing import Any
+
+import measure
+import numpy as np
+import shapes
+
+from hybridrec import datasets, triage
+
+
+def run(name: str = "ml-25m", rounds: int = 5) -> list[dict[str, Any]]:
+    """Seconds and memory of the whole triage of one recommender, the ratings already in memory."""
+    shape = shapes.load(name)
+    rows = shape.known.assign(fold=np.random.default_rng(shapes.SEED).integers(5, size=len(shape.known), dtype=np.int8))
+    routed: list[int] = []
+
+    def call() -> None:
+        sparsity = datasets.sparsity_index(rows, shape.n_items)
+        quality = triage.performance(rows)["performance"]
+        weak = triage.weak_users(quality, sparsity, fixed(sparsity))
+        routed[:] = weak.index[weak]
+
+    def fixed(sparsity: Any) -> triage.Thresholds:
+        return triage.Thresholds(0.5, triage.sparsity_threshold(sparsity, triage.Thresholds()))
+
+    with measure.PeakMemory() as memory:
+        seconds = measure.alternately({"ours": call}, rounds)["ours"]
+    found = {"ours": measure.summary(seconds), "ratings": len(rows), "users": shape.n_users, "routed": len(routed)}
+    row = {"shape": name, "synthetic": shape.synthetic, **found, "peak_mib": round(memory.peak)}
+    print(row, flush=True)
+    return [row]
