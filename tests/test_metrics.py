@@ -212,11 +212,30 @@ def test_the_whole_catalogue_is_taken_in_blocks_and_the_scores_are_left_alone(mo
 
     def score(rows):
         asked.append(len(rows))
-        return scores[rows[0] : rows[-1] + 1]  # a view
+        return scores[rows]
 
     pd.testing.assert_frame_equal(metrics.whole_catalogue(score, relevant, seen), whole)
-    assert max(asked) == metrics._BLOCK_USERS < len(scores) == sum(asked)
+    with_something_relevant = (np.diff(relevant.indptr) > 0).sum()
+    assert max(asked) == metrics._BLOCK_USERS < with_something_relevant == sum(asked) < len(scores)
     np.testing.assert_array_equal(scores, before)
+
+
+def test_a_view_of_the_callers_scores_is_not_written_into():
+    scores, relevant, seen = catalogue(50)
+    rows = np.flatnonzero(np.diff(relevant.indptr))
+    scores, before = scores[rows], scores[rows]
+    metrics.whole_catalogue(lambda users: scores[: len(users)], relevant[rows], seen[rows])
+    np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("distinct_scores", [4, 10**6])
+def test_counting_and_sorting_find_the_same_places(distinct_scores, monkeypatch):
+    scores, relevant, seen = catalogue(distinct_scores)
+    found = []
+    for counted in (1, 10**9):
+        monkeypatch.setattr(metrics, "_COUNTED", counted)
+        found.append(metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen))
+    pd.testing.assert_frame_equal(*found)
 
 
 def test_the_whole_catalogue_names_the_row_of_what_cannot_be_ranked():
