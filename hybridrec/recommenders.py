@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -173,20 +174,21 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
     """Fit, then score and retrieve.
 
     Returns:
-        "scores" of ``work.pairs``, in their order; with ``work.top`` also "users" (those in the pairs, sorted),
-        "items" and "item_scores", both of shape (users, top), the best first.
+        "scores" of ``work.pairs``, in their order, and the "seconds" it took; with ``work.top`` also "users" (those in
+        the pairs, sorted), "items" and "item_scores", both of shape (users, top), the best first.
 
     Raises:
         RecommenderError: a score that is no number (names the recommender and a user).
     """
     import torch
 
+    start = time.perf_counter()
     torch.set_num_threads(1)
     model = build_model(work.recommender, work.params, work.seed)
     model.fit(cornac_dataset(work.train, work.users, work.items, work.seed))
     score_all = _scorer(model, work)
-    scores = _score_pairs(score_all, work)
-    return {"scores": scores} | (_retrieve(score_all, work) if work.top else {})
+    found = {"scores": _score_pairs(score_all, work)} | (_retrieve(score_all, work) if work.top else {})
+    return found | {"seconds": np.array(time.perf_counter() - start)}
 
 
 def _scorer(model: Any, work: Fit) -> Callable[[int], np.ndarray]:
@@ -274,10 +276,10 @@ def _compute(todo: list[tuple[Fit, Any]]) -> None:
     workers = ProcessPoolExecutor(paths.cores(), get_context("spawn"), initializer=_one_thread)
     # The workers inherit the environment, and import NumPy and torch afresh under it.
     with patch.dict(os.environ, _PLAIN_ARITHMETIC), workers as pool:
-        jobs = [(pool.submit(fit_and_score, work), file) for work, file in slowest_first]
-        for job, file in progress.bar(jobs, what="fits"):
+        jobs = [(pool.submit(fit_and_score, work), work, file) for work, file in slowest_first]
+        for job, work, file in progress.bar(jobs, what="fits"):
             partial = file.with_suffix(f".{os.getpid()}.npz")
-            np.savez(partial, **job.result())
+            np.savez(partial, recommender=np.array(work.recommender), **job.result())
             partial.replace(file)
 
 
