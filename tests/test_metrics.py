@@ -58,6 +58,13 @@ def test_reversing_the_scores_mirrors_auc(table):
     assert metrics.auc(table)[1] + mirrored[1] == pytest.approx(1)
 
 
+def test_a_tie_is_worth_one_half_and_cornac_calls_it_wrong():
+    """Where our definition and a peer's part: the reason why Cornac's own AUC is not used for P(u)."""
+    scores, relevant = np.array([1.0, 1.0, 0.0]), np.array([True, False, False])
+    theirs = cornac_metrics.AUC().compute(item_indices=np.arange(3), pd_scores=scores, gt_pos=[0])
+    assert (theirs, metrics.auc(table_of(scores, relevant)).item()) == (0.5, 0.75)
+
+
 def test_without_ties_metrics_are_cornacs():
     rng = np.random.default_rng(0)
     for n in (5, 12, 40):
