@@ -7,7 +7,7 @@ which do not fit a table, are for ``whole_catalogue``.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -39,9 +39,13 @@ class _Groups:
 
     @classmethod
     def of(cls, table: pd.DataFrame, by: str | list[str] = "user") -> "_Groups":
-        """One sort by score, one counting sort by user, and the rest are sums over consecutive rows."""
+        """The groups of a table of candidates."""
         codes, users = _numbered(table, [by] if isinstance(by, str) else by)
-        score, relevant = table["score"].to_numpy(), table["relevant"].to_numpy(dtype=float)
+        return cls.from_columns(codes, table["score"].to_numpy(), table["relevant"].to_numpy(dtype=float), users)
+
+    @classmethod
+    def from_columns(cls, codes: np.ndarray, score: np.ndarray, relevant: np.ndarray, users: pd.Index) -> "_Groups":
+        """One sort by score, one counting sort by user, and the rest are sums over consecutive rows."""
         n_items = np.bincount(codes, minlength=len(users))
         order = _by_user_then_score(codes, score, len(users))
         codes, score, relevant = codes[order], score[order], relevant[order]
@@ -201,14 +205,14 @@ def per_user(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
     Returns:
         Columns auc, pairs, ndcg_at_k, recall_at_k, indexed by user.
     """
-    return _per_user(_Groups.of(table), k)
+    groups = _Groups.of(table)
+    return pd.DataFrame(_per_user(groups, k), index=groups.users)
 
 
-def _per_user(groups: _Groups, k: int) -> pd.DataFrame:
+def _per_user(groups: _Groups, k: int) -> dict[str, np.ndarray]:
     correct, pairs = groups.pairs()
-    columns = {"auc": _ratio(correct, pairs), "pairs": pairs}
-    columns |= {f"ndcg_at_{k}": groups.ndcg(k), f"recall_at_{k}": groups.recall(k)}
-    return pd.DataFrame(columns, index=groups.users)
+    quality = {"auc": _ratio(correct, pairs), "pairs": pairs}
+    return quality | {f"ndcg_at_{k}": groups.ndcg(k), f"recall_at_{k}": groups.recall(k)}
 
 
 def per_user_by_ranker(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
@@ -249,52 +253,41 @@ def whole_catalogue(
     """
     n_users, n_items = relevant.shape
     size = max(_BLOCK_USERS, _BLOCK_BYTES // (8 * n_items))
-    blocks = [np.arange(start, min(start + size, n_users)) for start in range(0, n_users, size)]
 
-    def of_block(users: np.ndarray) -> pd.DataFrame:
-        return _per_user(_catalogue_groups(np.array(score(users)), relevant[users], seen[users], users), k)
+    def of_block(start: int) -> dict[str, np.ndarray]:
+        users = range(start, min(start + size, n_users))
+        scores = np.array(score(np.arange(users.start, users.stop)))
+        return _per_user(_catalogue_groups(scores, _stored(relevant, users), _stored(seen, users), users), k)
 
     with ThreadPoolExecutor(cores()) as pool:
-        return pd.concat(pool.map(of_block, blocks))
+        blocks = list(pool.map(of_block, range(0, n_users, size)))
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return pd.DataFrame(columns, index=pd.RangeIndex(n_users, name="user"))
 
 
-def _catalogue_groups(scores: np.ndarray, relevant: csr_array, seen: csr_array, users: np.ndarray) -> _Groups:
+def _stored(matrix: csr_array, rows: range) -> tuple[np.ndarray, np.ndarray]:
+    """Where consecutive rows of a matrix have values: places in ``rows``, and columns."""
+    ends = matrix.indptr[rows.start : rows.stop + 1]
+    return np.repeat(np.arange(len(rows)), np.diff(ends)), matrix.indices[ends[0] : ends[-1]]
+
+
+def _catalogue_groups(
+    scores: np.ndarray, relevant: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray], users: range
+) -> _Groups:
     """The groups of scores that a relevant item has, among all unseen items; ``scores`` is overwritten."""
     if (bad := ~np.isfinite(scores).all(axis=1)).any():
         raise ValueError(f"row {users[bad.argmax()]}: a score is no number.")
-    scores[_rows(seen), seen.indices] = -np.inf
-    liked = pd.DataFrame(
-        {"user": _rows(relevant), "score": scores[_rows(relevant), relevant.indices], "relevant": True}
-    )
-    if (bad := liked["score"] == -np.inf).any():
-        raise ValueError(f"row {users[liked['user'][bad.argmax()]]}: an item is both seen and relevant.")
-    own = _Groups.of(liked)  # of those users who have a relevant item
-    row = own.users.to_numpy()[own.user]
-    value = own.score
+    scores[seen] = -np.inf
+    if (bad := scores[relevant] == -np.inf).any():
+        raise ValueError(f"row {users[relevant[0][bad.argmax()]]}: an item is both seen and relevant.")
+    liked = _Groups.from_columns(relevant[0], scores[relevant], np.ones(len(relevant[0])), pd.RangeIndex(len(users)))
     scores.sort(axis=1)
-    below, not_above = (_bisect(scores, row, value, side) for side in (np.less, np.less_equal))
-    return _Groups(
-        users=pd.RangeIndex(users[0], users[-1] + 1, name="user"),
-        user=row,
-        score=value,
-        relevant=own.relevant,
-        size=not_above - below,
-        above=scores.shape[1] - not_above,
-        n_relevant=np.diff(relevant.indptr).astype(float),
-        n_items=scores.shape[1] - np.diff(seen.indptr),
+    # The groups of a user stand together, so each of the sorted rows is searched once for all of them.
+    parts = np.split(liked.score, np.cumsum(np.bincount(liked.user, minlength=len(users)))[:-1])
+    below, not_above = (
+        np.concatenate([row.searchsorted(own, side) for row, own in zip(scores, parts, strict=True)])
+        for side in ("left", "right")
     )
-
-
-def _rows(matrix: csr_array) -> np.ndarray:
-    """The row of each stored value."""
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
-def _bisect(ascending: np.ndarray, row: np.ndarray, value: np.ndarray, passes: np.ufunc) -> np.ndarray:
-    """How many of a sorted row's entries pass (entry < value, or <=): ``np.searchsorted``, each in its own row."""
-    low, high = np.zeros(len(row), dtype=np.int64), np.full(len(row), ascending.shape[1])
-    while (open_ := low < high).any():
-        middle = (low + high) // 2
-        right = open_ & passes(ascending[row, np.minimum(middle, ascending.shape[1] - 1)], value)
-        low, high = np.where(right, middle + 1, low), np.where(open_ & ~right, middle, high)
-    return low
+    n_items = scores.shape[1]
+    candidates = n_items - np.bincount(seen[0], minlength=len(users))
+    return replace(liked, size=not_above - below, above=n_items - not_above, n_items=candidates)
