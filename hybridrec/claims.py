@@ -16,8 +16,9 @@ CLAIMS = {
 
 
 def relative_change(row: pd.Series, measure: str) -> float:
-    """(after - before) / before of a measure of the comparison table."""
-    return row[f"{measure}_after"] / row[f"{measure}_before"] - 1
+    """(after - before) / before of a measure of the comparison table; NaN where there was nothing before."""
+    before = row[f"{measure}_before"]
+    return row[f"{measure}_after"] / before - 1 if before else np.nan
 
 
 def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str, claim: str) -> np.ndarray:

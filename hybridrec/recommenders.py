@@ -237,11 +237,12 @@ def _retrieve(score_all: Callable[[int], np.ndarray], work: Fit) -> dict[str, np
     users = np.sort(work.pairs["user"].unique())
     seen = {user: rows["item"].to_numpy() for user, rows in work.seen.groupby("user")}
     order = np.random.default_rng(work.seed).permutation(len(work.items))
-    items, kept = (np.empty((len(users), work.top), dtype=kind) for kind in (np.int64, float))
+    top = min(work.top, len(work.items))
+    items, kept = (np.empty((len(users), top), dtype=kind) for kind in (np.int64, float))
     for row, user in enumerate(users):
         scores = score_all(user)
         scores[np.searchsorted(work.items, seen.get(user, []))] = -np.inf
-        best = order[np.argsort(-scores[order], kind="stable")[: work.top]]
+        best = order[np.argsort(-scores[order], kind="stable")[:top]]
         items[row], kept[row] = work.items[best], scores[best]
     return {"users": users, "items": items, "item_scores": kept}
 
@@ -383,7 +384,8 @@ def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:
     users, top = found["items"].shape
     columns = {"item": found["items"].ravel(), "score": found["item_scores"].ravel()}
     places = {"user": np.repeat(found["users"], top), "position": np.tile(np.arange(top), users)}
-    return pd.DataFrame({"recommender": name, **places, **columns})
+    table = pd.DataFrame({"recommender": name, **places, **columns})
+    return table[table["score"] > -np.inf]  # whoever has seen most of a small catalogue gets a shorter list
 
 
 def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
