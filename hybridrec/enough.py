@@ -27,7 +27,7 @@ def check(data: datasets.Dataset, settings: Experiment) -> str:
     inactive = _inactive(data, interactions, settings)
     judged = {part: _with_both(interactions, settings.like_threshold, part) for part in ("validation", "test")}
     compared = inactive.intersection(judged["test"])
-    counts = f"{len(compared):,} of {len(inactive):,} inactive users have a like and something else among their test items"
+    counts = f"{len(compared):,} of {len(inactive):,} inactive users have likes and other items in the test"
     if len(compared) < USERS:
         raise DatasetError(
             f"{data.source}: only {counts}; the study needs {USERS}. A tenth of a user's ratings is the test, so users "
@@ -35,7 +35,7 @@ def check(data: datasets.Dataset, settings: Experiment) -> str:
             f"users inactive (sparsity_threshold = 0.0), or add ratings. A user has {_median(data):.0f} at the median."
         )
     if judged["validation"].empty:
-        raise DatasetError(f"{data.source}: no user has a like and something else in the validation part. Add ratings.")
+        raise DatasetError(f"{data.source}: no user has likes and other items in the validation part. Add ratings.")
     return counts
 
 
@@ -53,8 +53,8 @@ def _check_ratings(data: datasets.Dataset, settings: Experiment) -> None:
         )
     if (ratings >= like).all():
         raise DatasetError(
-            f"{data.source}: every rating is a like: the lowest is {ratings.min():g}, and like_threshold = {like:g}. An "
-            "order is judged by likes that stand before other items. Raise it; for clicks, plays or purchases, set "
+            f"{data.source}: every rating is a like: the lowest is {ratings.min():g}, and like_threshold = {like:g}. "
+            "An order is judged by likes that stand before other items. Raise it; for clicks, plays or purchases, set "
             'feedback = "counts" in [ratings].'
         )
 

@@ -291,8 +291,20 @@ def _one_thread() -> None:
 
 def training_rows(name: str, known: pd.DataFrame, like_threshold: float) -> pd.DataFrame:
     """What a recommender may learn from: all known ratings, or the liked ones as positives."""
-    rows = known if recipe(name).feedback == "ratings" else known[known["rating"] >= like_threshold]
+    rows = known.assign(rating=_within_reach(known["rating"]))
+    rows = rows if recipe(name).feedback == "ratings" else rows[known["rating"] >= like_threshold]
     return rows[["user", "item", "rating"]].reset_index(drop=True)
+
+
+def _within_reach(ratings: pd.Series) -> pd.Series:
+    """Ratings on a scale that step sizes and regularisation were chosen for, like 1 to 5, 0.5 to 5 or 1 to 10.
+
+    On 0 to 100 the steps of MF overshoot, and EASE's penalty is nothing beside the squares. So ratings that span more
+    than ten points or less than two, or go below zero, are mapped onto 1 to 5. The order of scores is all that counts.
+    """
+    low, span = ratings.min(), ratings.max() - ratings.min()
+    usual = low >= 0 and 2 <= span <= 10
+    return ratings if usual or not span > 0 else 1 + 4 * (ratings - low) / span
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,11 @@ def reliability(flagged: pd.DataFrame, test_auc: pd.DataFrame) -> pd.DataFrame:
     """
     table = flagged.merge(test_auc, on=["recommender", "user"]).dropna(subset=["auc"])
     weak = table["weak"].astype(bool)
-    parts = {"flagged": weak.astype(float), "flagged_auc": table["auc"].where(weak), "rest_auc": table["auc"].where(~weak)}
+    parts = {
+        "flagged": weak.astype(float),
+        "flagged_auc": table["auc"].where(weak),
+        "rest_auc": table["auc"].where(~weak),
+    }
     groups = table.assign(**parts).groupby(["rule", "recommender"], sort=False)
     rows = groups.agg({"flagged": "sum", "flagged_auc": "mean", "rest_auc": "mean"}).reset_index()
     return rows.assign(gap=rows["rest_auc"] - rows["flagged_auc"])

@@ -105,9 +105,7 @@ def canonical_interactions(table: pd.DataFrame, name: str, header_lines: int = 0
     return interactions.sort_values(["user", "item"], ignore_index=True)
 
 
-def read_quoted(
-    source: Path, separator: str = ",", encoding: str = "utf-8", escape: str | None = None
-) -> pd.DataFrame:
+def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8", escape: str | None = None) -> pd.DataFrame:
     """CSV with a header and quoted fields, as strings; a byte-order mark is no part of the first name.
 
     Args:
