@@ -343,3 +343,56 @@ def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
     (tmp_path / "r.csv").write_bytes(b"a,b\n1,2\n3,\xff\n")
     with pytest.raises(DatasetError, match=r"r\.csv, line 3: not utf-8"):
         canonical.read_quoted(tmp_path / "r.csv")
+
+
+# --- end to end -------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "noun": "film",
+    "recommenders": ["ItemKNN", "BPR", "NeuMF"],
+    "grids": {"ItemKNN": [20], "BPR": [20, 40], "NeuMF": [2]},
+    "folds": 3,
+    "modes": ["listwise", "likelihood"],
+    "topk_modes": [],
+    "history_length": 3,
+    "shuffles": 2,
+    "shuffled_users": 2,
+    "topk_users": 2,
+    "bootstrap_samples": 100,
+    "permutations": 100,
+}
+
+
+def event_log() -> pd.DataFrame:
+    """Forty users of MovieLens 100K: a film comes as often as it has stars, and a tenth of the films has no title."""
+    if not any(paths.RAW.glob("ml-100k*")):
+        pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
+    films = datasets.load("ml-100k")
+    size = films.interactions.groupby("user").size()
+    users = [*size.index[size.between(20, 40)][:30], *size.index[size > 100][:10]]
+    table = films.interactions[films.interactions["user"].isin(users)].merge(films.items, on="item")
+    table["name"] = table["title"].where(table["item"] % 10 > 0, "")
+    return table.loc[table.index.repeat(table["rating"].astype(int)), ["user", "item", "timestamp", "name"]]
+
+
+@pytest.mark.live
+def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monkeypatch, capsys):
+    event_log().to_parquet(tmp_path / "log.parquet")
+    ratings = {"file": "log.parquet", "rating": "", "timestamp": "timestamp", "title": "name", "feedback": "counts"}
+    mine = settings(ratings, **QUICK, ladder=[])
+    for variable in ("DATA", "SCRATCH", "RECORDINGS"):
+        monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
+    monkeypatch.setattr(commands, "_STAMPS", tmp_path)
+    for notebook in sorted(file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")):
+        commands.run(mine, notebook)
+    said = capsys.readouterr().out
+    assert "rated items have no title" in said
+    assert "took none more often than their median" in said
+    executed = (tmp_path / "results" / "mine" / "01_data.ipynb").read_text(encoding="utf-8")
+    assert "rated items have no title" in executed
+    claims = pd.read_csv(tmp_path / "results" / "mine" / "claims.csv")
+    assert set(claims["recommender"]) >= {"ItemKNN", "BPR", "NeuMF"}
+    assert claims["verdict"].notna().all()
+    comparison = pd.read_csv(tmp_path / "results" / "mine" / "comparison.csv")
+    oracle = comparison[comparison["ranker"].str.startswith("oracle") & (comparison["users_scored"] > 0)]
+    assert (oracle["weak_auc_after"] == 1).all() and len(oracle)
