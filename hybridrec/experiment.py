@@ -138,10 +138,13 @@ class Experiment:
                 f"like_threshold is {self.like_threshold:g}, above the highest rating (rating_scale = "
                 f"{self.rating_scale}): nothing could be a like."
             )
-        if (self.ratings or {}).get("feedback") == "counts" and "pointwise-facts" in self.modes:
+        own = self.ratings or {}
+        if "pointwise-facts" in self.modes and (
+            own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")
+        ):
             raise ExperimentError(
-                "modes has 'pointwise-facts', which tells the model of mean ratings; with feedback = \"counts\" there "
-                "are none."
+                "modes has 'pointwise-facts', which tells the model of a mean rating \"of\" the highest: that means "
+                'nothing with feedback = "counts", or on a scale that goes below 0. Leave it out.'
             )
 
 

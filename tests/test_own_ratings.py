@@ -130,9 +130,10 @@ def test_ratings_of_counts_keep_their_order_and_like_what_stands_above_the_media
         assert (group["rating"].rank() == group["count"].rank()).all()
 
 
-def test_counts_are_no_ratings_to_tell_a_model_of():
-    with pytest.raises(experiment.ExperimentError, match=r"mine\.toml: modes has 'pointwise-facts'.*counts"):
-        settings({"feedback": "counts"}, modes=["listwise", "pointwise-facts"], topk_modes=[])
+@pytest.mark.parametrize("ratings", [{"feedback": "counts"}, {"lowest": -10}])
+def test_counts_and_scales_below_zero_give_no_mean_to_tell_a_model_of(ratings):
+    with pytest.raises(experiment.ExperimentError, match=r"mine\.toml: modes has 'pointwise-facts'.*Leave it out"):
+        settings(ratings, modes=["listwise", "pointwise-facts"], topk_modes=[])
 
 
 # --- timestamps -------------------------------------------------------------------------------------------------------
