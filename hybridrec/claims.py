@@ -27,6 +27,8 @@ def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str,
     if claim == "fewer weak users":
         tables = [-weak_indicator(table, setting) for table in tables]
     users = setting.worst_decile if claim == "sub-population robustness" else tables[0].columns
+    if not setting.routed.isin(tables[0].columns).any():
+        users = users[:0]  # nobody is handed over, so nothing can be told: all differences would be 0
     return difference(tables[0], tables[1], users)
 
 

@@ -340,6 +340,18 @@ def test_whoever_has_seen_most_of_a_small_catalogue_gets_a_shorter_list(interact
     assert lists.groupby("user")["position"].max().max() < len(numbers) - 1
 
 
+@pytest.mark.parametrize("name", ["ItemKNN", "UserKNN", "MF", "BPR", "EASE"])
+def test_a_user_whose_only_rating_is_held_out_has_scores_all_the_same(name, interactions, items):
+    train = interactions[interactions["user"] != 3]
+    pairs = interactions.loc[interactions["user"] <= 6, ["user", "item"]].reset_index(drop=True)
+    users, numbers = np.sort(interactions["user"].unique()), items["item"].to_numpy()
+    params = recommenders.grid(name)[0]
+    scores = recommenders.fit_and_score(recommenders.Fit(name, params, train, pairs, users, numbers, seed=1))["scores"]
+    assert np.isfinite(scores).all()
+    if name.endswith("KNN"):
+        assert set(scores[pairs["user"] == 3]) == {0.0}
+
+
 def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
     (tmp_path / "r.csv").write_bytes(b"a,b\n1,2\n3,\xff\n")
     with pytest.raises(DatasetError, match=r"r\.csv, line 3: not utf-8"):
