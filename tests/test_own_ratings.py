@@ -136,6 +136,15 @@ def test_counts_and_scales_below_zero_give_no_mean_to_tell_a_model_of(ratings):
         settings(ratings, modes=["listwise", "pointwise-facts"], topk_modes=[])
 
 
+def test_what_the_core_leaves_out_is_told(folder, rated, capsys):
+    lone = rated.head(1).assign(user=999, item=9999, title="Alone")
+    pd.concat([rated, lone]).to_csv(folder / "r.csv", index=False)
+    assert len(load({"file": "r.csv", "core": 3}).interactions) == len(rated)
+    assert "core = 3 left out 1 ratings, 1 users, 1 items." in capsys.readouterr().out
+    load({"file": "r.csv"})
+    assert capsys.readouterr().out == ""
+
+
 # --- timestamps -------------------------------------------------------------------------------------------------------
 
 

@@ -85,16 +85,13 @@ def load(values: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     own_titles = wanted.items_file in ("", wanted.file)
     rows, name, header = _read(wanted.file, wanted)
     catalogue, titles, _ = (rows, name, header) if own_titles else _read(wanted.items_file, wanted)
-    table = _summed(_rows(rows, wanted, name, header)) if wanted.feedback == "counts" else _rated_once(
-        _rows(rows, wanted, name, header), name, header
-    )  # fmt: skip
+    table = _rows(rows, wanted, name, header)
+    table = _summed(table) if wanted.feedback == "counts" else _rated_once(table, name, header)
     items = _items(catalogue, wanted, titles)
     table = _with_titles(table, items["item"], wanted, titles)
     user, item = _numbered(table["user"]), _numbered(table["item"])
     table = table.assign(user=table["user"].map(user), item=table["item"].map(item))
-    ratings = k_core(table.sort_values(["user", "item"]), wanted.core)
-    if ratings.empty:
-        raise DatasetError(f"{name}: no rating is left with core = {wanted.core}. Lower it.")
+    ratings = _core(table.sort_values(["user", "item"]), wanted.core, name)
     if wanted.feedback == "counts":
         ratings = _likes_of_counts(ratings)
     items = items.assign(item=items["item"].map(item))
@@ -247,6 +244,22 @@ def _with_titles(table: pd.DataFrame, titled: pd.Series, wanted: RatingsFile, fi
     kept = table[~without]
     lost = table["user"].nunique() - kept["user"].nunique()
     print(f"{file}: {said}. Left out: {without.sum():,} ratings ({share:.1%}), and {lost} users who have no other.")
+    return kept
+
+
+def _core(table: pd.DataFrame, core: int, file: str) -> pd.DataFrame:
+    """Users and items with enough ratings; how many are left out is printed.
+
+    Raises:
+        DatasetError: none is left.
+    """
+    kept = k_core(table, core)
+    if kept.empty:
+        raise DatasetError(f"{file}: no rating is left with core = {core}. Lower it.")
+    lost = {key: table[key].nunique() - kept[key].nunique() for key in ("user", "item")}
+    if len(kept) < len(table):
+        told = f"{len(table) - len(kept):,} ratings, {lost['user']:,} users, {lost['item']:,} items"
+        print(f"{file}: core = {core} left out {told}.")
     return kept
 
 
