@@ -9,6 +9,7 @@ EXPERIMENTS = NOTEBOOKS / "experiments"
 RAW = ROOT / "data" / "raw"
 MODELS = ROOT / "data" / "models"
 CACHE = ROOT / "data" / "cache"
+# HYBRIDREC_RECORDINGS: a test that asks a model for real keeps the answers elsewhere.
 RECORDINGS = Path(os.environ.get("HYBRIDREC_RECORDINGS", ROOT / "data" / "recordings"))
 BATCHES = ROOT / "data" / "batches"
 RESULTS = ROOT / "results"

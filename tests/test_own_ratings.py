@@ -176,6 +176,14 @@ def test_a_byte_order_mark_and_a_quoted_title_are_read_as_meant(folder):
     assert load({"file": "r.csv"}).items["title"].tolist() == ['Say "hi", AC\\DC']
 
 
+def test_a_decimal_comma_is_read_where_it_is_named(folder):
+    (folder / "r.csv").write_text("user;item;rating;title\n1;1;4,5;A\n1;2;3;B\n")
+    given = {"file": "r.csv", "separator": ";"}
+    with pytest.raises(DatasetError, match="line 2: rating is '4,5', not a number"):
+        load(given)
+    assert load(given | {"decimal": ","}).interactions["rating"].tolist() == [4.5, 3]
+
+
 def test_parquet_with_missing_values_and_whole_floats(folder):
     table = pd.DataFrame(
         {"user": [1.0, 2.0, 2.0], "item": ["a", "a", "b"], "rating": [4, 5, 3.5], "title": ["A", None, "B"]}

@@ -157,7 +157,7 @@ def read_parquet(source: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pyarrow's errors are both
         said = " ".join(str(error).replace(str(source), source.name).split())[:200].rstrip(".")
         raise DatasetError(f"{source.name}: no whole parquet file ({said}). Write or fetch it again.") from None
-    return table.reset_index(drop=True).convert_dtypes().astype("string").fillna("").astype(object)
+    return table.reset_index(drop=True).convert_dtypes().astype("string").fillna("").astype("str")
 
 
 def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:

@@ -25,6 +25,7 @@ class RatingsFile:
         items_item: the item's column in ``items_file``; "" if it is called as in ``file``.
         title, genres: columns of ``items_file``; genres "" if there is none.
         separator, encoding: of CSV files.
+        decimal: what stands before the tenths of a rating.
         feedback: "ratings", or "counts" of use: a pair's rows are summed, and ``from_counts`` makes ratings of them.
             ``rating`` is then the column with the count; "" if each row is one use.
         lowest: the lowest rating of the scale; the highest is the experiment's rating_scale.
@@ -43,6 +44,7 @@ class RatingsFile:
     genres: str = ""
     separator: str = ","
     encoding: str = "utf-8"
+    decimal: str = "."
     feedback: str = "ratings"
     lowest: float = 0.0
     untitled_share: float = 0.2
@@ -68,8 +70,9 @@ def settings(values: Mapping[str, Any]) -> RatingsFile:
         raise DatasetError(f"[ratings]: feedback is {wanted.feedback!r}; it must be one of {', '.join(FEEDBACK)}.")
     if not 0 <= wanted.untitled_share < 1:
         raise DatasetError(f"[ratings]: untitled_share is {wanted.untitled_share}; it must be from 0 to below 1.")
-    if len(wanted.separator) != 1:
-        raise DatasetError(f"[ratings]: separator is {wanted.separator!r}; it must be one character.")
+    for key in ("separator", "decimal"):
+        if len(getattr(wanted, key)) != 1:
+            raise DatasetError(f"[ratings]: {key} is {getattr(wanted, key)!r}; it must be one character.")
     return wanted
 
 
@@ -149,8 +152,8 @@ def _rows(rows: pd.DataFrame, wanted: RatingsFile, name: str, header: int) -> pd
         columns[key] = _column(rows, wanted, key, name)
         _refuse(columns[key] == "", rows[getattr(wanted, key)], "empty. Every row needs one", name, header)
     if wanted.rating or wanted.feedback == "ratings":
-        _column(rows, wanted, "rating", name)
-        columns["rating"] = numbers(rows, wanted.rating, name, header)
+        text = _column(rows, wanted, "rating", name).str.replace(wanted.decimal, ".", regex=False)
+        columns["rating"] = numbers(text.to_frame(), wanted.rating, name, header)
         if wanted.feedback == "counts":
             wrong, what = columns["rating"] <= 0, "no count of uses: it must be above 0"
         else:
