@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -185,7 +186,10 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
     start = time.perf_counter()
     torch.set_num_threads(1)
     model = build_model(work.recommender, work.params, work.seed)
-    model.fit(cornac_dataset(work.train, work.users, work.items, work.seed))
+    with warnings.catch_warnings():
+        # A user with one rating has none where that one is held out: Cornac's KNNs take the mean of nothing.
+        warnings.filterwarnings("ignore", "Mean of empty slice|invalid value", RuntimeWarning)
+        model.fit(cornac_dataset(work.train, work.users, work.items, work.seed))
     score_all = _scorer(model, work)
     found = {"scores": _score_pairs(score_all, work)} | (_retrieve(score_all, work) if work.top else {})
     return found | {"seconds": np.array(time.perf_counter() - start)}
@@ -221,7 +225,7 @@ def _knn_score(model: Any) -> Callable[[int], np.ndarray]:
         near = lists[:, row.indices].tocsr()
         average = np.zeros(lists.shape[0])
         compute_score(not by_item, row.data, near.indptr, near.indices, near.data, model.k, 1, average)
-        return model.mean_arr[user] + average
+        return np.nan_to_num(model.mean_arr[user]) + average  # no mean: no training rating, and no order
 
     return score
 
@@ -239,11 +243,12 @@ def _retrieve(score_all: Callable[[int], np.ndarray], work: Fit) -> dict[str, np
     users = np.sort(work.pairs["user"].unique())
     seen = {user: rows["item"].to_numpy() for user, rows in work.seen.groupby("user")}
     order = np.random.default_rng(work.seed).permutation(len(work.items))
-    items, kept = (np.empty((len(users), work.top), dtype=kind) for kind in (np.int64, float))
+    top = min(work.top, len(work.items))
+    items, kept = (np.empty((len(users), top), dtype=kind) for kind in (np.int64, float))
     for row, user in enumerate(users):
         scores = score_all(user)
         scores[np.searchsorted(work.items, seen.get(user, []))] = -np.inf
-        best = order[np.argsort(-scores[order], kind="stable")[: work.top]]
+        best = order[np.argsort(-scores[order], kind="stable")[:top]]
         items[row], kept[row] = work.items[best], scores[best]
     return {"users": users, "items": items, "item_scores": kept}
 
@@ -292,8 +297,20 @@ def _one_thread() -> None:
 
 def training_rows(name: str, known: pd.DataFrame, like_threshold: float) -> pd.DataFrame:
     """What a recommender may learn from: all known ratings, or the liked ones as positives."""
-    rows = known if recipe(name).feedback == "ratings" else known[known["rating"] >= like_threshold]
+    rows = known.assign(rating=_within_reach(known["rating"]))
+    rows = rows if recipe(name).feedback == "ratings" else rows[known["rating"] >= like_threshold]
     return rows[["user", "item", "rating"]].reset_index(drop=True)
+
+
+def _within_reach(ratings: pd.Series) -> pd.Series:
+    """Ratings on a scale that step sizes and regularisation were chosen for, like 1 to 5, 0.5 to 5 or 1 to 10.
+
+    On 0 to 100 the steps of MF overshoot, and EASE's penalty is nothing beside the squares. So ratings that span more
+    than ten points or less than two, or go below zero, are mapped onto 1 to 5. The order of scores is all that counts.
+    """
+    low, span = ratings.min(), ratings.max() - ratings.min()
+    usual = low >= 0 and 2 <= span <= 10
+    return ratings if usual or not span > 0 else 1 + 4 * (ratings - low) / span
 
 
 @dataclass(frozen=True)
@@ -385,7 +402,8 @@ def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:
     users, top = found["items"].shape
     columns = {"item": found["items"].ravel(), "score": found["item_scores"].ravel()}
     places = {"user": np.repeat(found["users"], top), "position": np.tile(np.arange(top), users)}
-    return pd.DataFrame({"recommender": name, **places, **columns})
+    table = pd.DataFrame({"recommender": name, **places, **columns})
+    return table[table["score"] > -np.inf]  # whoever has seen most of a small catalogue gets a shorter list
 
 
 def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
