@@ -116,7 +116,8 @@ def tuning_curves(tuned: pd.DataFrame) -> Figure:
     """Validation AUC over each recommender's declared grid; the chosen setting is filled."""
     use_style()
     names = [name for name in tuned["recommender"].unique() if (tuned["recommender"] == name).sum() > 1]
-    figure, axes = plt.subplots(2, max(1, -(-len(names) // 2)), figsize=(10, 4.6), sharey=True, squeeze=False)
+    shape = (2, max(1, -(-len(names) // 2)))
+    figure, axes = plt.subplots(*shape, figsize=(10, 4.6), sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         rows = tuned[tuned["recommender"] == name]
         places = range(len(rows))
@@ -233,7 +234,8 @@ def sensitivity_panels(table: pd.DataFrame, x: str, lines: str, names_of: tuple[
     """
     use_style()
     names = list(table["recommender"].unique())
-    figure, axes = plt.subplots(3, -(-len(names) // 3), figsize=(9.5, 7), sharex=True, sharey=True, squeeze=False)
+    shape = (3, -(-len(names) // 3))
+    figure, axes = plt.subplots(*shape, figsize=(9.5, 7), sharex=True, sharey=True, squeeze=False)
     limits = sorted(table[lines].unique())
     for axis, name in zip(axes.flat, names, strict=False):
         for limit, colour in zip(limits, (GREY, BLUE, GREEN, ORANGE), strict=False):
