@@ -109,10 +109,9 @@ notebooks: $(if $(filter ml-100k,$(EXPERIMENT)),reproduce,only-the-default)  ## 
 only-the-default:
 	@echo "committed notebooks are those of ml-100k: leave EXPERIMENT out." >&2; exit 1
 
-# Made from the notebooks as they were executed; nothing is run. SITE is wherever one likes.
-SITE := _site
+# Made from the notebooks as they were executed: nothing is run.
 site: .stamps/env  ## make the site for reading without installing (_site/html/index.html)
-	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d $(SITE)/doctrees . $(SITE)/html
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d _site/doctrees . _site/html
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 
@@ -126,7 +125,7 @@ test: lint models  ## ruff, the unit tests, then the notebooks for real, replayi
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py -m fresh
 
-site-check: site  ## look at every page of the site, and run a notebook in JupyterLab, in a real browser (chromium)
+site-check: site data  ## look at every page of the site, and run a notebook in JupyterLab, in a real browser (chromium)
 	$(PY) -m pytest tests -m browser
 
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.

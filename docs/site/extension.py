@@ -11,6 +11,7 @@ import nbformat
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from pygments.lexers.special import TextLexer
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 LOG = logging.getLogger(__name__)
 ROWS_SHOWN = 40  # a longer table is for a spreadsheet
 # Pages that are being written. Once they are there, delete their names: from then on a missing one ends the build.
-AWAITED = ("/docs/teaching", "/docs/scale", "/benchmarks/README", "/exercises/*")
+AWAITED = ("/docs/teaching", "/docs/scale", "/benchmarks/README", "/exercises/README", "/exercises/0*")
 _SVG = "{http://www.w3.org/2000/svg}"
 _SAVED = re.compile(r'figures\.save\(.*,\s*output,\s*"(\w+)"', re.S)
 _DRAWN = re.compile(r"figures\.(?!save\b)(\w+)\(")
@@ -32,7 +33,7 @@ _DRAWN = re.compile(r"figures\.(?!save\b)(\w+)\(")
 
 
 def read_source(app: Sphinx, page: str, source: list[str]) -> None:
-    """The README without its invisible notes, and with the navigation; links of copied notebooks from where they lie."""
+    """The README with the navigation and without invisible notes; links of copied notebooks from where they lie."""
     if page == "README":
         notes = re.compile("<!--.*?-->", re.S)
         source[0] = notes.sub("", source[0]) + navigation()
@@ -51,6 +52,19 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
     """The README is also what a server shows for the folder."""
     if error is None and app.builder.format == "html":
         shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+
+
+class LinksToFolders(SphinxTransform):
+    """A link to a folder stays as its text: a folder has no page. Any other lost link is a warning."""
+
+    default_priority = 200
+
+    def apply(self) -> None:
+        """Look at the links that are not resolved yet."""
+        here = Path(self.env.doc2path(self.env.docname)).parent
+        for link in list(self.document.findall(addnodes.pending_xref)):
+            if link["reftype"] == "myst" and (here / link["reftarget"]).is_dir():
+                link.replace_self(link.children)
 
 
 # --- alternative texts ------------------------------------------------------------------------------------------------
@@ -151,11 +165,13 @@ class Results(SphinxDirective):
 
 
 def _shown(experiment: str, name: str) -> list[str]:
-    """The Markdown that shows a table or a figure."""
+    """The Markdown that shows a table or a figure; nothing where the experiment has none of that name."""
     table = paths.RESULTS / experiment / f"{name}.csv"
     where = f"/results/{experiment}/{name}"
-    if not table.is_file():
+    if table.with_suffix(".png").is_file():
         return [f"![{alternative_text(experiment, name)}]({where}.png)", ""]
+    if not table.is_file():
+        return []
     with table.open(encoding="utf-8", newline="") as file:
         rows = sum(1 for _ in csv.reader(file)) - 1
     link = f"[{name}.csv]({where}.csv) ({rows} rows)"
@@ -178,6 +194,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", read_source)
     app.connect("build-finished", add_index)
+    app.add_transform(LinksToFolders)
     app.add_transform(AlternativeTexts)
     app.add_directive("results", Results)
     app.add_lexer("csv", TextLexer)
