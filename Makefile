@@ -111,6 +111,7 @@ only-the-default:
 
 # Made from the notebooks as they were executed: nothing is run.
 site: .stamps/env  ## make the site for reading without installing (_site/html/index.html)
+	rm -rf _site
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d _site/doctrees . _site/html
 
 # --- checks ----------------------------------------------------------------------------------------------------------
