@@ -16,7 +16,7 @@ ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/r
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce reproduce-all overview seeds record batch import compact notebooks site site-check test lint lock clean FORCE
+.PHONY: help env data models reproduce reproduce-all overview seeds record batch import compact notebooks site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
 	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -114,6 +114,9 @@ site: .stamps/env  ## make the site for reading without installing (_site/html/i
 	rm -rf _site
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d _site/doctrees . _site/html
 
+site-check: site data  ## look at every page of the site, and run a notebook in JupyterLab, in a real browser (chromium)
+	$(PY) -m pytest tests -m browser
+
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 lint: .stamps/env  ## ruff: style and format, notebooks included
@@ -126,8 +129,13 @@ test: lint models  ## ruff, the unit tests, then the notebooks for real, replayi
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py -m fresh
 
-site-check: site data  ## look at every page of the site, and run a notebook in JupyterLab, in a real browser (chromium)
-	$(PY) -m pytest tests -m browser
+# Peers lie apart from the environment, and are found in it for this command alone.
+bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)
+	PYTHONPATH=.stamps/peers $(PY) benchmarks/run.py $(ONLY)
+
+.stamps/peers: benchmarks/requirements.txt .stamps/env
+	rm -rf $@ $@.partial
+	$(INSTALL) --no-deps --target $@.partial -r $< && mv $@.partial $@
 
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
 clean:  ## remove stamps, tables and tools' caches; never results, data, models, fits or recordings

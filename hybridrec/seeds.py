@@ -54,7 +54,7 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
     study = recommenders.Study(interactions, items, settings.like_threshold, seed, settings.grids or {})
     tuning = recommenders.tune(study, settings.recommenders)
     chosen = recommenders.chosen_params(tuning)
-    test, _ = recommenders.test_scores(study, chosen, candidates, settings.top)
+    test, _ = recommenders.test_scores(study, chosen, candidates, top=0)  # whole lists are not compared here
     out_of_fold = recommenders.out_of_fold_scores(study, chosen, settings.folds)
 
     labels = {"published": candidates, "held-out": known.assign(relevant=known["rating"] >= settings.like_threshold)}

@@ -202,7 +202,7 @@ def lab(tmp_path) -> Iterator[tuple[str, str, Path, int]]:
         yield address, token, folder, server.pid
     finally:
         server.terminate()  # takes its kernels with it
-        server.wait(30)
+        server.wait(120)
 
 
 def wait_for_server(url: str, server: subprocess.Popen, log: Path, seconds: int = 120) -> None:

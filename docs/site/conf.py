@@ -19,7 +19,7 @@ include_patterns = [
     "README.md",
     "CONTRIBUTING.md",
     "data/README.md",
-    "benchmarks/README.md",
+    "benchmarks/*.md",
     "docs/*.md",
     "docs/results/*.md",
     "notebooks/*.ipynb",
@@ -34,13 +34,13 @@ include_patterns = [
 exclude_patterns = [".*", "_site", "data/[!R]*", "hybridrec", "tests"]
 
 nb_execution_mode = "off"
-nb_output_stderr = "remove"  # a warning about progress bars that cannot be shown
 nb_ipywidgets_js = {}  # no widgets, and no script from elsewhere
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"  # browsers can do it; MathJax would have to be loaded
 
 html_theme = "furo"
+html_favicon = "icon.svg"  # a coin
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
