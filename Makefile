@@ -116,9 +116,10 @@ lint: .stamps/env  ## ruff: style and format, notebooks included
 	$(VENV)/bin/ruff format --check .
 
 test: lint models  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	$(PY) -m pytest tests -m "not fresh"
+	$(PY) -m pytest tests -m "not fresh and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
+	HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m pytest tests/test_exercises.py -m exercises
 	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py -m fresh
 
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
