@@ -113,12 +113,12 @@ def inactive_quarter(t_s: Any, index: pd.Series) -> None:
     _passed("only the sparsest quarter is inactive now. The data did not change; the word did.")
 
 
-def test_share(answer: Any, judged_share: Callable[[float], float], wanted: float = 0.9, step: float = 0.05) -> None:
+def test_share(answer: Any, judged_share: Callable[[float], float], goal: float, step: float = 0.05) -> None:
     """The smallest share of test items with which enough users can be judged."""
     share = _number(answer, "the share", step, 0.5)
     _require(np.isclose(share / step, round(share / step)), f"take a multiple of {step:g}.")
-    _require(judged_share(share) >= wanted, "too few users can be judged with so few test items.")
-    _require(share <= step * 1.5 or judged_share(share - step) < wanted, "enough, but a smaller share would do, too.")
+    _require(judged_share(share) > goal - 1e-9, "too few users can be judged with so few test items.")
+    _require(share <= step * 1.5 or judged_share(share - step) < goal, "enough, but a smaller share would do, too.")
     _passed("with less, too many users drop out; with more, there is less left to learn from.")
 
 

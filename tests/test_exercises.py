@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from test_docs import dangling, make_targets, targets_of_the_makefile, text_of
 from test_house import _MACHINE_PATH, code_cells, code_lines, public, untyped
 
 from hybridrec import datasets, experiment, metrics, paths, statistics, triage
@@ -121,6 +122,13 @@ def test_a_clever_router_gains_by_a_leak_that_scrambling_shows():
     assert int(re.search(r"(\d+) users are routed differently", text)[1]) > 0
 
 
+def test_the_page_about_them_names_every_exercise_and_leads_somewhere():
+    page = blank.EXERCISES / "README.md"
+    assert all(f"({name}.ipynb)" in text_of(page) for name in NAMES)
+    assert dangling(page) == []
+    assert make_targets(text_of(page)) <= targets_of_the_makefile()
+
+
 # --- making exercises -------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +218,7 @@ def world() -> SimpleNamespace:
         {"user": np.repeat(USERS, 20), "split": rng.choice(["train", "validation", "test"], 1200, p=[0.7, 0.15, 0.15])}
     ).sample(900, random_state=1)
     w.index = datasets.sparsity_index(w.interactions[w.interactions["split"] != "test"], 200)
-    w.judged_share = lambda share: 0.66 + share  # 0.25 is the first multiple of 0.05 at which it is 0.9
+    w.judged_share = lambda share: 0.66 + share  # goal 0.9: 0.25 is the first multiple of 0.05 at which it is 0.9
     w.rankable = judged(rng, 5)
     w.coins = pd.DataFrame({"validation": rng.normal(0.5, 0.01, 50), "test": rng.normal(0.5, 0.01, 50)})
     w.auc = pd.DataFrame({"recommender": rng.uniform(0.3, 1, 60), "popularity": rng.uniform(0, 0.8, 60)}, index=USERS)
@@ -257,7 +265,7 @@ Case = Callable[[SimpleNamespace], tuple]
 RIGHT: dict[str, tuple[int, Case]] = {
     "sparsity": (1, lambda w: (w.index, w.interactions, 200)),
     "inactive_quarter": (1, lambda w: (min(v for v in w.index if (w.index > v).mean() <= 0.25), w.index)),
-    "test_share": (1, lambda w: (0.25, w.judged_share)),
+    "test_share": (1, lambda w: (0.25, w.judged_share, 0.9)),
     "constant": (1, lambda w: (w.rankable.assign(score=3.0), w.rankable)),
     "tuned": (2, lambda w: (w.coins["validation"].idxmax(), w.coins["test"][w.coins["validation"].idxmax()], w.coins)),
     "winner": (3, lambda w: (w.difference, interval_of(w.difference), "recommender", w.auc)),
@@ -496,6 +504,17 @@ def test_an_untouched_exercise_stops_at_its_first_check_and_says_why(name):
     assert stopped.value.ename == "NotYet"
     assert stopped.value.evalue == "nothing filled in yet. Put your answer where the dots are."
     assert stopped.value.traceback == [f"Not yet: {stopped.value.evalue}"]
+
+
+@pytest.mark.exercises
+def test_an_exercise_without_the_studys_tables_says_what_to_run(tmp_path, monkeypatch):
+    from papermill import PapermillExecutionError
+
+    monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
+    with pytest.raises(
+        PapermillExecutionError, match="Run that notebook first, or `make reproduce EXPERIMENT=ml-100k`"
+    ):
+        blank.run(read(EXERCISES["06_cost"]), blank.EXERCISES, {"experiment": "ml-100k"})
 
 
 @pytest.mark.exercises
