@@ -211,8 +211,12 @@ def interval_of(values: pd.Series) -> tuple[float, float]:
 
 @pytest.fixture
 def world() -> SimpleNamespace:
+    return make_world(11)
+
+
+def make_world(seed: int) -> SimpleNamespace:
     """Small tables of the kinds that the notebooks hand to the checks."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(seed)
     w = SimpleNamespace(rng=rng)
     w.interactions = pd.DataFrame(
         {"user": np.repeat(USERS, 20), "split": rng.choice(["train", "validation", "test"], 1200, p=[0.7, 0.15, 0.15])}
@@ -236,7 +240,7 @@ def world() -> SimpleNamespace:
     w.paper = pd.read_csv(paths.PUBLISHED).query("group == 'weak'").set_index(["dataset", "recommender"])
     w.paper = w.paper.assign(recommender_alone=rng.uniform(0.1, 0.4, 9), with_gpt_35=rng.uniform(0.48, 0.6, 9))
     w.share = (0.5 - w.paper["recommender_alone"]) / (w.paper["with_gpt_35"] - w.paper["recommender_alone"])
-    w.decisions = pd.concat([decisions(rng, protocol) for protocol in ("published", "held-out")])
+    w.decisions = pd.concat([decisions(rng, protocol, seed) for protocol in ("published", "held-out")])
     w.coin_auc = pd.Series(rng.uniform(0.4, 0.6, 60), index=USERS)
     w.known = judged(rng, 30).drop(columns="coin").assign(fold=np.tile(np.arange(30) % 3, len(USERS)))
     w.test = judged(rng, 5)
@@ -247,10 +251,10 @@ def world() -> SimpleNamespace:
     return w
 
 
-def decisions(rng: np.random.Generator, protocol: str) -> pd.DataFrame:
+def decisions(rng: np.random.Generator, protocol: str, seed: int) -> pd.DataFrame:
     """A triage table: on the test the weak are those with a low AUC, else anybody."""
     rows = pd.DataFrame({"recommender": np.repeat(["BPR", "NeuMF"], 60), "user": np.tile(USERS, 2)})
-    rows["performance"] = np.random.default_rng(3).uniform(0.2, 1, 120)  # the test's own, whatever the protocol
+    rows["performance"] = np.random.default_rng(seed).uniform(0.2, 1, 120)  # the test's own, whatever the protocol
     return rows.assign(
         protocol=protocol, weak=rows["performance"] <= 0.5 if protocol == "published" else rng.random(120) < 0.3
     )
@@ -445,6 +449,19 @@ def test_a_wrong_answer_is_refused_with_a_hint_that_does_not_give_the_right_one(
     told = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", message)]
     for truth in (one for answer in right(world)[:answers] for one in scalars(answer)):
         assert not [number for number in told if number == pytest.approx(truth, rel=0.02)], message
+
+
+MEASURED = ["sparsity", "constant", "tuned", "winner", "precision_recall", "threshold", "tokens", "verdict",
+            "coin_share", "held_out_gain", "usd_per_call", "machine"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_right_for_one_dataset_is_wrong_for_another(name, world):
+    answers, right = RIGHT[name]
+    other = make_world(12)
+    other.texts = ["one"]
+    with pytest.raises(check.NotYet):
+        getattr(check, name)(*right(world)[:answers], *right(other)[answers:])
 
 
 def test_every_check_has_wrong_answers_and_is_used():
