@@ -28,6 +28,7 @@ QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
 --disable-component-update --disable-sync""".split()
 NO_BROWSER = "no chromium here. Install it (Debian: apt-get install chromium), and run `make site-check` again."
 NO_SITE = "no site here: run `make site-check`, which makes it first."
+_LEFT = "net::ERR_ABORTED"  # an icon that was still on its way when the next page was called
 
 # What is wrong with a page as it is laid out: figures that do not show, and whatever makes the page scroll sideways.
 # A part that scrolls in itself may be as wide as it likes.
@@ -92,7 +93,7 @@ def watch(page: Page, address: str) -> list[str]:
     wrong: list[str] = []
     page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("requestfailed", lambda asked: wrong.append(f"failed: {asked.url}") if asked.failure != _LEFT else None)
     page.on("response", lambda reply: wrong.append(f"{reply.status}: {reply.url}") if reply.status >= 400 else None)
     own = (address, "data:", "blob:")
     page.on("request", lambda asked: None if asked.url.startswith(own) else wrong.append(f"elsewhere: {asked.url}"))
