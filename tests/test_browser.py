@@ -141,7 +141,8 @@ def test_every_page_loads_shows_its_figures_and_does_not_scroll_sideways(browser
 
 def test_what_is_wrong_with_a_page_is_seen(browser, tmp_path):
     (tmp_path / "bad.html").write_text(
-        '<article><img src="gone.png"><div style="width: 3000px">wide</div><a href="#lost">x</a><a href="no.html">y</a>'
+        '<link rel="icon" href="data:,"><article><img src="gone.png">'
+        '<div style="width: 3000px">wide</div><a href="#lost">x</a><a href="no.html">y</a>'
         "</article><script>console.error('oh'); fetch('http://127.0.0.1:9/x').catch(() => 0)</script>"
     )
     (tmp_path / "good.html").write_text(
