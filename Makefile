@@ -16,7 +16,8 @@ ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/r
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce reproduce-all overview seeds record batch import compact notebooks test lint lock clean FORCE
+.PHONY: help env data models reproduce reproduce-all class lab overview seeds record batch import compact notebooks \
+        test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
 	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -62,6 +63,14 @@ reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something chan
 reproduce-all: .stamps/env  ## reproduce the experiments on all three datasets, then the overview
 	@for name in $(ALL); do $(MAKE) --no-print-directory reproduce EXPERIMENT=$$name || exit 1; done
 	@$(MAKE) --no-print-directory overview
+
+class:  ## the whole study in minutes, on a subset of the users (docs/teaching.md)
+	@$(MAKE) --no-print-directory reproduce EXPERIMENT=class
+
+# Only this machine can reach it. PORT=8889 if the usual one is in use.
+PORT := 8888
+lab: .stamps/env  ## read and run the notebooks in JupyterLab
+	$(PY) -m jupyterlab --ip=127.0.0.1 --port=$(PORT) --notebook-dir=notebooks
 
 # A split that is done is found again by its fits and answers; the overview shows the spread.
 seeds: .stamps/env  ## repeat the comparison on five splits, three of them with the language model (an hour)
@@ -119,7 +128,16 @@ test: lint models  ## ruff, the unit tests, then the notebooks for real, replayi
 	$(PY) -m pytest tests -m "not fresh"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
-	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py -m fresh
+	@for name in $(NOTEBOOKS); do HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec run class $$name || exit 1; done
+	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py tests/test_class.py -m fresh
+
+# Peers lie apart from the environment, and are found in it for this command alone.
+bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)
+	PYTHONPATH=.stamps/peers $(PY) benchmarks/run.py $(ONLY)
+
+.stamps/peers: benchmarks/requirements.txt .stamps/env
+	rm -rf $@ $@.partial
+	$(INSTALL) --no-deps --target $@.partial -r $< && mv $@.partial $@
 
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
 clean:  ## remove stamps, tables and tools' caches; never results, data, models, fits or recordings

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridrec import experiment as experiments
-from hybridrec import paths
+from hybridrec import paths, progress
 
 # Heavy imports (papermill, pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
@@ -128,7 +128,7 @@ def run(settings: experiments.Experiment, name: str) -> Path:
 
     source = paths.NOTEBOOKS / f"{name}.ipynb"
     if not source.is_file():
-        known = ", ".join(sorted(file.stem for file in paths.NOTEBOOKS.glob("*.ipynb"))) or "none"
+        known = ", ".join(_notebooks()) or "none"
         raise CommandError(f"no notebook {name!r} in {paths.within_root(paths.NOTEBOOKS)}. There are: {known}.")
     if settings.ratings and name == _FIRST:
         data(settings)  # says in a second what would fail later, or after hours
@@ -136,16 +136,24 @@ def run(settings: experiments.Experiment, name: str) -> Path:
     changed = changed_parameters(settings, declared, name)
     given = ", ".join(f"{key} = {value!r}" for key, value in changed.items())
     print(f"{name}: running" + (f" with {given}" if given else ""), flush=True)
-    start = time.perf_counter()
-    executed = normalise(_execute(source, changed, _STAMPS / settings.name / name))
+    start, work = time.perf_counter(), _STAMPS / settings.name / name
+    with progress.journal(_journal(settings, name)):
+        executed = normalise(_execute(source, changed, work))
     if "experiment" in changed:
         _add_reading_note(executed, settings.name, name)
     target = paths.results(settings.name) / source.name
     partial = target.with_suffix(".partial")
     nbformat.write(executed, partial)
     partial.replace(target)
-    print(f"{name}: {time.perf_counter() - start:.0f} s, {paths.within_root(target)}", flush=True)
+    done = progress.told(progress.counts([_journal(settings, name)]))
+    seconds = f"{time.perf_counter() - start:.0f} s"
+    print(f"{name}: {'; '.join(filter(None, [seconds, done]))}; {paths.within_root(target)}", flush=True)
     return target
+
+
+def _journal(settings: experiments.Experiment, name: str) -> Path:
+    """Where a notebook's last run notes what it did (see progress.py)."""
+    return _STAMPS / settings.name / f"{name}.journal.jsonl"
 
 
 def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
@@ -222,7 +230,7 @@ def _explains_itself(name: str) -> bool:
 
 
 def summary(settings: experiments.Experiment) -> None:
-    """Print the claims table of an experiment.
+    """Print the claims table of an experiment, what its last run computed and replayed, and where everything lies.
 
     Raises:
         CommandError: it was not run yet.
@@ -238,6 +246,14 @@ def summary(settings: experiments.Experiment) -> None:
     for row in rows:
         print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
     print(f"All columns, with intervals: {paths.within_root(path)}")
+    done = progress.told(progress.counts(_journal(settings, name) for name in _notebooks()))
+    if done:
+        print(f"When each notebook last ran here: {done}.")
+    print(f"Executed notebooks, tables, figures, metrics.json: {paths.within_root(path.parent)}")
+
+
+def _notebooks() -> list[str]:
+    return sorted(file.stem for file in paths.NOTEBOOKS.glob("*.ipynb"))
 
 
 def _short(value: str) -> str:

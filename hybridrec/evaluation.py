@@ -85,9 +85,9 @@ def hybrid_quality(quality: Quality, setting: Setting, ranker: str) -> pd.DataFr
     absent = routed.difference(ranked.columns)
     if len(absent):
         raise KeyError(f"{ranker} has no ranking of routed user {absent[0]} (and {len(absent) - 1} more).")
-    mixed = pd.DataFrame(np.repeat(own.to_numpy(), len(ranked), axis=0), ranked.index, own.columns)
-    mixed[routed] = ranked[routed].to_numpy()
-    return mixed
+    mixed = np.repeat(own.to_numpy(), len(ranked), axis=0)
+    mixed[:, own.columns.get_indexer(routed)] = ranked[routed].to_numpy()
+    return pd.DataFrame(mixed, ranked.index, own.columns)
 
 
 def weak_indicator(auc: pd.DataFrame, setting: Setting) -> pd.DataFrame:

@@ -80,6 +80,7 @@ class Experiment:
     name: str
     dataset: str
     ratings: dict[str, Any] | None
+    users: int | None
     noun: str
     like_threshold: float
     rating_scale: int
@@ -94,6 +95,7 @@ class Experiment:
     endpoint: Endpoint | None
     modes: tuple[str, ...]
     everybody_modes: tuple[str, ...]
+    live_users: int
     history_length: int
     shuffles: int
     shuffled_users: int
@@ -105,6 +107,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         limits = {
+            "users": (50, 1_000_000),
+            "live_users": (0, 1000),
             "folds": (2, 20),
             "top": (10, 1000),
             "performance_threshold": (0.0, 1.0),
@@ -185,7 +189,15 @@ def build(name: str, values: dict[str, Any], source: str) -> Experiment:
         raise ExperimentError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
 
 
-_OPTIONAL = {"ratings": None, "grids": None, "sparsity_threshold": None, "endpoint": None, "ladder": ()}
+_OPTIONAL = {
+    "ratings": None,
+    "users": None,
+    "grids": None,
+    "sparsity_threshold": None,
+    "endpoint": None,
+    "live_users": 0,
+    "ladder": (),
+}
 
 
 def _checked(kind: type, values: dict[str, Any], source: str, given: set[str] = frozenset()) -> dict[str, Any]:
@@ -194,7 +206,8 @@ def _checked(kind: type, values: dict[str, Any], source: str, given: set[str] = 
     optional = {
         name for name, one in wanted.items() if one.default is not MISSING or one.default_factory is not MISSING
     }
-    unknown, missing = values.keys() - wanted.keys(), wanted.keys() - values.keys() - optional - {*_OPTIONAL}
+    optional |= {*_OPTIONAL} if kind is Experiment else set()
+    unknown, missing = values.keys() - wanted.keys(), wanted.keys() - values.keys() - optional
     if unknown:
         raise ExperimentError(f"{source}: unknown key {sorted(unknown)[0]!r}. Known: {', '.join(sorted(wanted))}.")
     if missing:

@@ -16,8 +16,9 @@ from scipy.special import gammaln
 
 from hybridrec.paths import cores
 
-_BLOCK_BYTES = 2 * 2**20  # scores of a whole catalogue that a thread holds at a time: what a core has cached ...
+_BLOCK_BYTES = 8 * 2**20  # scores of a whole catalogue that a thread holds at a time ...
 _BLOCK_USERS = 32  # ... but at least those of so many users, or there are too many blocks
+_COUNTED = 2000  # for every value that is looked up in so many scores, counting is faster than sorting them
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def whole_catalogue(
 
     Args:
         score: gives the scores of an array of users (their row numbers) for all items: shape (len(users), n_items).
-            It is called from several threads at once.
+            It is called from several threads at once, and only for users who have something relevant. An array that
+            it makes is overwritten, a view is not.
         relevant: shape (n_users, n_items): what is right.
         seen: of the same shape: what is no candidate (a training item).
         k: how far down is looked.
@@ -251,43 +253,51 @@ def whole_catalogue(
     Raises:
         ValueError: a score that is no number, or an item both seen and relevant (names the user's row).
     """
-    n_users, n_items = relevant.shape
-    size = max(_BLOCK_USERS, _BLOCK_BYTES // (8 * n_items))
+    asked = np.flatnonzero(np.diff(relevant.indptr))
+    of_asked, seen = relevant[asked], seen[asked]
+    size = max(_BLOCK_USERS, _BLOCK_BYTES // (8 * relevant.shape[1]))
 
     def of_block(start: int) -> dict[str, np.ndarray]:
-        users = range(start, min(start + size, n_users))
-        scores = np.array(score(np.arange(users.start, users.stop)))
-        return _per_user(_catalogue_groups(scores, _stored(relevant, users), _stored(seen, users), users), k)
+        rows = slice(start, start + size)
+        scores = score(asked[rows])
+        scores = scores if scores.flags.owndata else scores.copy()  # a view of what the caller still needs
+        groups = _catalogue_groups(scores, _stored(of_asked, rows), _stored(seen, rows), asked[rows])
+        return _per_user(groups, k)
 
     with ThreadPoolExecutor(cores()) as pool:
-        blocks = list(pool.map(of_block, range(0, n_users, size)))
+        blocks = list(pool.map(of_block, range(0, len(asked), size)))
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return pd.DataFrame(columns, index=pd.RangeIndex(n_users, name="user"))
+    table = pd.DataFrame(columns, index=pd.Index(asked, name="user")).reindex(range(relevant.shape[0]))
+    return table.fillna({"pairs": 0.0})
 
 
-def _stored(matrix: csr_array, rows: range) -> tuple[np.ndarray, np.ndarray]:
-    """Where consecutive rows of a matrix have values: places in ``rows``, and columns."""
+def _stored(matrix: csr_array, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Where consecutive rows of a matrix have values: numbers of the row within ``rows``, and columns."""
     ends = matrix.indptr[rows.start : rows.stop + 1]
-    return np.repeat(np.arange(len(rows)), np.diff(ends)), matrix.indices[ends[0] : ends[-1]]
+    return np.repeat(np.arange(len(ends) - 1), np.diff(ends)), matrix.indices[ends[0] : ends[-1]]
 
 
 def _catalogue_groups(
-    scores: np.ndarray, relevant: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray], users: range
+    scores: np.ndarray, relevant: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray], users: np.ndarray
 ) -> _Groups:
     """The groups of scores that a relevant item has, among all unseen items; ``scores`` is overwritten."""
-    if (bad := ~np.isfinite(scores).all(axis=1)).any():
+    if not np.isfinite(scores.sum(axis=1)).all() and (bad := ~np.isfinite(scores).all(axis=1)).any():
         raise ValueError(f"row {users[bad.argmax()]}: a score is no number.")
     scores[seen] = -np.inf
     if (bad := scores[relevant] == -np.inf).any():
         raise ValueError(f"row {users[relevant[0][bad.argmax()]]}: an item is both seen and relevant.")
-    liked = _Groups.from_columns(relevant[0], scores[relevant], np.ones(len(relevant[0])), pd.RangeIndex(len(users)))
-    scores.sort(axis=1)
-    # The groups of a user stand together, so each of the sorted rows is searched once for all of them.
-    parts = np.split(liked.score, np.cumsum(np.bincount(liked.user, minlength=len(users)))[:-1])
-    below, not_above = (
-        np.concatenate([row.searchsorted(own, side) for row, own in zip(scores, parts, strict=True)])
-        for side in ("left", "right")
-    )
+    liked = _Groups.from_columns(relevant[0], scores[relevant], np.ones(len(relevant[0])), pd.Index(users, name="user"))
+    # The groups of a user stand together.
+    parts = np.split(liked.score, np.flatnonzero(np.diff(liked.user)) + 1)
+    below, not_above = np.concatenate([_places(row, own) for row, own in zip(scores, parts, strict=True)], axis=1)
     n_items = scores.shape[1]
     candidates = n_items - np.bincount(seen[0], minlength=len(users))
     return replace(liked, size=not_above - below, above=n_items - not_above, n_items=candidates)
+
+
+def _places(row: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+    """How many of the scores in ``row`` lie below each of the values, and how many not above: shape (2, values)."""
+    if len(values) * _COUNTED < len(row):
+        return np.array([[np.count_nonzero(row < v), np.count_nonzero(row <= v)] for v in values]).T
+    row.sort()
+    return np.array([row.searchsorted(values, side) for side in ("left", "right")])

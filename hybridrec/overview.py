@@ -9,6 +9,7 @@ import nbformat
 import pandas as pd
 
 from hybridrec import paths, seeds
+from hybridrec.experiment import read as read_settings
 
 # The rows of the overview: what a weak user gets, in the order in which it is shown.
 RANKERS = {
@@ -27,8 +28,13 @@ _MADE = re.compile(r'tables\.publish\(\s*experiment,\s*"(\w+)"|figures\.save\(.*
 
 
 def experiments() -> list[str]:
-    """Experiments whose results are complete: those with a claims table."""
-    return sorted(folder.parent.name for folder in paths.RESULTS.glob("*/claims.csv"))
+    """Experiments whose results are complete (there is a claims table) and not about a subset of the users."""
+    return sorted(file.parent.name for file in paths.RESULTS.glob("*/claims.csv") if not _of_subset(file.parent.name))
+
+
+def _of_subset(name: str) -> bool:
+    settings = paths.EXPERIMENTS / f"{name}.toml"
+    return settings.is_file() and read_settings(settings).users is not None
 
 
 def metrics(experiment: str) -> dict:

@@ -1,28 +1,134 @@
-"""Progress bars that are seen where somebody is looking, and never end up in a committed notebook."""
+"""Long work is seen where somebody is looking, told in plain lines where nobody is, and counted for the end.
 
+None of it ends up in a committed notebook. A notebook's kernel has no terminal of its own, so ``python -m hybridrec
+run`` tells it where to write: a terminal (HYBRIDREC_TERMINAL), or else a journal (HYBRIDREC_JOURNAL), whose lines it
+prints itself.
+"""
+
+import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import TextIO
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-
-def _stream() -> TextIO | None:
-    """The terminal that started the run (papermill's kernels have none of their own), or this one, or nowhere."""
-    if os.environ.get("HYBRIDREC_PROGRESS") == "off":
-        return None
-    terminal = os.environ.get("HYBRIDREC_TERMINAL")
-    if terminal:
-        try:
-            return open(terminal, "w")
-        except OSError:
-            return None
-    interactive = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-    return sys.stderr if interactive else None
+LINE_EVERY = 30.0  # seconds between plain lines; a shorter piece of work has none
+_PLAIN = "{desc} {n_fmt}/{total_fmt}, {elapsed} so far, about {remaining} left"
 
 
 def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str = "") -> tqdm:
-    """A tqdm bar with time left; silent under CI, in tests and in notebooks run without a terminal."""
-    stream = _stream()
-    return tqdm(iterable, total=total, desc=what, file=stream or sys.stderr, disable=stream is None, leave=False)
+    """A tqdm bar with time left: on the terminal, under the cell in JupyterLab, else a plain line now and then.
+
+    Nothing at all under HYBRIDREC_PROGRESS=off, and in a kernel that neither JupyterLab nor ``hybridrec run`` started:
+    there it would become a notebook's output.
+    """
+    stream = _terminal()
+    if stream is not None:
+        return tqdm(iterable, total=total, desc=what, file=stream, leave=False)
+    lines = _Lines()
+    pace = {"delay": LINE_EVERY, "mininterval": LINE_EVERY, "miniters": 1, "bar_format": _PLAIN}
+    return tqdm(iterable, total=total, desc=what, file=lines, disable=not lines.wanted(), leave=False, **pace)
+
+
+def _terminal() -> TextIO | None:
+    """Where a moving bar is seen, if anywhere."""
+    given = os.environ.get("HYBRIDREC_TERMINAL")
+    if os.environ.get("HYBRIDREC_PROGRESS") == "off" or (not given and os.environ.get("HYBRIDREC_JOURNAL")):
+        return None
+    if given:
+        try:
+            return open(given, "w")
+        except OSError:
+            return None
+    in_lab = _in_kernel() and "JPY_SESSION_NAME" in os.environ
+    return sys.stderr if in_lab or sys.stderr.isatty() else None
+
+
+def _in_kernel() -> bool:
+    return "ipykernel" in sys.modules
+
+
+class _Lines:
+    """What tqdm writes, as whole lines: to the journal if there is one, else to this process's stderr."""
+
+    def wanted(self) -> bool:
+        """Is there anybody to write to?"""
+        quiet = os.environ.get("HYBRIDREC_PROGRESS") == "off"
+        return not quiet and (bool(os.environ.get("HYBRIDREC_JOURNAL")) or not _in_kernel())
+
+    def write(self, text: str) -> None:
+        """Take what tqdm writes; its carriage returns and blanks are no lines."""
+        line = text.strip()
+        if line and os.environ.get("HYBRIDREC_JOURNAL"):
+            _append({"line": line})
+        elif line:
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+# --- the journal ----------------------------------------------------------------------------------------------------
+
+
+def count(what: str, **numbers: int) -> None:
+    """Note what a piece of work came to, such as ``count("fits", computed=3, cached=12)``, if there is a journal."""
+    if os.environ.get("HYBRIDREC_JOURNAL"):
+        _append({"what": what, **numbers})
+
+
+def _append(entry: dict[str, Any]) -> None:
+    # One write of one line: kernels and their helpers may do it at the same time.
+    with open(os.environ["HYBRIDREC_JOURNAL"], "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def counts(journals: Iterable[Path]) -> dict[str, Counter[str]]:
+    """The sum of all that was counted, by kind of work; a journal that is not there counts nothing."""
+    found: dict[str, Counter[str]] = {}
+    for path in journals:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            entry = json.loads(line)
+            if "what" in entry:
+                found.setdefault(entry.pop("what"), Counter()).update(entry)
+    return found
+
+
+def told(found: dict[str, Counter[str]]) -> str:
+    """Counts as a phrase: "fits: 3 computed, 12 cached; answers: 5 computed, 300 replayed"."""
+    parts = [f"{what}: " + ", ".join(f"{n:,} {kind}" for kind, n in sorted(of.items())) for what, of in found.items()]
+    return "; ".join(parts)
+
+
+@contextmanager
+def journal(path: Path) -> Iterator[None]:
+    """A fresh journal for the kernels that are started meanwhile; its plain lines come out on stderr here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    os.environ["HYBRIDREC_JOURNAL"] = str(path)
+    done = threading.Event()
+    reader = threading.Thread(target=_tell, args=(path, done), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        os.environ.pop("HYBRIDREC_JOURNAL", None)
+        done.set()
+        reader.join()
+
+
+def _tell(path: Path, done: threading.Event) -> None:
+    """Print the journal's lines as they come."""
+    with path.open(encoding="utf-8") as file:
+        over = False
+        while not over:
+            over = done.wait(0.5)
+            for line in file:
+                entry = json.loads(line)
+                if "line" in entry:
+                    print(f"  {entry['line']}", file=sys.stderr, flush=True)

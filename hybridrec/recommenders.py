@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -174,14 +175,15 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
     """Fit, then score and retrieve.
 
     Returns:
-        "scores" of ``work.pairs``, in their order; with ``work.top`` also "users" (those in the pairs, sorted),
-        "items" and "item_scores", both of shape (users, top), the best first.
+        "scores" of ``work.pairs``, in their order, and the "seconds" it took; with ``work.top`` also "users" (those in
+        the pairs, sorted), "items" and "item_scores", both of shape (users, top), the best first.
 
     Raises:
         RecommenderError: a score that is no number (names the recommender and a user).
     """
     import torch
 
+    start = time.perf_counter()
     torch.set_num_threads(1)
     model = build_model(work.recommender, work.params, work.seed)
     with warnings.catch_warnings():
@@ -189,8 +191,8 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
         warnings.filterwarnings("ignore", "Mean of empty slice|invalid value", RuntimeWarning)
         model.fit(cornac_dataset(work.train, work.users, work.items, work.seed))
     score_all = _scorer(model, work)
-    scores = _score_pairs(score_all, work)
-    return {"scores": scores} | (_retrieve(score_all, work) if work.top else {})
+    found = {"scores": _score_pairs(score_all, work)} | (_retrieve(score_all, work) if work.top else {})
+    return found | {"seconds": np.array(time.perf_counter() - start)}
 
 
 def _scorer(model: Any, work: Fit) -> Callable[[int], np.ndarray]:
@@ -254,13 +256,14 @@ def _retrieve(score_all: Callable[[int], np.ndarray], work: Fit) -> dict[str, np
 # --- many fits ------------------------------------------------------------------------------------------------------
 
 
-def run(fits: Sequence[Fit]) -> list[dict[str, np.ndarray]]:
+def run(fits: Sequence[Fit], what: str = "fits") -> list[dict[str, np.ndarray]]:
     """What every fit came to, from the cache where it was done before, with a progress bar over the others."""
     paths.CACHE.mkdir(parents=True, exist_ok=True)
     files = [paths.CACHE / f"fit-{work.key()}.npz" for work in fits]
     todo = [(work, file) for work, file in zip(fits, files, strict=True) if not file.exists()]
+    progress.count("fits", computed=len(todo), cached=len(fits) - len(todo))
     if todo:
-        _compute(todo)
+        _compute(todo, what)
     return [_load(file) for file in files]
 
 
@@ -273,16 +276,16 @@ def _load(file: Path) -> dict[str, np.ndarray]:
 _SLOWEST_FIRST = ("NeuMF", "VAECF", "ItemKNN", "EASE", "UserKNN", "WBPR", "BPR", "MF", "MostPop")
 
 
-def _compute(todo: list[tuple[Fit, Any]]) -> None:
+def _compute(todo: list[tuple[Fit, Any]], what: str) -> None:
     """Fit in worker processes, longest first, each result on disk as soon as it is there."""
     slowest_first = sorted(todo, key=lambda pair: _SLOWEST_FIRST.index(pair[0].recommender))
     workers = ProcessPoolExecutor(paths.cores(), get_context("spawn"), initializer=_one_thread)
     # The workers inherit the environment, and import NumPy and torch afresh under it.
     with patch.dict(os.environ, _PLAIN_ARITHMETIC), workers as pool:
-        jobs = [(pool.submit(fit_and_score, work), file) for work, file in slowest_first]
-        for job, file in progress.bar(jobs, what="fits"):
+        jobs = [(pool.submit(fit_and_score, work), work, file) for work, file in slowest_first]
+        for job, work, file in progress.bar(jobs, what=what):
             partial = file.with_suffix(f".{os.getpid()}.npz")
-            np.savez(partial, **job.result())
+            np.savez(partial, recommender=np.array(work.recommender), **job.result())
             partial.replace(file)
 
 
@@ -349,7 +352,7 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     rows = study.interactions
     train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
     settings = [(name, params) for name in names for params in grid(name, study.grids)]
-    scored = run([study.fit(name, params, train, validation) for name, params in settings])
+    scored = run([study.fit(name, params, train, validation) for name, params in settings], "fits to tune")
     relevant = (validation["rating"] >= study.like_threshold).to_numpy()
     table = []
     for (name, params), found in zip(settings, scored, strict=True):
@@ -386,7 +389,8 @@ def test_scores(
         Scores: recommender, part ("test"), fold (-1), user, item, score.
         Retrieved: recommender, user, position (0-based), item, score.
     """
-    found = run([study.fit(name, setting, study.known(), candidates, top) for name, setting in params.items()])
+    fits = [study.fit(name, setting, study.known(), candidates, top) for name, setting in params.items()]
+    found = run(fits, "fits for the test")
     pairs = candidates[["user", "item"]]
     scores = [
         pairs.assign(recommender=name, part="test", fold=-1, score=one["scores"])
@@ -418,6 +422,6 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
         known.loc[fold == number, ["user", "item"]].assign(
             recommender=name, part="out-of-fold", fold=number, score=found["scores"]
         )
-        for (name, number), found in zip(work, run(fits), strict=True)
+        for (name, number), found in zip(work, run(fits, "out-of-fold fits"), strict=True)
     ]
     return pd.concat(frames, ignore_index=True)

@@ -45,6 +45,8 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
     """
     interactions = splits.split_per_user(data.interactions, seed)
     candidates = splits.test_candidates(interactions, settings.like_threshold, seed)
+    drawn = splits.sample_users(interactions["user"], settings.users, seed)
+    interactions, candidates = (rows[rows["user"].isin(drawn)] for rows in (interactions, candidates))
     known = interactions[interactions["split"] != "test"]
     thresholds = triage.Thresholds(settings.performance_threshold, settings.sparsity_threshold)
     sparsity = datasets.sparsity_index(known, len(data.items))

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from hybridrec.randomness import generator
+from hybridrec.randomness import generator, in_random_order
 
 
 class SplitError(ValueError):
@@ -55,6 +55,29 @@ def test_candidates(interactions: pd.DataFrame, like_threshold: float, seed: int
     rows["position"] = rows.groupby("user").cumcount()
     rows["relevant"] = rows["rating"] >= like_threshold
     return rows.assign(task="test-items")[["task", "user", "position", "item", "relevant"]]
+
+
+def sample_users(users: pd.Series, n: int | None, seed: int) -> np.ndarray:
+    """The users of a study on a subset, ``n`` drawn at random; everybody where ``n`` is None.
+
+    Draw after the split and the candidates were made for everybody: then those who are drawn keep the items that they
+    have in the full study, so what a model was asked about them there is found again.
+
+    Args:
+        users: the user of each rating.
+        n: how many.
+        seed: the experiment's root seed.
+
+    Returns:
+        User ids, sorted.
+
+    Raises:
+        SplitError: there are fewer than ``n``.
+    """
+    there = users.nunique()
+    if n is not None and n > there:
+        raise SplitError(f"users is {n}, but there are {there}: lower it in the experiment's file, or leave it out.")
+    return np.sort(in_random_order(users, seed, "users")[:n])
 
 
 def rankable(candidates: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from hybridrec import __main__ as commands
-from hybridrec import paths
+from hybridrec import experiment, paths, progress
 
 
 @pytest.fixture
@@ -44,3 +44,20 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
     assert path.with_suffix(".toml").is_file()
     headings = [line[3:] for line in path.read_text().splitlines() if line.startswith("## ")]
     assert set(headings) <= {file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")}
+
+
+def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "results", lambda name: tmp_path)
+    monkeypatch.setattr(commands, "_STAMPS", tmp_path / "stamps")
+    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n")
+    settings = experiment.load("ml-100k")
+    commands.summary(settings)
+    assert "last ran" not in capsys.readouterr().out, "nothing ran here: the results are the committed ones"
+    for name, fits, answers in (("02_baselines", 87, 0), ("04_llm_prompting", 0, 3121)):
+        with progress.journal(commands._journal(settings, name)):
+            progress.count("fits", computed=fits, cached=2)
+            progress.count("answers", computed=0, replayed=answers)
+    commands.summary(settings)
+    told = capsys.readouterr().out
+    assert "fits: 4 cached, 87 computed; answers: 0 computed, 3,121 replayed." in told
+    assert told.splitlines()[-1].endswith(tmp_path.name)

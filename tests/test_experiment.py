@@ -51,6 +51,8 @@ def test_missing_key_is_named(key):
     ("key", "value", "wanted"),
     [
         ("folds", "5", "int"),
+        ("users", 300.0, "int"),
+        ("live_users", "5", "int"),
         ("folds", 5.0, "int"),
         ("folds", True, "int"),
         ("shuffles", 5.0, "int"),
@@ -112,6 +114,12 @@ def test_an_experiment_without_a_recommender_of_the_paper_names_it(recommenders)
 def test_modes_arrive_in_their_order():
     settings = build(modes=["pointwise", "listwise"], everybody_modes=["listwise"])
     assert (settings.modes, settings.everybody_modes) == (("pointwise", "listwise"), ("listwise",))
+
+
+def test_a_subset_and_live_users_are_declared_or_absent():
+    assert (build().users, build().live_users) == (None, 0)
+    settings = build(users=300, live_users=5)
+    assert (settings.users, settings.live_users) == (300, 5)
 
 
 def test_everybody_may_be_asked_in_no_mode_at_all():

@@ -14,6 +14,14 @@ def test_the_three_datasets_have_results():
     assert {"ml-100k", "ml-latest-small-2016", "book-crossing"} <= set(NAMES)
 
 
+def test_a_study_on_a_subset_is_no_dataset_of_its_own(tmp_path, monkeypatch):
+    for name in ("class", "ml-100k", "no longer declared"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "claims.csv").write_text("claim\n")
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    assert overview.experiments() == ["ml-100k", "no longer declared"]
+
+
 def test_committed_overview_is_what_the_results_give(tmp_path):
     assert overview.write(tmp_path) == NAMES
     for name in ("README.md", "overview.csv", "beyond_controls.csv", "seeds.csv"):

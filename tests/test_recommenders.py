@@ -51,7 +51,7 @@ def serial(tmp_path, monkeypatch) -> list[Fit]:
     """An empty cache, and instant fits in this process; the list collects what had to be computed."""
     computed: list[Fit] = []
 
-    def compute(todo: list) -> None:
+    def compute(todo: list, what: str) -> None:
         for work, file in todo:
             computed.append(work)
             np.savez(file, **memory_fit(work))
@@ -133,7 +133,7 @@ def test_second_run_computes_nothing(study, pairs, serial, monkeypatch):
     first = recommenders.run(fits)
     assert [work.recommender for work in serial] == ["MF", "BPR"]
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(recommenders, "_compute", fail)
@@ -206,7 +206,7 @@ def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp
     ratings = validation["rating"].to_numpy()
     by_setting = {0.02: -ratings, 0.06: ratings, 0.12: ratings * 0}
 
-    def compute(todo: list) -> None:
+    def compute(todo: list, what: str) -> None:
         for work, file in todo:
             np.savez(file, scores=by_setting.get(work.params.get("lambda_reg"), ratings))
 

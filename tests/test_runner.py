@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from toy_model import USAGE, NeverAsked, ToyModel, reply
 
+from hybridrec import progress
 from hybridrec.llm import runner
 from hybridrec.llm.recordings import RecordingError, Recordings
 from hybridrec.llm.runner import Answer, Asked, Failure, Response, Tally
@@ -63,6 +64,32 @@ def test_auto_asks_only_for_what_is_missing(recordings):
     answers = list(runner.ask(asked, model, recordings))
     assert model.asked == asked[3:]
     assert [answer.replayed for answer in answers] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize(("policy", "live"), [("auto", [2, 4]), ("replay", [])])
+def test_a_live_user_is_asked_anew_and_what_was_recorded_stays(policy, live, recordings, monkeypatch):
+    asked = [ask_for(user) for user in range(5)]
+    before = by_user(list(runner.ask(asked, ToyModel(), recordings)))
+    written = recordings.path.read_bytes()
+    monkeypatch.setenv("HYBRIDREC_LLM", policy)
+    model = ToyModel(lambda one: reply(one) | {"text": "Heat"})
+    answers = list(runner.ask(asked, model, recordings, live={2, 4}))
+    assert [one.user for one in model.asked] == live
+    assert [answer.asked.user for answer in answers if not answer.replayed] == live
+    assert {user for user, outcome in by_user(answers).items() if outcome != before[user]} == set(live)
+    assert recordings.path.read_bytes() == written
+
+
+def test_a_live_user_without_a_recording_gets_one(recordings):
+    list(runner.ask([ask_for(1)], ToyModel(), recordings, live=[1]))
+    assert len(recordings) == 1
+
+
+def test_replayed_and_computed_answers_are_counted_for_the_end(recordings, tmp_path):
+    list(runner.ask([ask_for(user) for user in range(3)], ToyModel(), recordings))
+    with progress.journal(tmp_path / "journal"):
+        list(runner.ask([ask_for(user) for user in range(5)], ToyModel(), recordings))
+    assert progress.counts([tmp_path / "journal"]) == {"answers": {"computed": 2, "replayed": 3}}
 
 
 def test_a_replay_miss_names_the_user_the_count_and_the_remedy(recordings, monkeypatch):

@@ -86,6 +86,26 @@ def test_candidate_order_follows_the_seed_and_not_the_rows_or_labels(split, cand
     assert list(splits.test_candidates(split, 4.0, seed=2)["item"]) != list(candidates["item"])
 
 
+def test_a_sample_of_users_follows_the_seed_and_not_the_rows(split):
+    chosen = splits.sample_users(split["user"], 7, seed=1)
+    assert len(set(chosen)) == 7 and set(chosen) <= set(split["user"])
+    assert chosen.tolist() == sorted(chosen)
+    again = splits.sample_users(split["user"].sample(frac=1, random_state=0), 7, seed=1)
+    assert chosen.tolist() == again.tolist()
+    assert chosen.tolist() != splits.sample_users(split["user"], 7, seed=2).tolist()
+
+
+def test_a_larger_sample_holds_the_smaller_one_and_none_is_everybody(split):
+    users = split["user"]
+    assert set(splits.sample_users(users, 7, seed=1)) < set(splits.sample_users(users, 20, seed=1))
+    assert splits.sample_users(users, None, seed=1).tolist() == sorted(set(users))
+
+
+def test_a_sample_larger_than_the_dataset_says_how_many_users_there_are(split):
+    with pytest.raises(SplitError, match="users is 41, but there are 40"):
+        splits.sample_users(split["user"], 41, seed=1)
+
+
 def test_a_sound_split_passes_every_check(split, candidates):
     checks = splits.check_integrity(split, candidates)
     assert len(checks) == 5

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,7 @@ def rank(
     seed: int,
     prior: "pd.Series | None" = None,
     attempts: int = 1,
+    live: Collection[int] = (),
     tally: runner.Tally | None = None,
 ) -> Iterator[Ranking]:
     """Rank the candidates of many users; yields each user's ranking as it comes.
@@ -210,6 +211,7 @@ def rank(
         seed: root of the random order of candidates that a written answer left out.
         prior: history-free log-likelihood by item, subtracted by "likelihood" (the ranker is then "likelihood-prior").
         attempts: how often an answer that cannot be used is asked for.
+        live: users for whom the model is asked whatever is recorded.
         tally: counts to be read afterwards.
 
     Raises:
@@ -218,9 +220,8 @@ def rank(
     total = len(tasks) if isinstance(tasks, Sequence) else None
     asked = (request_of(task, mode, noun) for task in tasks)
     usable = functools.partial(check, mode)
-    for answer in runner.ask(
-        asked, model, recordings, what=mode, total=total, check=usable, seal=seal, attempts=attempts, tally=tally
-    ):
+    how = {"check": usable, "seal": seal, "attempts": attempts, "live": live, "tally": tally}
+    for answer in runner.ask(asked, model, recordings, what=mode, total=total, **how):
         yield _ranking(mode, answer, prior, seed)
 
 
@@ -237,6 +238,7 @@ def score_ahead(
     """
     scored = {mode: count for mode, count in counts.items() if mode not in prompts.WRITTEN}
     asked = [request_of(task, mode, noun) for at, task in enumerate(tasks) for mode, n in scored.items() if at < n]
+    asked = [one for one in asked if model.key(one) not in recordings]  # the others would be counted twice
     for _ in runner.ask(asked, model, recordings, what=" and ".join(scored), total=len(asked)):
         pass
 

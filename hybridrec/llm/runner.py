@@ -6,7 +6,7 @@ small interface, ``Model``; this module knows nothing else about them, and nothi
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -146,6 +146,7 @@ def ask(
     check: Check = lambda asked, response: "",
     seal: Keep = lambda asked, response: response,
     attempts: int = 1,
+    live: Collection[int] = (),
     tally: Tally | None = None,
 ) -> Iterator[Answer]:
     """The answer to every request, as they come: replayed where recorded, otherwise asked for and recorded at once.
@@ -158,26 +159,33 @@ def ask(
         check: "" for a usable response, "repaired", or the reason why it is a failure.
         seal: what may be written of a response; applied before it is recorded.
         attempts: how often a request is asked while its answer is a failure. Each attempt is its own recording.
+        live: users whose requests are asked whatever is recorded; what was recorded stays. Nobody under
+            HYBRIDREC_LLM=replay.
         tally: counts; pass one to read it afterwards.
 
     Raises:
         RecordingError: under HYBRIDREC_LLM=replay, a request without a recording (names the user and the remedy).
         SpendingCapError, EndpointError: the run cannot go on. What was under way is yielded and recorded first.
     """
-    tally = Tally() if tally is None else tally
+    tally, counted = Tally() if tally is None else tally, Counter(computed=0, replayed=0)
     with progress.bar(total=total, what=what) as bar:
-        for answer in _Run(model, recordings, check, seal, attempts).answers(iter(asked), what):
+        for answer in _Run(model, recordings, check, seal, attempts, live).answers(iter(asked), what):
             tally.count(answer)
+            counted["replayed" if answer.replayed else "computed"] += 1
             bar.set_postfix_str(str(tally), refresh=False)
             bar.update()
             yield answer
+    progress.count("answers", **counted)
 
 
 class _Run:
     """One pass over requests. A request that is under way already is not sent again: its twins wait for it."""
 
-    def __init__(self, model: Model, recordings: Recordings, check: Check, seal: Keep, attempts: int) -> None:
+    def __init__(
+        self, model: Model, recordings: Recordings, check: Check, seal: Keep, attempts: int, live: Collection[int]
+    ) -> None:
         self.model, self.recordings, self.check, self.seal, self.attempts = model, recordings, check, seal, attempts
+        self.live = () if policy() == "replay" else live
         self.again: deque[Asked] = deque()
         self.twins: dict[str, list[Asked]] = {}
 
@@ -199,7 +207,7 @@ class _Run:
 
     def _take(self, one: Asked) -> list[tuple[Asked, Response | Failure, bool]]:
         key = self.model.key(one)
-        if key in self.recordings:
+        if key in self.recordings and one.user not in self.live:
             return [(one, self.recordings[key], True)]
         if key in self.twins:
             self.twins[key].append(one)
@@ -211,8 +219,9 @@ class _Run:
         return [(done, outcome, False) for done, outcome in self.model.wait()]
 
     def _keep(self, one: Asked, response: Response) -> Response:
-        sealed = self.seal(one, response)
-        self.recordings.append(self.model.key(one), sealed)
+        sealed, key = self.seal(one, response), self.model.key(one)
+        if key not in self.recordings:
+            self.recordings.append(key, sealed)
         return sealed
 
     def _settle(self, done: Asked, outcome: Response | Failure, replayed: bool) -> Iterator[Answer]:
