@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from hybridrec.experiment import MODES
 from hybridrec.hybrid import CONTROLS
 
-# Okabe & Ito's palette, safe for the common kinds of colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
+# Okabe & Ito's palette, safe for the common kinds of colour blindness. A lighter grey would look like its green.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
 _STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 110,

@@ -1,4 +1,4 @@
-"""A notebook that is opened alone, as in JupyterLab, says at once which one must run first. Nothing is fitted for that."""
+"""A notebook that is opened alone, as in JupyterLab, says at once which one must run first; nothing is fitted."""
 
 import re
 
