@@ -452,13 +452,15 @@ QUICK = {
 
 
 def event_log() -> pd.DataFrame:
-    """Forty users of MovieLens 100K: a film comes as often as it has stars, and a tenth of the films has no title."""
+    """Some popular films and users of MovieLens 100K: a film comes as often as it has stars; a tenth has no title."""
     if not any(paths.RAW.glob("ml-100k*")):
         pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
     films = datasets.load("ml-100k")
-    size = films.interactions.groupby("user").size()
-    users = [*size.index[size.between(20, 40)][:30], *size.index[size > 100][:10]]
-    table = films.interactions[films.interactions["user"].isin(users)].merge(films.items, on="item")
+    popular = films.interactions["item"].value_counts().index[:120]
+    ratings = films.interactions[films.interactions["item"].isin(popular)]
+    size = ratings.groupby("user").size()
+    users = [*size.index[size.between(22, 34)][:30], *size.index[size > 60][:10]]
+    table = ratings[ratings["user"].isin(users)].merge(films.items, on="item")
     table["name"] = table["title"].where(table["item"] % 10 > 0, "")
     return table.loc[table.index.repeat(table["rating"].astype(int)), ["user", "item", "timestamp", "name"]]
 
