@@ -1,4 +1,4 @@
-"""A class's files for other places (devcontainer, Binder) ask for the Python and the commands that this repository has."""
+"""Files for other places (devcontainer, Binder) ask for the Python and the commands that this repository has."""
 
 import json
 import os

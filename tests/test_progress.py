@@ -1,4 +1,4 @@
-"""Long work is seen in a terminal and in JupyterLab, told in plain lines elsewhere, and never in a notebook's output."""
+"""Long work is seen in a terminal and in JupyterLab, told in plain lines elsewhere, never in a notebook's output."""
 
 import json
 import sys
