@@ -16,7 +16,8 @@ ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/r
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce reproduce-all class lab overview seeds record batch import compact notebooks test lint lock clean FORCE
+.PHONY: help env data models reproduce reproduce-all class lab overview seeds record batch import compact notebooks \
+        site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
 	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -117,6 +118,14 @@ notebooks: $(if $(filter ml-100k,$(EXPERIMENT)),reproduce,only-the-default)  ## 
 only-the-default:
 	@echo "committed notebooks are those of ml-100k: leave EXPERIMENT out." >&2; exit 1
 
+# Made from the notebooks as they were executed: nothing is run.
+site: .stamps/env  ## make the site for reading without installing (_site/html/index.html)
+	rm -rf _site
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d _site/doctrees . _site/html
+
+site-check: site data  ## look at every page of the site, and run a notebook in JupyterLab, in a real browser (chromium)
+	$(PY) -m pytest tests -m browser
+
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 lint: .stamps/env  ## ruff: style and format, notebooks included
@@ -124,12 +133,21 @@ lint: .stamps/env  ## ruff: style and format, notebooks included
 	$(VENV)/bin/ruff format --check .
 
 test: lint models  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	$(PY) -m pytest tests -m "not fresh"
+	$(PY) -m pytest tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
+	HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m pytest tests/test_exercises.py -m exercises
 	@for name in $(NOTEBOOKS); do HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec run class $$name || exit 1; done
 	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py tests/test_class.py -m fresh
 
+# Peers lie apart from the environment, and are found in it for this command alone.
+bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)
+	PYTHONPATH=.stamps/peers $(PY) benchmarks/run.py $(ONLY)
+
+.stamps/peers: benchmarks/requirements.txt .stamps/env
+	rm -rf $@ $@.partial
+	$(INSTALL) --no-deps --target $@.partial -r $< && mv $@.partial $@
+
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
 clean:  ## remove stamps, tables and tools' caches; never results, data, models, fits or recordings
-	rm -rf .stamps data/tables .pytest_cache .ruff_cache .hypothesis
+	rm -rf .stamps _site data/tables .pytest_cache .ruff_cache .hypothesis

@@ -44,7 +44,6 @@ def _test_items(shape: shapes.Shape) -> list[dict[str, Any]]:
         off = agreement(ours, call(), names)
         seconds = measure.alternately({"ours": lambda t=table: metrics.per_user(t, K), peer: call}, ROUNDS)
         rows.append(_row("test items", shape, peer, table["user"].nunique(), seconds, off, ", ".join(names)))
-        print(rows[-1], flush=True)
     with measure.PeakMemory() as memory:
         seconds = measure.alternately({"ours": lambda: metrics.per_user(shape.test, K)}, ROUNDS)["ours"]
     whole = {"ours": measure.summary(seconds), "users": shape.n_users, "peak_mib_above": round(memory.above)}
@@ -165,13 +164,11 @@ def _whole_catalogue(shape: shapes.Shape) -> list[dict[str, Any]]:
     off = agreement(ours().dropna(subset=["recall_at_10"]), call(), ["auc", f"ndcg_at_{K}", f"recall_at_{K}"])
     seconds = measure.alternately({"ours": ours, "cornac": call}, ROUNDS)
     row = _row("whole catalogue", shape, "cornac", users, seconds, off, "auc, ndcg_at_10, recall_at_10")
-    print(row, flush=True)
     factors = shape.user_factors, shape.item_factors.T
     with measure.PeakMemory() as memory:
         every = lambda: metrics.whole_catalogue(lambda rows: factors[0][rows] @ factors[1], relevant, seen, K)  # noqa: E731
         took = measure.alternately({"ours": every}, 1 if shape.synthetic else ROUNDS)["ours"]
     whole = {"ours": measure.summary(took), "users": shape.n_users, "peak_mib_above": round(memory.above)}
-    print(shape.name, whole, flush=True)
     return [row, {"task": "whole catalogue", "shape": shape.name, "synthetic": shape.synthetic, "peer": None, **whole}]
 
 

@@ -28,5 +28,4 @@ def run(name: str = "ml-25m", rounds: int = 5) -> list[dict[str, Any]]:
         seconds = measure.alternately({"ours": call}, rounds)["ours"]
     found = {"ours": measure.summary(seconds), "ratings": len(rows), "users": shape.n_users, "routed": len(routed)}
     row = {"shape": name, "synthetic": shape.synthetic, **found, "peak_mib": round(memory.peak)}
-    print(row, flush=True)
     return [row]

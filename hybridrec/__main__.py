@@ -19,6 +19,7 @@ from hybridrec import paths, progress
 
 _STAMPS = paths.ROOT / ".stamps"
 _CELL_TIMEOUT = 3600
+_FIRST = "01_data"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -129,6 +130,8 @@ def run(settings: experiments.Experiment, name: str) -> Path:
     if not source.is_file():
         known = ", ".join(_notebooks()) or "none"
         raise CommandError(f"no notebook {name!r} in {paths.within_root(paths.NOTEBOOKS)}. There are: {known}.")
+    if settings.ratings and name == _FIRST:
+        data(settings)  # says in a second what would fail later, or after hours
     declared = declared_parameters(nbformat.read(source, as_version=4), name)
     changed = changed_parameters(settings, declared, name)
     given = ", ".join(f"{key} = {value!r}" for key, value in changed.items())
@@ -262,13 +265,15 @@ def _short(value: str) -> str:
 
 
 def data(settings: experiments.Experiment) -> None:
-    """Fetch and verify an experiment's dataset."""
-    from hybridrec import datasets
+    """Fetch and verify an experiment's dataset; ratings of one's own must be enough for the study, too."""
+    from hybridrec import datasets, enough
 
     dataset = datasets.load(settings.dataset, settings.ratings)
     users, items = dataset.interactions["user"].nunique(), len(dataset.items)
     counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
     print(f"{dataset.name}: {counts} (from {dataset.source})")
+    if settings.ratings:
+        print(f"{dataset.name}: {enough.check(dataset, settings)}", flush=True)
 
 
 def model(settings: experiments.Experiment) -> None:

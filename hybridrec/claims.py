@@ -16,8 +16,9 @@ CLAIMS = {
 
 
 def relative_change(row: pd.Series, measure: str) -> float:
-    """(after - before) / before of a measure of the comparison table."""
-    return row[f"{measure}_after"] / row[f"{measure}_before"] - 1
+    """(after - before) / before of a measure of the comparison table; NaN where there was nothing before."""
+    before = row[f"{measure}_before"]
+    return row[f"{measure}_after"] / before - 1 if before else np.nan
 
 
 def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str, claim: str) -> np.ndarray:
@@ -26,6 +27,8 @@ def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str,
     if claim == "fewer weak users":
         tables = [-weak_indicator(table, setting) for table in tables]
     users = setting.worst_decile if claim == "sub-population robustness" else tables[0].columns
+    if not setting.routed.isin(tables[0].columns).any():
+        users = users[:0]  # nobody is handed over, so nothing can be told: all differences would be 0
     return difference(tables[0], tables[1], users)
 
 

@@ -16,6 +16,10 @@ from hybridrec.randomness import generator
 
 Quality = Mapping[str, pd.DataFrame]
 PROTOCOLS = ("published", "held-out")
+# The table of larger models: what pooled_gain returns, and before it who was asked. Also where none was asked.
+LADDER = ["model", "ranker", "users_asked", "users_scored", "auc", "recommender_auc"] + [
+    f"gain_over_{what}{part}" for what in ("best_control", "recommender") for part in ("", "_low", "_high", "_p")
+]
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ def hybrid_quality(quality: Quality, setting: Setting, ranker: str) -> pd.DataFr
     absent = routed.difference(ranked.columns)
     if len(absent):
         raise KeyError(f"{ranker} has no ranking of routed user {absent[0]} (and {len(absent) - 1} more).")
-    mixed = pd.DataFrame(np.repeat(own.to_numpy(), len(ranked), axis=0), ranked.index, own.columns)
-    mixed[routed] = ranked[routed].to_numpy()
-    return mixed
+    mixed = np.repeat(own.to_numpy(), len(ranked), axis=0)
+    mixed[:, own.columns.get_indexer(routed)] = ranked[routed].to_numpy()
+    return pd.DataFrame(mixed, ranked.index, own.columns)
 
 
 def weak_indicator(auc: pd.DataFrame, setting: Setting) -> pd.DataFrame:
@@ -91,8 +95,12 @@ def weak_indicator(auc: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     return ((auc <= setting.threshold) & auc.columns.isin(setting.inactive)).astype(float)
 
 
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else np.nan  # nobody is no warning
+
+
 def _group_mean(table: pd.DataFrame, users: pd.Index) -> float:
-    return float(table[users.intersection(table.columns)].to_numpy().mean())
+    return _mean(table[users.intersection(table.columns)].to_numpy())
 
 
 def compare(auc: Quality, ndcg: Quality, setting: Setting, ranker: str) -> dict[str, object]:
@@ -108,7 +116,7 @@ def compare(auc: Quality, ndcg: Quality, setting: Setting, ranker: str) -> dict[
     strong = before.columns.difference(routed)
     row |= {"users_routed": len(setting.routed), "users_scored": len(routed)}
     harmed = after[routed].to_numpy() < before[routed].to_numpy() - 1e-12
-    row["harm_rate"] = float(harmed.mean())
+    row["harm_rate"] = _mean(harmed)
     for when, table in (("before", before), ("after", after)):
         row[f"weak_users_{when}"] = float(weak_indicator(table, setting).sum(axis=1).mean())
         row[f"weak_auc_{when}"] = _group_mean(table, routed)

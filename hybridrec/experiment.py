@@ -12,6 +12,7 @@ from hybridrec import paths
 
 PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
 MODES = ("listwise", "listwise-labels", "likelihood", "pointwise", "pointwise-facts")  # ways to ask a language model
+PUBLISHED_MODE = "listwise"
 WRITTEN = ("listwise", "listwise-labels")  # those of them in which it writes the order; the others read probabilities
 
 
@@ -125,6 +126,8 @@ class Experiment:
         if unknown or not self.modes:
             what = f"has {unknown[0]!r}, which is none" if unknown else "is empty"
             raise ExperimentError(f"modes {what}. Known: {', '.join(MODES)}.")
+        if PUBLISHED_MODE not in self.modes:
+            raise ExperimentError(f"modes lacks {PUBLISHED_MODE!r}: the claims are about this way to ask.")
         scored = [mode for mode in self.modes if mode not in WRITTEN]
         if self.endpoint and scored:
             raise ExperimentError(f"modes has {scored[0]!r}, but an endpoint answers in text: {' and '.join(WRITTEN)}.")
@@ -134,6 +137,19 @@ class Experiment:
                 extra = " that read probabilities" if key == "topk_modes" else ""
                 raise ExperimentError(f"{key} has {strange[0]!r}, which is not among modes{extra}.")
         _within(self, limits)
+        if self.like_threshold > self.rating_scale:
+            raise ExperimentError(
+                f"like_threshold is {self.like_threshold:g}, above the highest rating (rating_scale = "
+                f"{self.rating_scale}): nothing could be a like."
+            )
+        own = self.ratings or {}
+        if "pointwise-facts" in self.modes and (
+            own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")
+        ):
+            raise ExperimentError(
+                "modes has 'pointwise-facts', which tells the model of a mean rating \"of\" the highest: that means "
+                'nothing with feedback = "counts", or on a scale that goes below 0. Leave it out.'
+            )
 
 
 def _within(settings: Any, limits: dict[str, tuple[float, float]], where: str = "") -> None:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from hybridrec.experiment import MODES
 from hybridrec.hybrid import CONTROLS
 
-# Okabe & Ito's palette, safe for the common kinds of colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
+# Okabe & Ito's palette, safe for the common kinds of colour blindness. A lighter grey would look like its green.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
 _STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -55,6 +55,12 @@ def _plain_logarithm(*axes: mpl.axis.Axis) -> None:
         axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
+def _reach(low: float, high: float, *values: pd.Series) -> tuple[float, float]:
+    """The limits given, wider where values lie outside; what is no number does not count."""
+    found = pd.concat(values, ignore_index=True).dropna()
+    return min([low, *found]), max([high, *found])
+
+
 def _axes(columns: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, np.ndarray]:
     use_style()
     figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
@@ -77,7 +83,10 @@ def data_portrait(ratings_per_user: pd.Series, ratings_per_item: pd.Series, rati
         axis.xaxis.set_major_locator(mpl.ticker.LogLocator())  # powers of ten: more would touch in a narrow panel
         axis.set(xlabel=f"{name}s, most ratings first", ylabel="ratings", title=f"Ratings per {name}")
     shares = ratings.value_counts(normalize=True).sort_index()
-    values.bar([f"{value:g}" for value in shares.index], shares, color=GREEN)
+    if len(shares) <= 20:
+        values.bar([f"{value:g}" for value in shares.index], shares, color=GREEN)
+    else:
+        values.hist(ratings, bins=20, weights=np.full(len(ratings), 1 / len(ratings)), color=GREEN)
     values.set(xlabel="rating", ylabel="share of ratings", title="Ratings are generous")
     return figure
 
@@ -88,8 +97,9 @@ def sparsity_portrait(sparsity: pd.Series, threshold: float) -> Figure:
     axis.hist(sparsity, bins=60, color=BLUE)
     axis.axvline(threshold, color=RED, lw=2)
     share = (sparsity > threshold).mean()
+    named = "t_s = mean" if np.isclose(threshold, sparsity.mean()) else "t_s"
     axis.annotate(
-        f"t_s = mean = {threshold:.3f}\n{share:.0%} of users are sparser", (threshold, axis.get_ylim()[1] * 0.9),
+        f"{named} = {threshold:.3f}\n{share:.0%} of users are sparser", (threshold, axis.get_ylim()[1] * 0.9),
         xytext=(-8, 0), textcoords="offset points", ha="right", va="top", color=RED,
     )  # fmt: skip
     axis.set(xlabel="sparsity index S_I(u): share of the catalogue not rated", ylabel="users")
@@ -146,7 +156,8 @@ def quality_bars(table: pd.DataFrame, title: str, colour: str) -> Figure:
     errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
     axis.barh(rows["name"], rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
     axis.axvline(0.5, color=RED, ls="--", lw=1)
-    axis.set(xlabel="mean AUC (95 % interval over users); dashed: a coin", xlim=(0.4, 0.8), title=title)
+    axis.set(xlabel="mean AUC (95 % interval over users); dashed: a coin", title=title)
+    axis.set_xlim(_reach(0.4, 0.8, rows["low"], rows["high"]))
     return figure
 
 
@@ -217,7 +228,7 @@ def null_gain(table: pd.DataFrame) -> Figure:
         axis.plot(predicted, places, "o", mfc="white", mec=RED, mew=1.5, ms=8, label="predicted: nobody is weak")
         axis.plot(observed, places, "o", color=BLUE, ms=6, label="observed")
         axis.set_yticks(places, table["recommender"] if axis is axes[0] else [""] * len(table))
-        axis.set(xlim=(0, 1.15 * max(predicted.max(), observed.max())), title=title)
+        axis.set(xlim=(0, 1.15 * _reach(0, 0.01, predicted, observed)[1]), title=title)
     axes[0].set_xlabel("AUC gained")
     axes[1].set_xlabel("inactive users")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -315,7 +326,7 @@ def published_pattern(table: pd.DataFrame, published: pd.DataFrame, recommenders
         of_paper = "GPT-3.5" if before[0] == before[0] else "without it"  # NaN: the paper does not have this dataset
         axis.set_xticks(places, [f"paper\n({of_paper})", "ours\n(LLM)", "ours\n(random)"])
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        axis.set(title=name, ylim=(0, 0.75))
+        axis.set(title=name, ylim=_reach(0, 0.75, pd.Series([*before, *after])))
     axes[0].set_ylabel("AUC of users flagged as weak")
     names = ("recommender alone", "GPT-3.5 (paper)", "SmolLM2 (ours)", "a coin (ours)")
     keys = [
@@ -342,7 +353,7 @@ def headline(
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         for place, value in enumerate(means):
             axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
-        axis.set(xlim=(0, 0.85), xlabel="mean AUC of weak users")
+        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users")
     axes[0].set_title("published: picked and scored on the same items")
     axes[1].set_title("held-out: picked before the test, scored on it")
     axes[1].set_yticklabels([])
@@ -360,7 +371,7 @@ def gain_forest(table: pd.DataFrame, rankers: Sequence[str]) -> Figure:
         axis.scatter(rows["gain_over_best_control"], places, color=ORANGE, s=30, zorder=3)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
-        axis.set(title=ranker, xlabel="AUC gained", xlim=(-0.6, 0.4))
+        axis.set(title=ranker, xlabel="AUC gained", xlim=_reach(-0.6, 0.4, low, high))
     return figure
 
 
@@ -371,6 +382,9 @@ def ladder(table: pd.DataFrame) -> Figure:
         table: model, millions (of parameters), ranker, users_scored, gain_over_best_control and its _low and _high.
     """
     figure, (axis,) = _axes(1, 7.4, 4.2)
+    if table.empty:
+        axis.set(xticks=[], yticks=[], title="No larger model was asked")
+        return figure
     rankers = list(table["ranker"].unique())
     # A way to ask has its colour in every experiment, also where others were left out.
     colours = dict(zip(MODES, (ORANGE, BLUE, GREEN, PURPLE, RED), strict=True))
@@ -399,7 +413,7 @@ def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
     rankers = [*of_model, *CONTROLS]
     figure, axes = _axes(len(rankers), 2.4, 3.9)
     span = table.loc[table["ranker"].isin(rankers), ["gain_over_recommender_low", "gain_over_recommender_high"]]
-    limits = (span.min().min() * 1.1, span.max().max() * 1.1)
+    limits = tuple(1.1 * limit for limit in _reach(-0.01, 0.01, *(span[column] for column in span)))
     for axis, ranker in zip(axes, rankers, strict=True):
         rows = table[table["ranker"] == ranker].iloc[::-1]
         places, colour = np.arange(len(rows)), ORANGE if ranker in of_model else GREY

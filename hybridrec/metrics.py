@@ -7,7 +7,7 @@ which do not fit a table, are for ``whole_catalogue``.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from scipy.special import gammaln
 
 from hybridrec.paths import cores
 
-_BLOCK_BYTES = 2 * 2**20  # scores of a whole catalogue that a thread holds at a time: what a core has cached ...
+_BLOCK_BYTES = 8 * 2**20  # scores of a whole catalogue that a thread holds at a time ...
 _BLOCK_USERS = 32  # ... but at least those of so many users, or there are too many blocks
+_COUNTED = 2000  # for every value that is looked up in so many scores, counting is faster than sorting them
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,13 @@ class _Groups:
 
     @classmethod
     def of(cls, table: pd.DataFrame, by: str | list[str] = "user") -> "_Groups":
-        """One sort by score, one counting sort by user, and the rest are sums over consecutive rows."""
+        """The groups of a table of candidates."""
         codes, users = _numbered(table, [by] if isinstance(by, str) else by)
-        score, relevant = table["score"].to_numpy(), table["relevant"].to_numpy(dtype=float)
+        return cls.from_columns(codes, table["score"].to_numpy(), table["relevant"].to_numpy(dtype=float), users)
+
+    @classmethod
+    def from_columns(cls, codes: np.ndarray, score: np.ndarray, relevant: np.ndarray, users: pd.Index) -> "_Groups":
+        """One sort by score, one counting sort by user, and the rest are sums over consecutive rows."""
         n_items = np.bincount(codes, minlength=len(users))
         order = _by_user_then_score(codes, score, len(users))
         codes, score, relevant = codes[order], score[order], relevant[order]
@@ -201,14 +206,14 @@ def per_user(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
     Returns:
         Columns auc, pairs, ndcg_at_k, recall_at_k, indexed by user.
     """
-    return _per_user(_Groups.of(table), k)
+    groups = _Groups.of(table)
+    return pd.DataFrame(_per_user(groups, k), index=groups.users)
 
 
-def _per_user(groups: _Groups, k: int) -> pd.DataFrame:
+def _per_user(groups: _Groups, k: int) -> dict[str, np.ndarray]:
     correct, pairs = groups.pairs()
-    columns = {"auc": _ratio(correct, pairs), "pairs": pairs}
-    columns |= {f"ndcg_at_{k}": groups.ndcg(k), f"recall_at_{k}": groups.recall(k)}
-    return pd.DataFrame(columns, index=groups.users)
+    quality = {"auc": _ratio(correct, pairs), "pairs": pairs}
+    return quality | {f"ndcg_at_{k}": groups.ndcg(k), f"recall_at_{k}": groups.recall(k)}
 
 
 def per_user_by_ranker(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
@@ -236,7 +241,8 @@ def whole_catalogue(
 
     Args:
         score: gives the scores of an array of users (their row numbers) for all items: shape (len(users), n_items).
-            It is called from several threads at once.
+            It is called from several threads at once, and only for users who have something relevant. An array that
+            it makes is overwritten, a view is not.
         relevant: shape (n_users, n_items): what is right.
         seen: of the same shape: what is no candidate (a training item).
         k: how far down is looked.
@@ -247,54 +253,51 @@ def whole_catalogue(
     Raises:
         ValueError: a score that is no number, or an item both seen and relevant (names the user's row).
     """
-    n_users, n_items = relevant.shape
-    size = max(_BLOCK_USERS, _BLOCK_BYTES // (8 * n_items))
-    blocks = [np.arange(start, min(start + size, n_users)) for start in range(0, n_users, size)]
+    asked = np.flatnonzero(np.diff(relevant.indptr))
+    of_asked, seen = relevant[asked], seen[asked]
+    size = max(_BLOCK_USERS, _BLOCK_BYTES // (8 * relevant.shape[1]))
 
-    def of_block(users: np.ndarray) -> pd.DataFrame:
-        return _per_user(_catalogue_groups(np.array(score(users)), relevant[users], seen[users], users), k)
+    def of_block(start: int) -> dict[str, np.ndarray]:
+        rows = slice(start, start + size)
+        scores = score(asked[rows])
+        scores = scores if scores.flags.owndata else scores.copy()  # a view of what the caller still needs
+        groups = _catalogue_groups(scores, _stored(of_asked, rows), _stored(seen, rows), asked[rows])
+        return _per_user(groups, k)
 
     with ThreadPoolExecutor(cores()) as pool:
-        return pd.concat(pool.map(of_block, blocks))
+        blocks = list(pool.map(of_block, range(0, len(asked), size)))
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    table = pd.DataFrame(columns, index=pd.Index(asked, name="user")).reindex(range(relevant.shape[0]))
+    return table.fillna({"pairs": 0.0})
 
 
-def _catalogue_groups(scores: np.ndarray, relevant: csr_array, seen: csr_array, users: np.ndarray) -> _Groups:
+def _stored(matrix: csr_array, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Where consecutive rows of a matrix have values: numbers of the row within ``rows``, and columns."""
+    ends = matrix.indptr[rows.start : rows.stop + 1]
+    return np.repeat(np.arange(len(ends) - 1), np.diff(ends)), matrix.indices[ends[0] : ends[-1]]
+
+
+def _catalogue_groups(
+    scores: np.ndarray, relevant: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray], users: np.ndarray
+) -> _Groups:
     """The groups of scores that a relevant item has, among all unseen items; ``scores`` is overwritten."""
-    if (bad := ~np.isfinite(scores).all(axis=1)).any():
+    if not np.isfinite(scores.sum(axis=1)).all() and (bad := ~np.isfinite(scores).all(axis=1)).any():
         raise ValueError(f"row {users[bad.argmax()]}: a score is no number.")
-    scores[_rows(seen), seen.indices] = -np.inf
-    liked = pd.DataFrame(
-        {"user": _rows(relevant), "score": scores[_rows(relevant), relevant.indices], "relevant": True}
-    )
-    if (bad := liked["score"] == -np.inf).any():
-        raise ValueError(f"row {users[liked['user'][bad.argmax()]]}: an item is both seen and relevant.")
-    own = _Groups.of(liked)  # of those users who have a relevant item
-    row = own.users.to_numpy()[own.user]
-    value = own.score
-    scores.sort(axis=1)
-    below, not_above = (_bisect(scores, row, value, side) for side in (np.less, np.less_equal))
-    return _Groups(
-        users=pd.RangeIndex(users[0], users[-1] + 1, name="user"),
-        user=row,
-        score=value,
-        relevant=own.relevant,
-        size=not_above - below,
-        above=scores.shape[1] - not_above,
-        n_relevant=np.diff(relevant.indptr).astype(float),
-        n_items=scores.shape[1] - np.diff(seen.indptr),
-    )
+    scores[seen] = -np.inf
+    if (bad := scores[relevant] == -np.inf).any():
+        raise ValueError(f"row {users[relevant[0][bad.argmax()]]}: an item is both seen and relevant.")
+    liked = _Groups.from_columns(relevant[0], scores[relevant], np.ones(len(relevant[0])), pd.Index(users, name="user"))
+    # The groups of a user stand together.
+    parts = np.split(liked.score, np.flatnonzero(np.diff(liked.user)) + 1)
+    below, not_above = np.concatenate([_places(row, own) for row, own in zip(scores, parts, strict=True)], axis=1)
+    n_items = scores.shape[1]
+    candidates = n_items - np.bincount(seen[0], minlength=len(users))
+    return replace(liked, size=not_above - below, above=n_items - not_above, n_items=candidates)
 
 
-def _rows(matrix: csr_array) -> np.ndarray:
-    """The row of each stored value."""
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
-def _bisect(ascending: np.ndarray, row: np.ndarray, value: np.ndarray, passes: np.ufunc) -> np.ndarray:
-    """How many of a sorted row's entries pass (entry < value, or <=): ``np.searchsorted``, each in its own row."""
-    low, high = np.zeros(len(row), dtype=np.int64), np.full(len(row), ascending.shape[1])
-    while (open_ := low < high).any():
-        middle = (low + high) // 2
-        right = open_ & passes(ascending[row, np.minimum(middle, ascending.shape[1] - 1)], value)
-        low, high = np.where(right, middle + 1, low), np.where(open_ & ~right, middle, high)
-    return low
+def _places(row: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+    """How many of the scores in ``row`` lie below each of the values, and how many not above: shape (2, values)."""
+    if len(values) * _COUNTED < len(row):
+        return np.array([[np.count_nonzero(row < v), np.count_nonzero(row <= v)] for v in values]).T
+    row.sort()
+    return np.array([row.searchsorted(values, side) for side in ("left", "right")])

@@ -34,7 +34,7 @@ def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Gene
     Args:
         relevant: number of relevant items, at least 1.
         irrelevant: number of the others, at least 1.
-        auc: the true AUC = Phi(d / sqrt 2), strictly between 0 and 1.
+        auc: the true AUC = Phi(d / sqrt 2), from 0 to 1; at the ends d is infinite, and every pair is wrong or right.
         rng: draws the scores, in blocks: memory does not grow with ``draws``.
         draws: how many AUCs.
 
@@ -42,14 +42,12 @@ def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Gene
         Shape (draws,).
 
     Raises:
-        ValueError: ``auc`` is not between 0 and 1 (an AUC of exactly 0 or 1 has no finite d).
+        ValueError: ``auc`` is not between 0 and 1.
 
     Source: the equal-variance binormal model (Green & Swets 1966).
     """
-    if not 0 < auc < 1:
-        raise ValueError(
-            f"the mean AUC must lie strictly between 0 and 1, and is {auc}: are the scores judged rightly?"
-        )
+    if not 0 <= auc <= 1:
+        raise ValueError(f"the mean AUC must lie between 0 and 1, and is {auc}: are the scores judged rightly?")
     shift = np.sqrt(2) * stats.norm.ppf(auc)
     size = max(1, _BLOCK // (relevant + irrelevant))
     parts = []
@@ -89,7 +87,7 @@ def predict(
     Args:
         counts: user, relevant, irrelevant, as ``candidate_counts``: the eligible (inactive) users only. Those without
             a pair can not be flagged.
-        auc: the true AUC given to every user: the recommender's mean, strictly between 0 and 1.
+        auc: the true AUC given to every user: the recommender's mean, from 0 to 1.
         threshold: t_p; a user with AUC <= t_p is flagged.
         rng: draws the scores. Users with the same two counts have one distribution, so they share their draws.
         draws: simulated users per pair of counts.

@@ -9,7 +9,8 @@ EXPERIMENTS = NOTEBOOKS / "experiments"
 RAW = ROOT / "data" / "raw"
 MODELS = ROOT / "data" / "models"
 CACHE = ROOT / "data" / "cache"
-RECORDINGS = ROOT / "data" / "recordings"
+# HYBRIDREC_RECORDINGS: a test that asks a model for real keeps the answers elsewhere.
+RECORDINGS = Path(os.environ.get("HYBRIDREC_RECORDINGS", ROOT / "data" / "recordings"))
 BATCHES = ROOT / "data" / "batches"
 RESULTS = ROOT / "results"
 PRICES = ROOT / "data" / "prices.toml"

@@ -45,8 +45,8 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
     """
     interactions = splits.split_per_user(data.interactions, seed)
     candidates = splits.test_candidates(interactions, settings.like_threshold, seed)
-    chosen = splits.sample_users(interactions["user"], settings.users, seed)
-    interactions, candidates = (rows[rows["user"].isin(chosen)] for rows in (interactions, candidates))
+    drawn = splits.sample_users(interactions["user"], settings.users, seed)
+    interactions, candidates = (rows[rows["user"].isin(drawn)] for rows in (interactions, candidates))
     known = interactions[interactions["split"] != "test"]
     thresholds = triage.Thresholds(settings.performance_threshold, settings.sparsity_threshold)
     sparsity = datasets.sparsity_index(known, len(data.items))
@@ -56,7 +56,7 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
     study = recommenders.Study(interactions, items, settings.like_threshold, seed, settings.grids or {})
     tuning = recommenders.tune(study, settings.recommenders)
     chosen = recommenders.chosen_params(tuning)
-    test, _ = recommenders.test_scores(study, chosen, candidates, settings.top)
+    test, _ = recommenders.test_scores(study, chosen, candidates, top=0)  # whole lists are not compared here
     out_of_fold = recommenders.out_of_fold_scores(study, chosen, settings.folds)
 
     labels = {"published": candidates, "held-out": known.assign(relevant=known["rating"] >= settings.like_threshold)}

@@ -126,7 +126,8 @@ def regression_to_the_mean(halves: pd.DataFrame, threshold: float) -> pd.DataFra
     """Users picked as weak on one half of their items, scored on both: what a service gains by doing nothing.
 
     Returns:
-        One row a recommender: picked, picked_on (mean P on the half they were picked on), other_half, correlation.
+        One row a recommender: picked, picked_on (mean P on the half they were picked on), other_half, correlation. None
+        where no user has test items enough for two halves.
     """
     rows = []
     for name, group in halves.groupby("recommender", sort=False):
@@ -134,7 +135,7 @@ def regression_to_the_mean(halves: pd.DataFrame, threshold: float) -> pd.DataFra
         means = {"picked_on": picked["first"].mean(), "other_half": picked["second"].mean()}
         correlation = group["first"].corr(group["second"])
         rows.append({"recommender": name, "picked": len(picked), **means, "correlation": correlation})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["recommender", "picked", "picked_on", "other_half", "correlation"])
 
 
 def reliability(flagged: pd.DataFrame, test_auc: pd.DataFrame) -> pd.DataFrame:
@@ -148,15 +149,12 @@ def reliability(flagged: pd.DataFrame, test_auc: pd.DataFrame) -> pd.DataFrame:
         One row a rule and recommender: flagged, flagged_auc, rest_auc, gap.
     """
     table = flagged.merge(test_auc, on=["recommender", "user"]).dropna(subset=["auc"])
-    groups = table.groupby(["rule", "recommender"], sort=False)
-    rows = groups.apply(
-        lambda g: pd.Series(
-            {
-                "flagged": int(g["weak"].sum()),
-                "flagged_auc": g.loc[g["weak"], "auc"].mean(),
-                "rest_auc": g.loc[~g["weak"], "auc"].mean(),
-            }
-        ),
-        include_groups=False,
-    ).reset_index()
+    weak = table["weak"].astype(bool)
+    parts = {
+        "flagged": weak.astype(float),
+        "flagged_auc": table["auc"].where(weak),
+        "rest_auc": table["auc"].where(~weak),
+    }
+    groups = table.assign(**parts).groupby(["rule", "recommender"], sort=False)
+    rows = groups.agg({"flagged": "sum", "flagged_auc": "mean", "rest_auc": "mean"}).reset_index()
     return rows.assign(gap=rows["rest_auc"] - rows["flagged_auc"])

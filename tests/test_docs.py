@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import datasets, experiment, paths, prices
+from hybridrec import __main__ as commands
+from hybridrec import experiment, paths, prices
 from hybridrec.experiment import Endpoint
 from hybridrec.llm import prompts
 from hybridrec.llm.chat import ChatModel
-from hybridrec.sources.own import RatingsFile
+from hybridrec.sources import own
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
 PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
@@ -176,29 +177,43 @@ def test_batch_files_stay_out_of_git():
 # --- ratings of one's own ---------------------------------------------------------------------------------------------
 
 
-def test_the_example_with_ones_own_ratings_is_read_as_promised(tmp_path, monkeypatch):
-    page = paths.ROOT / "docs" / "own-ratings.md"
-    (example,), (ratings, songs) = blocks(page, "toml"), blocks(page, "csv")
+OWN = paths.ROOT / "docs" / "own-ratings.md"
+
+
+def heredoc(page: Path, word: str) -> str:
+    """What a page's shell block hands to a command between <<'WORD' and WORD."""
+    (found,) = re.findall(rf"<<'{word}'\n(.*?)^{word}$", text_of(page), re.M | re.S)
+    return found
+
+
+def test_the_example_with_ones_own_ratings_makes_a_file_that_is_enough(tmp_path, monkeypatch, capsys):
+    if not any(paths.RAW.glob("ml-100k*")):
+        pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    exec(heredoc(OWN, "PYTHON"), {})
+    (tmp_path / "mine.toml").write_text(heredoc(OWN, "TOML"), encoding="utf-8")
+    monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path / "data" / "raw"))
+    commands.data(experiment.read(tmp_path / "mine.toml"))
+    (shown,) = blocks(OWN, "text")
+    assert capsys.readouterr().out == shown
+
+
+def test_the_example_with_counts_makes_an_experiment():
+    (example,) = blocks(OWN, "toml")
     copied = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-latest-small-2016.toml"))
-    copied.pop("ladder")
     settings = experiment.build("mine", copied | tomllib.loads(example), "the example")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "plays.csv").write_text(ratings)
-    (tmp_path / "mine" / "songs.csv").write_text(songs)
-    monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path))
-    data = datasets.load(settings.dataset, settings.ratings)
-    assert data.interactions[["user", "item", "rating"]].to_numpy().tolist() == [[1, 1, 5], [1, 2, 2], [2, 1, 4]]
-    assert data.items["title"].tolist() == ["Blue in Green", "So What"]
+    assert own.settings(settings.ratings).feedback == "counts"
 
 
 def test_every_key_of_ones_own_ratings_is_on_the_page_with_its_default():
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text_of(paths.ROOT / "docs" / "own-ratings.md"), re.M)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text_of(OWN), re.M)
     told = {key: default.strip("`") for key, default in rows}
-    known = {one.name: one.default for one in fields(RatingsFile)}
+    known = {one.name: one.default for one in fields(own.RatingsFile)}
     assert told.keys() == known.keys()
     for key, default in known.items():
         usual = (f'"{default}"', str(default))
-        expected = {"": ("none", "as item"), MISSING: ("required",)}.get(default, usual)
+        expected = {"": ("none", "as item", "as file"), MISSING: ("required",)}.get(default, usual)
         assert told[key].replace("`", "") in expected, key
 
 

@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"downloads", "metrics", "prices", "tables", "statistics"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
     {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},
-    {"hybrid", "evaluation", "claims", "topk", "costs"},
+    {"hybrid", "evaluation", "claims", "topk", "costs", "enough"},
     {"figures", "seeds"},
     {"overview"},
     {"__main__"},

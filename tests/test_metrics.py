@@ -58,6 +58,13 @@ def test_reversing_the_scores_mirrors_auc(table):
     assert metrics.auc(table)[1] + mirrored[1] == pytest.approx(1)
 
 
+def test_a_tie_is_worth_one_half_and_cornac_calls_it_wrong():
+    """Where our definition and a peer's part: the reason why Cornac's own AUC is not used for P(u)."""
+    scores, relevant = np.array([1.0, 1.0, 0.0]), np.array([True, False, False])
+    theirs = cornac_metrics.AUC().compute(item_indices=np.arange(3), pd_scores=scores, gt_pos=[0])
+    assert (theirs, metrics.auc(table_of(scores, relevant)).item()) == (0.5, 0.75)
+
+
 def test_without_ties_metrics_are_cornacs():
     rng = np.random.default_rng(0)
     for n in (5, 12, 40):
@@ -212,11 +219,30 @@ def test_the_whole_catalogue_is_taken_in_blocks_and_the_scores_are_left_alone(mo
 
     def score(rows):
         asked.append(len(rows))
-        return scores[rows[0] : rows[-1] + 1]  # a view
+        return scores[rows]
 
     pd.testing.assert_frame_equal(metrics.whole_catalogue(score, relevant, seen), whole)
-    assert max(asked) == metrics._BLOCK_USERS < len(scores) == sum(asked)
+    with_something_relevant = (np.diff(relevant.indptr) > 0).sum()
+    assert max(asked) == metrics._BLOCK_USERS < with_something_relevant == sum(asked) < len(scores)
     np.testing.assert_array_equal(scores, before)
+
+
+def test_a_view_of_the_callers_scores_is_not_written_into():
+    scores, relevant, seen = catalogue(50)
+    rows = np.flatnonzero(np.diff(relevant.indptr))
+    scores, before = scores[rows], scores[rows]
+    metrics.whole_catalogue(lambda users: scores[: len(users)], relevant[rows], seen[rows])
+    np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("distinct_scores", [4, 10**6])
+def test_counting_and_sorting_find_the_same_places(distinct_scores, monkeypatch):
+    scores, relevant, seen = catalogue(distinct_scores)
+    found = []
+    for counted in (1, 10**9):
+        monkeypatch.setattr(metrics, "_COUNTED", counted)
+        found.append(metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen))
+    pd.testing.assert_frame_equal(*found)
 
 
 def test_the_whole_catalogue_names_the_row_of_what_cannot_be_ranked():

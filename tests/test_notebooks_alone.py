@@ -1,4 +1,4 @@
-"""A notebook opened alone, as in JupyterLab, says at once which one must run first. Nothing is fitted for that."""
+"""A notebook that is opened alone, as in JupyterLab, says at once which one must run first; nothing is fitted."""
 
 import re
 
@@ -41,7 +41,9 @@ def test_a_notebook_opened_alone_names_the_one_to_run_first(name, empty):
     exec(parameters, namespace)
     with pytest.raises(tables.MissingTableError) as missing:
         exec(first, namespace)
-    told = re.fullmatch(r".* notebook (\w+) writes it\. Run that notebook first, or `make .*", str(missing.value))
+    told = re.fullmatch(
+        r".* notebook (\w+) writes it\. Run that notebook first, or `make reproduce .*", str(missing.value)
+    )
     assert told[1] < name
 
 

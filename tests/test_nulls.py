@@ -60,7 +60,14 @@ def test_blocks_change_no_number(monkeypatch):
     np.testing.assert_array_equal(nulls.simulate_auc(3, 4, 0.7, np.random.default_rng(1), 1000), whole)
 
 
-@pytest.mark.parametrize("auc", [0.0, 1.0, 70.0, np.nan])
+@pytest.mark.parametrize(("auc", "flagged"), [(0.0, 1.0), (1.0, 0.0)])
+def test_a_recommender_that_is_always_right_or_wrong_leaves_nothing_to_luck(auc, flagged):
+    row = predict(counts((2, 3)), auc)
+    assert row["flagged"] == flagged
+    assert row["gain"] == 0.5 if flagged else np.isnan(row["gain"])
+
+
+@pytest.mark.parametrize("auc", [-0.1, 70.0, np.nan])
 def test_an_impossible_auc_is_refused(auc):
     with pytest.raises(ValueError, match=f"is {auc}"):
         predict(counts((1, 1)), auc)

@@ -1,4 +1,4 @@
-"""Files for other places (devcontainer, Binder) ask for the Python and the commands that this repository has."""
+"""A class's files for other places (devcontainer, Binder) ask for the Python and the commands that we have."""
 
 import json
 import os

@@ -298,8 +298,38 @@ def test_items_of_one_score_are_retrieved_in_an_order_that_is_random_and_repeats
 
 
 @pytest.mark.parametrize("name", ["ItemKNN", "UserKNN"])
-def test_a_neighbourhood_gives_one_item_the_score_it_has_among_all(name, study, pairs, monkeypatch):
+def test_a_neighbourhood_told_of_fewer_neighbours_scores_to_the_bit_as_cornac_does(name, study, pairs):
     work = study.fit(name, QUICK[name], study.known(), pairs)
-    alone = recommenders.fit_and_score(work)["scores"]
-    monkeypatch.setitem(recommenders.RECIPES, name, replace(recommenders.RECIPES[name], by_pair=False))
-    np.testing.assert_array_equal(recommenders.fit_and_score(work)["scores"], alone)
+    model = recommenders.build_model(name, work.params, work.seed)
+    model.fit(recommenders.cornac_dataset(work.train, work.users, work.items, work.seed))
+    quick = recommenders._knn_score(model)
+    for user in range(len(work.users)):
+        np.testing.assert_array_equal(quick(user), model.score(user))
+
+
+def test_a_quicker_look_up_draws_the_same_negatives(study):
+    from cornac.data import Dataset
+
+    rows = recommenders.training_rows("NeuMF", study.known(), study.like_threshold)
+    ours = recommenders.cornac_dataset(rows, np.sort(study.interactions["user"].unique()), np.sort(study.items), 3)
+    plain = Dataset(ours.num_users, ours.num_items, ours.uid_map, ours.iid_map, ours.uir_tuple, seed=3)
+    batches = [list(data.uir_iter(64, shuffle=True, binary=True, num_zeros=4)) for data in (ours, plain)]
+    assert len(batches[0]) == len(batches[1]) > 1
+    for one, other in zip(*batches, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_noise_in_the_last_bits_of_a_matrix_inverse_decides_between_no_items(study, pairs, monkeypatch):
+    class Noisy:
+        def fit(self, _): ...
+        def score(self, user):
+            return 0.5 + 1e-14 * np.random.default_rng(user).standard_normal(len(study.items))
+
+    monkeypatch.setattr(recommenders, "build_model", lambda *_: Noisy())
+    scores = {name: recommenders.fit_and_score(study.fit(name, {}, study.known(), pairs)) for name in ("EASE", "MF")}
+    assert len(np.unique(scores["EASE"]["scores"])) == 1 < len(np.unique(scores["MF"]["scores"]))
+
+
+def test_every_recommender_has_its_place_in_the_queue():
+    assert sorted(recommenders._SLOWEST_FIRST) == sorted(recommenders.RECIPES)

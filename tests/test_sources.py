@@ -170,14 +170,24 @@ def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
     [
         (RATINGS, ITEMS, {"user": "nobody"}, r"ratings\.csv: no column 'nobody'; it has who, what, stars, when"),
         (RATINGS, ITEMS, {"title": "label"}, r"items\.csv: no column 'label'"),
-        (RATINGS.replace("4.5", "good"), ITEMS, {}, r"ratings\.csv, line 4: rating is 'good', not a number"),
-        (RATINGS + "bob,x1,3,9\n", ITEMS, {}, r"ratings\.csv, line 5: user .* rated item .* twice"),
+        (RATINGS.replace("4.5", "good"), ITEMS, {}, r"ratings\.csv, line 4: stars is 'good', not a number"),
+        (RATINGS + "bob,x1,3,9\n", ITEMS, {}, r"ratings\.csv, line 5: user 'bob' rated item 'x1' already on line 4"),
         (RATINGS + "bob,x2,3,9,7\n", ITEMS, {}, r"ratings\.csv: .*line 5"),
-        (RATINGS + "bob,x2,3\n", ITEMS, {}, r"ratings\.csv, line 5: timestamp is ''"),
+        (RATINGS + "bob,x2,3\n", ITEMS, {}, r"ratings\.csv, line 5: when is ''"),
         ("", ITEMS, {}, r"ratings\.csv: .*[Nn]o columns"),
-        (RATINGS, ITEMS.replace("x2", "x3"), {}, r"items\.csv: 1 rated items have no title there, the first is 'x2'"),
-        (RATINGS, ITEMS.replace("Second", " "), {}, r"have no title there, the first is 'x2'"),
-        (RATINGS, ITEMS, {"separator": ";"}, r"ratings\.csv: no column 'what'; it has who,what,stars,when"),
+        (RATINGS, ITEMS.replace("x2", "x3"), {}, r"items\.csv: 1 of 2 rated items have no title, such as 'x2'"),
+        (
+            RATINGS,
+            ITEMS.replace("Second", " "),
+            {},
+            r"have no title, such as 'x2'\. They have 33\.3% of the ratings.*set untitled_share = 0\.34",
+        ),
+        (
+            RATINGS,
+            ITEMS,
+            {"separator": ";"},
+            r"ratings\.csv: no column 'who'; it has who,what,stars,when.*Or is ';' not its separator",
+        ),
         (RATINGS, ITEMS, {"file": "nowhere.csv"}, r"no file 'nowhere\.csv'.*HYBRIDREC_DATA"),
         (RATINGS, ITEMS, {"core": 5}, r"no rating is left with core = 5"),
         (RATINGS, ITEMS, {"colour": "red"}, r"\[ratings\]: unknown key 'colour'\. Known: file, "),
@@ -193,14 +203,14 @@ def test_what_is_wrong_with_ones_own_files_is_said(folder, ratings, items, chang
 
 def test_another_encoding_has_to_be_named(folder):
     (folder / "items.csv").write_text(ITEMS.replace("First", "Première"), encoding="latin-1")
-    with pytest.raises(DatasetError, match=r"items\.csv: not utf-8 text"):
+    with pytest.raises(DatasetError, match=r"items\.csv, line 2: not utf-8 text"):
         datasets.load("mine", GIVEN)
     assert datasets.load("mine", GIVEN | {"encoding": "latin-1"}).items["title"][0] == "Première"
 
 
 def test_a_file_has_to_be_named():
-    with pytest.raises(DatasetError, match=r"missing key 'items_file'"):
-        own.settings({"file": "ratings.csv"})
+    with pytest.raises(DatasetError, match=r"missing key 'file'"):
+        own.settings({"items_file": "items.csv"})
 
 
 def test_ones_own_ratings_need_a_name_of_their_own():

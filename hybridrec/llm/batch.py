@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hybridrec import tables
+from hybridrec import splits, tables
 from hybridrec.experiment import Experiment
 from hybridrec.llm import prompts, rankers, shuffles
 from hybridrec.llm.chat import ChatModel, NoAnswerError, completion
@@ -55,6 +55,8 @@ def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
     names = ("interactions", "candidates", "items", "sparsity")
     interactions, candidates, items, sparsity = (tables.read(settings.name, name) for name in names)
     known = interactions[interactions["split"] != "test"]
+    candidates = splits.rankable(candidates)
+    sparsity = sparsity[sparsity["user"].isin(candidates["user"])]
     shown = (known, candidates, items, settings.history_length, settings.rating_scale)
     inactive = rankers.build_tasks(sparsity.loc[sparsity["inactive"], "user"], *shown)
     active = rankers.build_tasks(sparsity.loc[~sparsity["inactive"], "user"], *shown)

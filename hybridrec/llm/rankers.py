@@ -324,7 +324,8 @@ def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, n
 def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     """Rankings as rows: user, item, score, ranker, counts of repairs, failure, attempts, and the usage on each row.
 
-    Rankers in order of appearance, users sorted: the order in which answers came leaves no trace.
+    Rankers in order of appearance, users sorted: the order in which answers came leaves no trace. Without a ranking it
+    is a table without a row.
     """
     rankings, rows = list(rankings), []
     place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
@@ -332,4 +333,5 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
         counts = {name: getattr(ranking, name) for name in (*COUNTS, "failure", "attempts")}
         columns = {"task": "test-items", "user": ranking.user, "item": ranking.candidates, "score": ranking.scores}
         rows.append(pd.DataFrame({**columns, **counts, **ranking.used, "ranker": ranking.ranker}))
-    return pd.concat(rows, ignore_index=True)
+    columns = ["task", "user", "item", "score", *COUNTS, "failure", "attempts", *runner.USAGE, "ranker"]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)

@@ -15,14 +15,18 @@ from hybridrec.randomness import generator
 def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
     """A seeded sample of ``n`` tasks with three candidates or more; with two, where too few have three.
 
+    Where fewer than ``n`` have two, it is all of these, and a printed line says how many.
+
     Raises:
-        ValueError: fewer than ``n`` have two.
+        ValueError: none has two.
     """
     longest = [[task for task in tasks if len(task.candidates) >= least] for least in (3, 2)]
-    enough = next((long for long in longest if len(long) >= n), None)
-    if enough is None:
-        raise ValueError(f"{n} users with 2 candidates or more are wanted; there are {len(longest[-1])}.")
-    chosen = generator(seed, "shuffled-users").choice(len(enough), n, replace=False)
+    enough = next((long for long in longest if len(long) >= n), longest[-1])
+    if not enough:
+        raise ValueError("no user has 2 candidates or more, so there is no order to shuffle.")
+    if len(enough) < n:
+        print(f"{n} users with 2 candidates or more were wanted for the shuffles; there are {len(enough)}.")
+    chosen = generator(seed, "shuffled-users").choice(len(enough), min(n, len(enough)), replace=False)
     return [enough[place] for place in sorted(chosen)]
 
 

@@ -64,11 +64,11 @@ def load() -> tuple[pd.DataFrame, pd.DataFrame, str]:
 def _read(path: Path) -> pd.DataFrame:
     """The dump is latin-1; copies of it were converted. Text that is valid UTF-8 by chance is hardly possible."""
     try:
-        return read_quoted(path, ";", "utf-8")
+        return read_quoted(path, ";", "utf-8", "\\")
     except DatasetError as error:
         if "not utf-8" not in str(error):
             raise
-        return read_quoted(path, ";", "latin-1")
+        return read_quoted(path, ";", "latin-1", "\\")
 
 
 def _items(books: pd.DataFrame, number: pd.Series) -> pd.DataFrame:

@@ -105,22 +105,59 @@ def canonical_interactions(table: pd.DataFrame, name: str, header_lines: int = 0
     return interactions.sort_values(["user", "item"], ignore_index=True)
 
 
-def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8") -> pd.DataFrame:
-    """CSV with a header, quoted fields and backslash escapes, as strings.
+def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8", escape: str | None = None) -> pd.DataFrame:
+    """CSV with a header and quoted fields, as strings; a byte-order mark is no part of the first name.
+
+    Args:
+        source: the file.
+        separator: the field separator, one character.
+        encoding: the text's encoding.
+        escape: a character that takes a quote's meaning away; a doubled quote always does.
 
     Raises:
         DatasetError: not there, unreadable encoding, empty, or a line with too many fields (names the line).
     """
-    options = {"sep": separator, "dtype": str, "keep_default_na": False, "escapechar": "\\", "encoding": encoding}
+    options = {"sep": separator, "dtype": str, "keep_default_na": False, "escapechar": escape, "encoding": encoding}
+    name = source.name
     try:
-        return pd.read_csv(source, **options)
+        table = pd.read_csv(source, **options).fillna("")  # a missing last field is NaN in spite of keep_default_na
     except FileNotFoundError:
-        raise DatasetError(f"{source.name}: there is no such file. Check the path.") from None
-    except UnicodeDecodeError:
-        raise DatasetError(f"{source.name}: not {encoding} text. Convert it to UTF-8, or name its encoding.") from None
+        raise DatasetError(f"{name}: there is no such file. Check the path.") from None
+    except LookupError:
+        raise DatasetError(f"{name}: {encoding!r} is no encoding that Python knows. Try utf-8 or latin-1.") from None
+    except UnicodeError as error:
+        line = f", line {_undecodable_line(source, encoding)}" if isinstance(error, UnicodeDecodeError) else ""
+        raise DatasetError(f"{name}{line}: not {encoding} text. Convert it to UTF-8, or name its encoding.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        said = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split())
-        raise DatasetError(f"{source.name}: {said}. Mend that line, or name the file's separator.") from None
+        said = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
+        raise DatasetError(f"{name}: {said}. Mend that line, or name the file's separator.") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas has taken the fields before the last ones for an index
+        raise DatasetError(f"{name}: lines have more fields than the header has names. Mend the header or the lines.")
+    return table
+
+
+def _undecodable_line(source: Path, encoding: str) -> int:
+    """The line, from 1, on which a text leaves its encoding."""
+    data = source.read_bytes()
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        return data[: error.start].count(b"\n") + 1
+    return 1
+
+
+def read_parquet(source: Path) -> pd.DataFrame:
+    """The columns of a parquet file as strings, "" where a value is missing; whole numbers without a decimal point.
+
+    Raises:
+        DatasetError: no parquet file, or a torn one.
+    """
+    try:
+        table = pd.read_parquet(source)
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        said = " ".join(str(error).replace(str(source), source.name).split())[:200].rstrip(".")
+        raise DatasetError(f"{source.name}: no whole parquet file ({said}). Write or fetch it again.") from None
+    return table.reset_index(drop=True).convert_dtypes().astype("string").fillna("").astype("str")
 
 
 def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:

@@ -1,0 +1,202 @@
+"""What Sphinx lacks for this site: navigation under the README, alternative texts, formulas, and pages of results."""
+
+import csv
+import functools
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from pygments.lexers.special import TextLexer
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from hybridrec import figures, overview, paths
+
+HERE = Path(__file__).parent
+LOG = logging.getLogger(__name__)
+ROWS_SHOWN = 40  # a longer table is for a spreadsheet
+# Pages that are being written. Once they are there, delete their names: from then on a missing one ends the build.
+AWAITED = ("/docs/teaching", "/docs/scale", "/exercises/README", "/exercises/0*")
+_SVG = "{http://www.w3.org/2000/svg}"
+_SAVED = re.compile(r'figures\.save\(.*,\s*output,\s*"(\w+)"', re.S)
+_DRAWN = re.compile(r"figures\.(?!save\b)(\w+)\(")
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+
+def read_source(app: Sphinx, page: str, source: list[str]) -> None:
+    """The README with the navigation and without invisible notes; links of copied notebooks from where they lie."""
+    if page == "README":
+        notes = re.compile("<!--.*?-->", re.S)
+        source[0] = notes.sub("", source[0]) + navigation()
+    elif page.startswith("results/"):
+        source[0] = source[0].replace("](../results/", "](../")  # written for notebooks/
+
+
+def navigation() -> str:
+    """The site's table of contents, without the pages that are still awaited."""
+    lines = (HERE / "navigation.md").read_text(encoding="utf-8").splitlines()
+    there = (line for line in lines if line not in AWAITED or any(paths.ROOT.glob(f"{line[1:]}.*")))
+    return "\n".join(there) + "\n"
+
+
+def add_index(app: Sphinx, error: Exception | None) -> None:
+    """The README is also what a server shows for the folder."""
+    if error is None and app.builder.format == "html":
+        shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+
+
+class LinksToFolders(SphinxTransform):
+    """A link to a folder stays as its text: a folder has no page. Any other lost link is a warning."""
+
+    default_priority = 200
+
+    def apply(self) -> None:
+        """Look at the links that are not resolved yet."""
+        here = Path(self.env.doc2path(self.env.docname)).parent
+        for link in list(self.document.findall(addnodes.pending_xref)):
+            if link["reftype"] == "myst" and (here / link["reftarget"]).is_dir():
+                link.replace_self(link.children)
+
+
+# --- alternative texts ------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def drawn_by() -> dict[str, str]:
+    """The function of hybridrec.figures that draws each published figure, read from the notebooks' code."""
+    cells = [cell.source for path in paths.NOTEBOOKS.glob("0*.ipynb") for cell in nbformat.read(path, 4).cells]
+    found = [(_SAVED.search(cell), _DRAWN.search(cell)) for cell in cells]
+    return {saved[1]: drawn[1] for saved, drawn in found if saved and drawn}
+
+
+def _texts(group: ElementTree.Element) -> list[str]:
+    """The texts that stand in a group itself, not in its parts (ticks and legends are parts)."""
+    own = [part for part in group if part.get("id", "").startswith("text_")]
+    return [" ".join(text.itertext()).strip() for part in own for text in part.iter(f"{_SVG}text")]
+
+
+def _parts(group: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [part for part in group.iter(f"{_SVG}g") if re.fullmatch(rf"{kind}_\d+", part.get("id", ""))]
+
+
+def words_of(svg: Path) -> str:
+    """Titles, axes and legend of a figure that matplotlib wrote, as one sentence a panel.
+
+    Args:
+        svg: written with ``svg.fonttype = none``, so that texts are texts.
+    """
+    figure = ElementTree.parse(svg).getroot()
+    sentences = []
+    for panel in _parts(figure, "axes"):
+        labels = (" ".join(_texts(axis)) for axis in _parts(panel, "matplotlib.axis"))  # none where axes are off
+        axes = [f"{name}: {label}" for name, label in zip(("across", "up"), labels, strict=False) if label]
+        sentences.append("; ".join([*_texts(panel)[-1:], *axes]))
+    keys = [" ".join(text.itertext()).strip() for part in _parts(figure, "legend") for text in part.iter(f"{_SVG}text")]
+    if keys:
+        sentences.append("Key: " + ", ".join(dict.fromkeys(keys)))
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in dict.fromkeys(sentences) if sentence)
+
+
+def alternative_text(experiment: str, figure: str) -> str:
+    """What a published figure shows: what its function says of itself, and the words in the picture."""
+    says = getattr(figures, drawn_by()[figure]).__doc__.split("\n\n")[0]
+    return f"{' '.join(says.split())} {words_of(paths.RESULTS / experiment / f'{figure}.svg')}"
+
+
+class AlternativeTexts(SphinxTransform):
+    """Gives each figure of a notebook its alternative text, and a link to itself in full size."""
+
+    default_priority = 200
+
+    def apply(self) -> None:
+        """Find the figure by the name under which its cell saved it; whatever cannot be described is a warning."""
+        page = self.env.docname
+        experiment = page.split("/")[1] if page.startswith("results/") else "ml-100k"
+        for image in self.document.findall(nodes.image):
+            image["scale"] = 100  # Sphinx then writes the size, and links to the picture
+            cell = _cell_of(image)
+            if cell and not image.get("alt"):
+                image["alt"] = _text_for(cell, experiment) or ""
+            if not image.get("alt"):
+                LOG.warning("a figure without alternative text: save it with figures.save, or set alt", location=image)
+
+
+def _cell_of(image: nodes.image) -> str:
+    """The code of the cell that an image came from, or nothing."""
+    above = image.parent
+    while above is not None and above.get("nb_element") != "cell_code":
+        above = above.parent
+    return next((code.astext() for code in above.findall(nodes.literal_block)), "") if above is not None else ""
+
+
+def _text_for(code: str, experiment: str) -> str | None:
+    saved, drawn = _SAVED.search(code), _DRAWN.search(code)
+    if saved:
+        return alternative_text(experiment, saved[1])
+    return " ".join(getattr(figures, drawn[1]).__doc__.split("\n\n")[0].split()) if drawn else None
+
+
+# --- pages of results -------------------------------------------------------------------------------------------------
+
+
+class Results(SphinxDirective):
+    """``results NAME``: every published table and figure of an experiment, in the order of the notebooks."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Written as Markdown, and read as if it stood on the page."""
+        lines, last = [], ""
+        for name, notebook, section, _ in overview.made_by():
+            if (notebook, section) != last:
+                last = (notebook, section)
+                lines += [f"## {notebook[:2]}, {section.split('. ', 1)[-1]}", ""]
+            lines += _shown(self.arguments[0], name)
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _shown(experiment: str, name: str) -> list[str]:
+    """The Markdown that shows a table or a figure; nothing where the experiment has none of that name."""
+    table = paths.RESULTS / experiment / f"{name}.csv"
+    where = f"/results/{experiment}/{name}"
+    if table.with_suffix(".png").is_file():
+        return [f"![{alternative_text(experiment, name)}]({where}.png)", ""]
+    if not table.is_file():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = sum(1 for _ in csv.reader(file)) - 1
+    link = f"[{name}.csv]({where}.csv) ({rows} rows)"
+    if not 0 < rows <= ROWS_SHOWN:
+        return [link, ""]
+    return [link, "", f":::{{csv-table}}\n:file: {where}.csv\n:header-rows: 1\n:::", ""]
+
+
+# --- formulas ---------------------------------------------------------------------------------------------------------
+
+
+def _formula(writer: nodes.NodeVisitor, node: nodes.Element) -> None:
+    """MathML, by docutils' own translator: a formula that it cannot do ends the build."""
+    block = isinstance(node, nodes.math_block)
+    writer.body.append(latex2mathml.tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("source-read", read_source)
+    app.connect("build-finished", add_index)
+    app.add_transform(LinksToFolders)
+    app.add_transform(AlternativeTexts)
+    app.add_directive("results", Results)
+    app.add_lexer("csv", TextLexer)
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,428 @@
+"""Ratings of one's own: three shapes of file, what is left out and told, what is refused with one clear sentence."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrec import __main__ as commands
+from hybridrec import datasets, enough, experiment, paths, recommenders
+from hybridrec.sources import canonical, own
+from hybridrec.sources.canonical import DatasetError
+
+VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def rated(interactions: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """The toy ratings with titles; each second user has rated a third as much as the others, so that some are inactive.
+
+    Twice as many items as in the toy: a user needs 15 ratings for two test items.
+    """
+    again = interactions.assign(item=interactions["item"] + 1000)
+    both = pd.concat([interactions, again, again.assign(item=again["item"] + 1000)])
+    few = (both["user"] % 2 == 1) & (both["item"] > 2000)
+    return both[~few].assign(title=lambda rows: "Song " + rows["item"].astype(str)).reset_index(drop=True)
+
+
+def settings(ratings: dict[str, Any], **changes: Any) -> experiment.Experiment:
+    return experiment.build("mine", VALUES | {"dataset": "mine", "ratings": ratings} | changes, "mine.toml")
+
+
+def load(ratings: dict[str, Any]) -> datasets.Dataset:
+    return datasets.load("mine", ratings)
+
+
+# --- three shapes -----------------------------------------------------------------------------------------------------
+
+SONGS = {"user": "Listener", "item": "Song ID", "rating": "Score", "timestamp": "Heard", "title": "Name"}
+
+
+def as_songs(rated: pd.DataFrame) -> pd.DataFrame:
+    """0 to 100 in half points, text for users, dates for times."""
+    return pd.DataFrame(
+        {
+            "Listener": "listener " + rated["user"].astype(str),
+            "Song ID": rated["item"],
+            "Score": rated["rating"] * 20 - 0.5,
+            "Heard": pd.to_datetime(rated["timestamp"], unit="s"),
+            "Name": rated["title"],
+        }
+    )
+
+
+@pytest.mark.parametrize("file", ["songs.csv", "songs.parquet"])
+def test_any_names_any_scale_and_dates_from_csv_and_parquet(folder, rated, file):
+    songs = as_songs(rated)
+    songs.to_csv(folder / file, index=False) if file.endswith("csv") else songs.to_parquet(folder / file)
+    data = load(SONGS | {"file": file})
+    found = data.interactions.merge(data.items, on="item").sort_values(["title", "timestamp", "rating"])
+    expected = rated.sort_values(["title", "timestamp", "rating"])
+    assert found["title"].tolist() == expected["title"].tolist()
+    assert found["rating"].tolist() == (expected["rating"] * 20 - 0.5).tolist()
+    assert found["timestamp"].tolist() == expected["timestamp"].tolist()
+    assert found["user"].nunique() == 40
+    assert data.source == file
+    assert "inactive users have likes" in enough.check(data, settings({}, like_threshold=60, rating_scale=100))
+
+
+def test_a_tenth_of_the_items_without_a_title_leaves_the_study_and_is_told(folder, rated, capsys):
+    table = rated.drop(columns=["title", "timestamp"]).assign(rating=(rated["rating"] - 3) * 5)
+    table.to_csv(folder / "r.csv", sep=";", index=False)
+    titles = rated[["item", "title"]].drop_duplicates().sort_values("item", ignore_index=True)
+    titles.assign(title=titles["title"].where(titles.index % 10 > 0, " ")).to_csv(
+        folder / "i.csv", sep=";", index=False
+    )
+    data = load({"file": "r.csv", "items_file": "i.csv", "separator": ";", "lowest": -10})
+    gone = titles.loc[::10, "item"]
+    lost = table["item"].isin(gone).sum()
+    assert set(data.interactions["item"]) == set(data.items["item"]) == set(titles["item"]) - set(gone)
+    assert len(data.interactions) == len(table) - lost
+    assert f"{len(gone)} of {len(titles)} rated items have no title, such as" in (said := capsys.readouterr().out)
+    assert f"Left out: {lost:,} ratings ({lost / len(table):.1%}), and 0 users who have no other." in said
+    assert (data.interactions["timestamp"] == 0).all()
+    assert enough.check(data, settings({}, like_threshold=5, rating_scale=10))
+
+
+def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(folder, capsys):
+    log = "who,what,at,title\n" + "ann,a,3,A\n" * 4 + "ann,b,5,B\nann,b,9,B\nann,c,1,C\nbob,a,1,A\nbob,b,1,B\n"
+    (folder / "log.csv").write_text(log)
+    data = load(
+        {"file": "log.csv", "user": "who", "item": "what", "timestamp": "at", "rating": "", "feedback": "counts"}
+    )
+    # ann: 4, 2 and 1 uses, so 2 at the median; bob: once each.
+    assert data.interactions.to_numpy().tolist() == [
+        [1, 1, 4.5, 3],
+        [1, 2, 3, 9],
+        [1, 3, 2, 1],
+        [2, 1, 3, 1],
+        [2, 2, 3, 1],
+    ]
+    assert "1 of 2 users took none more often than their median" in capsys.readouterr().out
+
+
+def test_a_column_of_counts_is_summed(folder):
+    (folder / "plays.csv").write_text("user,item,plays,title\n1,1,2.5,A\n1,1,1.5,A\n1,2,2,B\n1,3,1,C\n")
+    given = {"file": "plays.csv", "rating": "plays", "feedback": "counts"}
+    assert load(given).interactions["rating"].tolist() == [4.5, 3, 2]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 1000)), min_size=1, max_size=40))
+def test_ratings_of_counts_keep_their_order_and_like_what_stands_above_the_median(rows):
+    table = pd.DataFrame(rows, columns=["user", "count"])
+    rating = own.from_counts(table["count"], table["user"])
+    median = table.groupby("user")["count"].transform("median")
+    assert ((rating >= 1) & (rating <= 5)).all()
+    assert ((rating >= 4) == (table["count"] > median)).all()
+    assert ((rating >= 3) == (table["count"] >= median)).all()
+    for _, group in table.assign(rating=rating).groupby("user"):
+        assert (group["rating"].rank() == group["count"].rank()).all()
+
+
+@pytest.mark.parametrize("ratings", [{"feedback": "counts"}, {"lowest": -10}])
+def test_counts_and_scales_below_zero_give_no_mean_to_tell_a_model_of(ratings):
+    with pytest.raises(experiment.ExperimentError, match=r"mine\.toml: modes has 'pointwise-facts'.*Leave it out"):
+        settings(ratings, modes=["listwise", "pointwise-facts"], topk_modes=[])
+
+
+def test_what_the_core_leaves_out_is_told(folder, rated, capsys):
+    lone = rated.head(1).assign(user=999, item=9999, title="Alone")
+    pd.concat([rated, lone]).to_csv(folder / "r.csv", index=False)
+    assert len(load({"file": "r.csv", "core": 3}).interactions) == len(rated)
+    assert "core = 3 left out 1 ratings, 1 users, 1 items." in capsys.readouterr().out
+    load({"file": "r.csv"})
+    assert capsys.readouterr().out == ""
+
+
+# --- timestamps -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("978300760", 978300760),
+        ("978300760.9", 978300760),
+        ("20240531", 20240531),
+        ("1970-01-02", 86400),
+        ("1970-01-01T01:00:00", 3600),
+        ("1970-01-01 01:00:00.5", 3600),
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01T00:00:05Z", 5),
+        ("1969-12-31", -86400),
+    ],
+)
+def test_timestamps_are_numbers_or_iso_dates(folder, written, seconds):
+    (folder / "r.csv").write_text(f"user,item,rating,when,title\n1,1,5,{written},A\n")
+    assert load({"file": "r.csv", "timestamp": "when"}).interactions["timestamp"].tolist() == [seconds]
+
+
+# --- files as programs write them -------------------------------------------------------------------------------------
+
+
+def test_a_byte_order_mark_and_a_quoted_title_are_read_as_meant(folder):
+    text = 'user,item,rating,title\r\n1,1,5,"Say ""hi"", AC\\DC"\r\n'
+    (folder / "r.csv").write_bytes(text.encode("utf-8-sig"))
+    assert load({"file": "r.csv"}).items["title"].tolist() == ['Say "hi", AC\\DC']
+
+
+def test_a_decimal_comma_is_read_where_it_is_named(folder):
+    (folder / "r.csv").write_text("user;item;rating;title\n1;1;4,5;A\n1;2;3;B\n")
+    given = {"file": "r.csv", "separator": ";"}
+    with pytest.raises(DatasetError, match="line 2: rating is '4,5', not a number"):
+        load(given)
+    assert load(given | {"decimal": ","}).interactions["rating"].tolist() == [4.5, 3]
+
+
+def test_parquet_with_missing_values_and_whole_floats(folder):
+    table = pd.DataFrame(
+        {"user": [1.0, 2.0, 2.0], "item": ["a", "a", "b"], "rating": [4, 5, 3.5], "title": ["A", None, "B"]}
+    )
+    table.to_parquet(folder / "r.parquet")
+    data = load({"file": "r.parquet"})
+    assert data.interactions["user"].tolist() == [1, 2, 2]
+    assert data.items["title"].tolist() == ["A", "B"]
+
+
+# --- broken files -----------------------------------------------------------------------------------------------------
+
+GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-03,Two\nbob,x1,4.5,2024-01-04,One\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "says"),
+    [
+        (GOOD.replace("One", "Éin").encode("latin-1"), {}, r"r\.csv, line 2: not utf-8 text.*name its encoding"),
+        (GOOD.encode("utf-16"), {}, r"r\.csv, line 1: not utf-8 text"),
+        (GOOD, {"encoding": "utf-9"}, r"r\.csv: 'utf-9' is no encoding.*Try utf-8"),
+        (GOOD.replace(",", ";"), {}, r"r\.csv: no column 'user'; it has user;item;.*Or is ',' not its separator\?"),
+        (GOOD, {"rating": "stars"}, r"r\.csv: no column 'stars'; it has user, item, .*Set 'rating' in \[ratings\]"),
+        (GOOD, {"title": "name"}, r"r\.csv: no column 'name'.*Set 'title' in \[ratings\]"),
+        (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Mend or remove"),
+        (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Mend"),
+        (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is ' ', empty\. Every row needs one"),
+        (
+            GOOD + "ann,x2,3,2024-01-05,Two\n",
+            {},
+            r"r\.csv, line 5: user 'ann' rated item 'x2' already on line 3.*counts",
+        ),
+        ("", {}, r"r\.csv: No columns to parse"),
+        (GOOD.splitlines()[0] + "\n", {}, r"r\.csv: there is no row under the header"),
+        (
+            GOOD.replace("-04", "-99"),
+            {"timestamp": "when"},
+            r"r\.csv, line 4: when is '2024-01-99', neither a number nor",
+        ),
+        (GOOD.replace("5,2024-01-02", "5,"), {"timestamp": "when"}, r"r\.csv, line 2: when is '', neither"),
+        (
+            GOOD.replace("5,2024-01-02", "5,7"),
+            {"timestamp": "when"},
+            r"r\.csv, line 3: when is '2024-01-03', not a number",
+        ),
+        (GOOD.replace(",1,", ",-1,"), {}, r"r\.csv, line 3: rating is '-1', below lowest = 0 of \[ratings\]"),
+        (GOOD.replace(",1,", ",-1,"), {"feedback": "counts"}, r"line 3: rating is '-1', no count of uses.*above 0"),
+        (GOOD.replace(",1,", ",0,"), {"feedback": "counts"}, r"line 3: rating is '0', no count of uses"),
+        (GOOD.replace("One", "").replace("Two", ""), {}, r"r\.csv: no rated item has a title"),
+        (
+            GOOD.replace("One", ""),
+            {},
+            r"1 of 2 rated items have no title, such as 'x1'.*66\.7%.*untitled_share = 0\.67",
+        ),
+        (GOOD.replace("\n", ",7\n").replace("title,7", "title"), {}, r"r\.csv: lines have more fields than the header"),
+        (GOOD, {"feedback": "stars"}, r"\[ratings\]: feedback is 'stars'; it must be one of ratings, counts"),
+        (GOOD, {"untitled_share": 1.0}, r"untitled_share is 1\.0; it must be from 0 to below 1"),
+        (GOOD, {"separator": "::"}, r"separator is '::'; it must be one character"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name_place_and_remedy(folder, content, changes, says):
+    (folder / "r.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DatasetError, match=says):
+        load({"file": "r.csv"} | changes)
+
+
+def test_the_good_file_is_good(folder):
+    (folder / "r.csv").write_text(GOOD)
+    assert len(load({"file": "r.csv", "timestamp": "when"}).interactions) == 3
+
+
+@pytest.mark.parametrize("keep", [0, 4, 0.5])
+def test_a_torn_parquet_file_is_refused_without_its_folder(folder, keep):
+    pd.read_csv(__import__("io").StringIO(GOOD)).to_parquet(folder / "whole.parquet")
+    whole = (folder / "whole.parquet").read_bytes()
+    (folder / "r.parquet").write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
+    with pytest.raises(DatasetError, match=r"r\.parquet: no whole parquet file.*Write or fetch it again") as caught:
+        load({"file": "r.parquet"})
+    assert str(folder) not in str(caught.value)
+
+
+def test_rows_of_parquet_are_counted_from_one(folder):
+    table = pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": [5.0, -2.0], "title": "A"})
+    table.to_parquet(folder / "r.parquet")
+    with pytest.raises(DatasetError, match=r"r\.parquet, line 2: rating is '-2'"):
+        load({"file": "r.parquet"})
+
+
+# --- enough for the study ---------------------------------------------------------------------------------------------
+
+
+def toy(rated: pd.DataFrame) -> datasets.Dataset:
+    items = rated[["item", "title"]].drop_duplicates().assign(year="", genres="")
+    return datasets.Dataset("mine", rated.drop(columns="title"), items, "r.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "says"),
+    [
+        (lambda t: t.assign(rating=t["rating"] * 2), {}, r"r\.csv: a rating is 10, above rating_scale = 5"),
+        (lambda t: t.assign(rating=t["rating"].clip(upper=3)), {}, r"no rating is a like: the highest is 3.*Lower it"),
+        (lambda t: t.assign(rating=5.0), {}, r"every rating is a like: the lowest is 5.*Raise it.*counts"),
+        (lambda t: t[t["user"] < 12], {}, r"r\.csv: only \d of \d inactive users.*the study needs 10"),
+        (
+            lambda t: t.groupby("user").head(6),
+            {"sparsity_threshold": 0.0},
+            r"only 0 of 40.*15 ratings.*6 at the median",
+        ),
+        (lambda t: t.groupby("user").head(20), {}, r"no user is inactive, .*set sparsity_threshold = 0\.0"),
+    ],
+)
+def test_what_is_too_little_for_the_study_is_said_with_a_remedy(rated, change, given, says):
+    with pytest.raises(DatasetError, match=says):
+        enough.check(toy(change(rated).reset_index(drop=True)), settings({}, **given))
+
+
+def test_users_who_have_all_rated_as_much_can_all_be_called_inactive(rated):
+    equal = toy(rated.groupby("user").head(25).reset_index(drop=True))
+    assert "of 40 inactive users" in enough.check(equal, settings({}, sparsity_threshold=0.0))
+
+
+def test_a_like_that_no_rating_can_reach_is_refused_with_the_settings():
+    with pytest.raises(experiment.ExperimentError, match=r"mine\.toml: like_threshold is 6, above.*rating_scale = 5"):
+        settings({}, like_threshold=6)
+
+
+def test_the_published_way_to_ask_cannot_be_left_out():
+    with pytest.raises(experiment.ExperimentError, match=r"mine\.toml: modes lacks 'listwise'"):
+        settings({}, modes=["likelihood"])
+
+
+def test_the_command_says_what_there_is_and_refuses_before_a_notebook_runs(folder, rated, monkeypatch, capsys):
+    as_songs(rated).to_csv(folder / "songs.csv", index=False)
+    good = settings(SONGS | {"file": "songs.csv"}, like_threshold=60, rating_scale=100)
+    commands.data(good)
+    assert "inactive users have likes and other items in the test" in capsys.readouterr().out
+    monkeypatch.setattr(commands, "_execute", lambda *_: pytest.fail("a notebook was run"))
+    with pytest.raises(DatasetError, match="a rating is 99.5, above rating_scale = 50"):
+        commands.run(settings(SONGS | {"file": "songs.csv"}, rating_scale=50), "01_data")
+
+
+# --- scales and recommenders ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["MF", "EASE"])
+@pytest.mark.parametrize(("factor", "shift"), [(20, 0), (5, -15), (0.25, -0.25)])
+def test_the_scale_of_ratings_does_not_change_what_is_learned(interactions, name, factor, shift):
+    own_scale = interactions.assign(rating=interactions["rating"] * factor + shift)
+    usual = recommenders.training_rows(name, interactions, 4.0)
+    other = recommenders.training_rows(name, own_scale, 4.0 * factor + shift)
+    assert np.allclose(usual["rating"], other["rating"])
+    pd.testing.assert_frame_equal(usual.drop(columns="rating"), other.drop(columns="rating"))
+
+
+def test_usual_scales_are_learned_as_they_are(interactions):
+    for factor, shift in ((1, 0), (0.9, 0), (2, 0), (1, -1)):
+        table = interactions.assign(rating=interactions["rating"] * factor + shift)
+        assert recommenders.training_rows("MF", table, 4.0)["rating"].tolist() == table["rating"].tolist()
+
+
+def test_whoever_has_seen_most_of_a_small_catalogue_gets_a_shorter_list(interactions, items, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    numbers = items["item"].to_numpy()
+    split = interactions.assign(split=np.where(interactions["item"] % 5 == 0, "test", "train"))
+    study = recommenders.Study(split, numbers, 4.0, seed=1)
+    wanted = split[split["split"] == "test"]
+    _, lists = recommenders.test_scores(study, {"MostPop": {}}, wanted, top=50)
+    seen = split[split["split"] == "train"].groupby("user")["item"].agg(set)
+    for user, items_of in lists.groupby("user")["item"]:
+        assert set(items_of) == set(numbers) - seen[user]
+    assert lists.groupby("user")["position"].max().max() < len(numbers) - 1
+
+
+@pytest.mark.parametrize("name", ["ItemKNN", "UserKNN", "MF", "BPR", "EASE"])
+def test_a_user_whose_only_rating_is_held_out_has_scores_all_the_same(name, interactions, items):
+    train = interactions[interactions["user"] != 3]
+    pairs = interactions.loc[interactions["user"] <= 6, ["user", "item"]].reset_index(drop=True)
+    users, numbers = np.sort(interactions["user"].unique()), items["item"].to_numpy()
+    params = recommenders.grid(name)[0]
+    scores = recommenders.fit_and_score(recommenders.Fit(name, params, train, pairs, users, numbers, seed=1))["scores"]
+    assert np.isfinite(scores).all()
+    if name.endswith("KNN"):
+        assert set(scores[pairs["user"] == 3]) == {0.0}
+
+
+def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
+    (tmp_path / "r.csv").write_bytes(b"a,b\n1,2\n3,\xff\n")
+    with pytest.raises(DatasetError, match=r"r\.csv, line 3: not utf-8"):
+        canonical.read_quoted(tmp_path / "r.csv")
+
+
+# --- end to end -------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "noun": "film",
+    "recommenders": ["ItemKNN", "BPR", "NeuMF"],
+    "grids": {"ItemKNN": [20], "BPR": [20, 40], "NeuMF": [2]},
+    "folds": 3,
+    "modes": ["listwise", "likelihood"],
+    "topk_modes": [],
+    "history_length": 3,
+    "shuffles": 2,
+    "shuffled_users": 2,
+    "topk_users": 2,
+    "bootstrap_samples": 100,
+    "permutations": 100,
+}
+
+
+def event_log() -> pd.DataFrame:
+    """Forty users of MovieLens 100K: a film comes as often as it has stars, and a tenth of the films has no title."""
+    if not any(paths.RAW.glob("ml-100k*")):
+        pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
+    films = datasets.load("ml-100k")
+    size = films.interactions.groupby("user").size()
+    users = [*size.index[size.between(20, 40)][:30], *size.index[size > 100][:10]]
+    table = films.interactions[films.interactions["user"].isin(users)].merge(films.items, on="item")
+    table["name"] = table["title"].where(table["item"] % 10 > 0, "")
+    return table.loc[table.index.repeat(table["rating"].astype(int)), ["user", "item", "timestamp", "name"]]
+
+
+@pytest.mark.live
+def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monkeypatch, capsys):
+    event_log().to_parquet(tmp_path / "log.parquet")
+    ratings = {"file": "log.parquet", "rating": "", "timestamp": "timestamp", "title": "name", "feedback": "counts"}
+    mine = settings(ratings, **QUICK, ladder=[])
+    for variable in ("DATA", "SCRATCH", "RECORDINGS"):
+        monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
+    monkeypatch.setattr(commands, "_STAMPS", tmp_path)
+    for notebook in sorted(file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")):
+        commands.run(mine, notebook)
+    said = capsys.readouterr().out
+    assert "rated items have no title" in said
+    assert "took none more often than their median" in said
+    executed = (tmp_path / "results" / "mine" / "01_data.ipynb").read_text(encoding="utf-8")
+    assert "rated items have no title" in executed
+    claims = pd.read_csv(tmp_path / "results" / "mine" / "claims.csv")
+    assert set(claims["recommender"]) >= {"ItemKNN", "BPR", "NeuMF"}
+    assert claims["verdict"].notna().all()
+    comparison = pd.read_csv(tmp_path / "results" / "mine" / "comparison.csv")
+    oracle = comparison[comparison["ranker"].str.startswith("oracle") & (comparison["users_scored"] > 0)]
+    assert (oracle["weak_auc_after"] == 1).all() and len(oracle)

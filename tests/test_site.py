@@ -1,0 +1,178 @@
+"""The site as built: it needs no other server, no link leads nowhere, figures can be heard, nothing is left out."""
+
+import hashlib
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+from hybridrec import paths
+
+STUDY = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
+EXPERIMENTS = sorted(page.stem for page in (paths.ROOT / "docs" / "results").glob("*.md"))
+SUMMARIES = ("overview.csv", "beyond_controls.csv", "seeds.csv", "overview.png", "seeds.png")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder of a site built from nothing; a page that is missing or not in the navigation is a failure here."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-c", "docs/site"]
+    command += ["-d", str(folder / "doctrees"), ".", str(folder / "html")]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[str, BeautifulSoup]:
+    """Every page, by its address from the site's root."""
+    found = sorted(site.rglob("*.html"))
+    return {str(file.relative_to(site)): BeautifulSoup(file.read_bytes(), "html.parser") for file in found}
+
+
+# --- without a network ------------------------------------------------------------------------------------------------
+
+_ELSEWHERE = re.compile(r"^\s*(?:\w+:)?//")
+_FROM_CSS = re.compile(r"(?:url\(|@import)\s*[\"']?((?:\w+:)?//[^\s\"')]+)")
+
+
+def loaded_from_elsewhere(page: BeautifulSoup) -> list[str]:
+    """What a browser would fetch from another server to show a page; links to follow are none of it."""
+    addresses = [tag[key] for key in ("src", "data", "poster") for tag in page.select(f"[{key}]")]
+    addresses += [part.split()[0] for tag in page.select("[srcset]") for part in tag["srcset"].split(",")]
+    addresses += [tag["href"] for tag in page.select("link[href]:not([rel=canonical])")]
+    styles = [tag.get_text() for tag in page.select("style")] + [tag["style"] for tag in page.select("[style]")]
+    return [one for one in addresses if _ELSEWHERE.match(one)] + _FROM_CSS.findall("\n".join(styles))
+
+
+def test_no_page_loads_anything_from_another_server(site, pages):
+    assert {name: found for name, page in pages.items() if (found := loaded_from_elsewhere(page))} == {}
+    assert {css.name: _FROM_CSS.findall(css.read_text()) for css in site.rglob("*.css")} != {}
+    assert [css.name for css in site.rglob("*.css") if _FROM_CSS.search(css.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<script src="https://cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="//fonts.example/x.css">',
+        '<img src="http://badge.example/x.svg">',
+        '<img src="a.png" srcset="b.png 1x, https://cdn.example/b.png 2x">',
+        "<style>@import 'https://fonts.example/x.css';</style>",
+        '<p style="background: url(https://cdn.example/x.png)">',
+        '<iframe src="https://video.example"></iframe>',
+    ],
+)
+def test_what_is_loaded_from_another_server_is_found(html):
+    assert loaded_from_elsewhere(BeautifulSoup(html, "html.parser"))
+
+
+def test_links_and_pictures_in_the_page_are_not_loaded_from_elsewhere():
+    html = '<a href="https://arxiv.org">x</a><img src="data:image/png;base64,AA"><script src="x.js"></script>'
+    assert not loaded_from_elsewhere(BeautifulSoup(html, "html.parser"))
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def dangling(site: Path, name: str, pages: dict[str, BeautifulSoup]) -> list[str]:
+    """The links of a page that lead to no file of the site, or to no place on its page."""
+    found = []
+    for link in pages[name].select("a[href]"):
+        parts = urlsplit(link["href"])
+        if parts.scheme or parts.netloc:
+            continue
+        target = (site / name).parent / unquote(parts.path) if parts.path else site / name
+        target = target / "index.html" if target.is_dir() else target
+        page = pages.get(str(target.resolve().relative_to(site.resolve()))) if target.is_file() else None
+        lost = parts.fragment and page and not page.find(id=unquote(parts.fragment))
+        if not target.is_file() or lost:
+            found.append(link["href"])
+    return found
+
+
+def test_every_link_within_the_site_leads_somewhere(site, pages):
+    assert {name: found for name in pages if (found := dangling(site, name, pages))} == {}
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    html = '<p id="a"></p><a href="#a"></a><a href="#b"></a><a href="x.csv"></a><a href="p.html"></a>'
+    (tmp_path / "p.html").write_text(html)
+    assert dangling(tmp_path, "p.html", {"p.html": BeautifulSoup(html, "html.parser")}) == ["#b", "x.csv"]
+
+
+def test_the_notebooks_lead_from_one_to_the_next(pages):
+    for here, there in pairwise(STUDY):
+        assert pages[f"notebooks/{here}.html"].select_one("link[rel=next]")["href"] == f"{there}.html"
+        assert pages[f"notebooks/{there}.html"].select_one("link[rel=prev]")["href"] == f"{here}.html"
+
+
+# --- content ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_front_page_shows_the_finding_and_none_of_the_notes_behind_its_numbers(site, pages):
+    front = pages["index.html"]
+    text = front.select_one("article").get_text()
+    assert "The published gain is the gain of a coin" in text
+    assert front.select_one("#what-we-found img") and front.select_one("#what-we-found table")
+    assert not re.search(r"<!--(?! hidden)|claims\.claim=|ladder\.model=", str(front.select_one("article")))
+
+
+def test_every_figure_has_an_alternative_text_in_words(pages):
+    figures = [(name, image) for name, page in pages.items() for image in page.select("article img")]
+    assert len(figures) > 100
+    short = [(name, image["src"]) for name, image in figures if len(image.get("alt", "").split()) < 5]
+    assert short == []
+
+
+def test_formulas_need_no_script(pages):
+    triage = pages["notebooks/03_user_triage.html"]
+    assert len(triage.select("math")) > 5
+    assert not [name for name, page in pages.items() if page.select(".math") or "\\(" in page.select_one("body").text]
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_every_table_and_figure_of_the_results_can_be_reached(site, pages):
+    addresses = [(name, link["href"]) for name, page in pages.items() for link in page.select("a[href]")]
+    targets = {(site / name).parent / unquote(urlsplit(link).path) for name, link in addresses}
+    reached = {digest(file) for file in targets if file.is_file()}
+    published = [paths.RESULTS / name for name in SUMMARIES]
+    for experiment in EXPERIMENTS:
+        published += [*(paths.RESULTS / experiment).glob("*.csv"), *(paths.RESULTS / experiment).glob("*.png")]
+        published.append(paths.RESULTS / experiment / "metrics.json")
+    assert len(published) > 100
+    assert [paths.within_root(file) for file in published if digest(file) not in reached] == []
+
+
+def test_every_experiment_is_there_with_its_executed_notebooks(pages):
+    assert {"book-crossing", "ml-100k", "ml-latest-small-2016"} <= set(EXPERIMENTS)
+    for experiment in EXPERIMENTS:
+        folder = "notebooks" if experiment == "ml-100k" else f"results/{experiment}"
+        assert {f"{folder}/{name}.html" for name in STUDY} <= pages.keys()
+
+
+def test_the_notebooks_left_out_are_the_same_as_those_shown():
+    for name in STUDY:
+        assert digest(paths.RESULTS / "ml-100k" / f"{name}.ipynb") == digest(paths.NOTEBOOKS / f"{name}.ipynb")
+
+
+def test_no_solution_of_an_exercise_is_shown(site, pages):
+    links = [link["href"] for page in pages.values() for link in page.select("a[href]")]
+    local = [link for link in links if "//" not in link]
+    assert len(local) > 1000
+    assert not [name for name in [*map(str, site.rglob("*")), *local] if "solution" in name.lower()]
+
+
+def test_the_glossary_explains_the_words_of_the_study(pages):
+    terms = {term.get_text(strip=True).rstrip("¶") for term in pages["docs/glossary.html"].select("dl.glossary dt")}
+    assert {"weak user", "P(u)", "S_I(u)", "t_p", "t_s", "AUC", "NDCG@10", "CVaR10", "out-of-fold"} <= terms
+    assert {"null control", "regression to the mean", "harm rate", "Holm", "bootstrap interval"} <= terms
