@@ -22,8 +22,6 @@ from hybridrec import figures, overview, paths
 HERE = Path(__file__).parent
 LOG = logging.getLogger(__name__)
 ROWS_SHOWN = 40  # a longer table is for a spreadsheet
-# Pages that are being written. Once they are there, delete their names: from then on a missing one ends the build.
-AWAITED = ("/docs/teaching", "/docs/scale", "/exercises/README", "/exercises/0*")
 _SVG = "{http://www.w3.org/2000/svg}"
 _SAVED = re.compile(r'figures\.save\(.*,\s*output,\s*"(\w+)"', re.S)
 _DRAWN = re.compile(r"figures\.(?!save\b)(\w+)\(")
@@ -36,16 +34,9 @@ def read_source(app: Sphinx, page: str, source: list[str]) -> None:
     """The README with the navigation and without invisible notes; links of copied notebooks from where they lie."""
     if page == "README":
         notes = re.compile("<!--.*?-->", re.S)
-        source[0] = notes.sub("", source[0]) + navigation()
+        source[0] = notes.sub("", source[0]) + (HERE / "navigation.md").read_text(encoding="utf-8")
     elif page.startswith("results/"):
         source[0] = source[0].replace("](../results/", "](../")  # written for notebooks/
-
-
-def navigation() -> str:
-    """The site's table of contents, without the pages that are still awaited."""
-    lines = (HERE / "navigation.md").read_text(encoding="utf-8").splitlines()
-    there = (line for line in lines if line not in AWAITED or any(paths.ROOT.glob(f"{line[1:]}.*")))
-    return "\n".join(there) + "\n"
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:
