@@ -69,8 +69,8 @@ class:  ## the whole study in minutes, on a subset of the users (docs/teaching.m
 
 # Only this machine can reach it. PORT=8889 if the usual one is in use.
 PORT := 8888
-lab: .stamps/env  ## read and run the notebooks in JupyterLab
-	$(PY) -m jupyterlab --ip=127.0.0.1 --port=$(PORT) --notebook-dir=notebooks
+lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
+	$(PY) -m jupyterlab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 # A split that is done is found again by its fits and answers; the overview shows the spread.
 seeds: .stamps/env  ## repeat the comparison on five splits, three of them with the language model (an hour)

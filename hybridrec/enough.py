@@ -21,9 +21,12 @@ def check(data: datasets.Dataset, settings: Experiment) -> str:
 
     Raises:
         DatasetError: ratings off the scale, no likes or nothing else, or too few users or ratings (names the remedy).
+        SplitError: fewer users than the experiment wants to draw.
     """
     _check_ratings(data, settings)
-    interactions = splits.split_per_user(data.interactions, settings.seed)
+    dealt = splits.split_per_user(data.interactions, settings.seed)
+    chosen = splits.sample_users(dealt["user"], settings.users, settings.seed)
+    interactions = dealt[dealt["user"].isin(chosen)]
     inactive = _inactive(data, interactions, settings)
     judged = {part: _with_both(interactions, settings.like_threshold, part) for part in ("validation", "test")}
     compared = inactive.intersection(judged["test"])

@@ -16,10 +16,6 @@ from hybridrec.randomness import generator
 
 Quality = Mapping[str, pd.DataFrame]
 PROTOCOLS = ("published", "held-out")
-# The table of larger models: what pooled_gain returns, and before it who was asked. Also where none was asked.
-LADDER = ["model", "ranker", "users_asked", "users_scored", "auc", "recommender_auc"] + [
-    f"gain_over_{what}{part}" for what in ("best_control", "recommender") for part in ("", "_low", "_high", "_p")
-]
 
 
 @dataclass(frozen=True)

@@ -382,9 +382,6 @@ def ladder(table: pd.DataFrame) -> Figure:
         table: model, millions (of parameters), ranker, users_scored, gain_over_best_control and its _low and _high.
     """
     figure, (axis,) = _axes(1, 7.4, 4.2)
-    if table.empty:
-        axis.set(xticks=[], yticks=[], title="No larger model was asked")
-        return figure
     rankers = list(table["ranker"].unique())
     # A way to ask has its colour in every experiment, also where others were left out.
     colours = dict(zip(MODES, (ORANGE, BLUE, GREEN, PURPLE, RED), strict=True))

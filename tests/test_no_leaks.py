@@ -112,7 +112,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def compute(todo: list) -> None:
+def compute(todo: list, what: str) -> None:
     """The fits of ``recommenders.run``, one after the other in this process."""
     for work, file in todo:
         np.savez(file, **recommenders.fit_and_score(work))

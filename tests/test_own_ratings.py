@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrec import __main__ as commands
-from hybridrec import datasets, enough, experiment, paths, recommenders
+from hybridrec import claims, datasets, enough, evaluation, experiment, figures, paths, recommenders, splits, triage
+from hybridrec.llm import rankers, runner
 from hybridrec.sources import canonical, own
 from hybridrec.sources.canonical import DatasetError
 
@@ -305,6 +306,11 @@ def test_users_who_have_all_rated_as_much_can_all_be_called_inactive(rated):
     assert "of 40 inactive users" in enough.check(equal, settings({}, sparsity_threshold=0.0))
 
 
+def test_a_study_of_some_users_needs_so_many(rated):
+    with pytest.raises(splits.SplitError, match="users is 50, but there are 40"):
+        enough.check(toy(rated), settings({}, users=50))
+
+
 def test_a_like_that_no_rating_can_reach_is_refused_with_the_settings():
     with pytest.raises(experiment.ExperimentError, match=r"mine\.toml: like_threshold is 6, above.*rating_scale = 5"):
         settings({}, like_threshold=6)
@@ -375,6 +381,58 @@ def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
         canonical.read_quoted(tmp_path / "r.csv")
 
 
+# --- nobody weak, nobody asked, few users -----------------------------------------------------------------------------
+
+
+def test_without_test_auc_a_rule_has_no_row_and_no_error():
+    flagged = pd.DataFrame({"rule": "r", "recommender": "BPR", "user": [1, 2], "weak": [True, False]})
+    nothing = pd.DataFrame({"recommender": "BPR", "user": [1, 2], "auc": np.nan})
+    found = triage.reliability(flagged, nothing)
+    assert found.empty and {"flagged", "flagged_auc", "rest_auc", "gap"} <= set(found)
+    halves = pd.DataFrame(columns=["recommender", "user", "first", "second"])
+    assert list(triage.regression_to_the_mean(halves, 0.5))[:2] == ["recommender", "picked"]
+
+
+def test_a_claim_about_nobody_is_not_told():
+    auc = {name: pd.DataFrame([[0.6, 0.7, 0.8]], columns=[1, 2, 3]) for name in ("BPR", "listwise", "random")}
+    users = pd.Index([1, 2, 3])
+    nobody = evaluation.Setting("published", "BPR", "BPR", users[:0], users, users, 0.5)
+    assert len(claims.claim_differences(auc, nobody, "listwise", "random", "overall performance")) == 0
+    somebody = evaluation.on_sample(evaluation.Setting("published", "BPR", "BPR", users, users, users, 0.5), [1])
+    assert len(claims.claim_differences(auc, somebody, "listwise", "random", "overall performance")) == 3
+    assert np.isnan(
+        claims.relative_change(pd.Series({"weak_users_before": 0.0, "weak_users_after": 0.0}), "weak_users")
+    )
+
+
+def test_no_ranking_is_a_table_without_a_row():
+    assert list(rankers.table([]).columns) == list(rankers.table([ranking()]).columns)
+    assert rankers.table([]).empty
+
+
+def ranking() -> rankers.Ranking:
+    return rankers.Ranking("listwise", 1, (1, 2), (1.0, 2.0), 0, 0, 0, "", 1, True, dict.fromkeys(runner.USAGE, 1.0))
+
+
+def test_figures_stand_where_there_is_nothing_to_show():
+    names = ["ItemKNN", "NeuMF", "BPR"]
+    settled = pd.DataFrame(
+        {"recommender": ["MostPop"], "parameter": [""], "value": [np.nan], "auc": 0.5, "chosen": True}
+    )
+    assert figures.tuning_curves(settled).axes
+    empty = {f"{kind}_{what}": np.nan for kind in ("predicted", "observed") for what in ("gain", "flagged")}
+    assert figures.null_gain(pd.DataFrame([{"recommender": name} | empty for name in names])).axes[0].get_xlim()[1] > 0
+    grid = pd.DataFrame({"recommender": names, "x": 1, "line": 2, "flagged": 0, "flagged_auc": np.nan})
+    assert len(figures.sensitivity_panels(grid, "x", "line", ("x", "line")).axes) == 3
+
+
+def test_a_scale_of_many_values_is_drawn_in_twenty_bars():
+    many = pd.Series(np.linspace(0, 100, 201))
+    counts = pd.Series([1, 2, 3])
+    assert len(figures.data_portrait(counts, counts, many).axes[2].patches) == 20
+    assert len(figures.data_portrait(counts, counts, many.round(-1)).axes[2].patches) == 11
+
+
 # --- end to end -------------------------------------------------------------------------------------------------------
 
 QUICK = {
@@ -394,13 +452,15 @@ QUICK = {
 
 
 def event_log() -> pd.DataFrame:
-    """Forty users of MovieLens 100K: a film comes as often as it has stars, and a tenth of the films has no title."""
+    """Some popular films and users of MovieLens 100K: a film comes as often as it has stars; a tenth has no title."""
     if not any(paths.RAW.glob("ml-100k*")):
         pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
     films = datasets.load("ml-100k")
-    size = films.interactions.groupby("user").size()
-    users = [*size.index[size.between(20, 40)][:30], *size.index[size > 100][:10]]
-    table = films.interactions[films.interactions["user"].isin(users)].merge(films.items, on="item")
+    popular = films.interactions["item"].value_counts().index[:120]
+    ratings = films.interactions[films.interactions["item"].isin(popular)]
+    size = ratings.groupby("user").size()
+    users = [*size.index[size.between(22, 34)][:30], *size.index[size > 60][:10]]
+    table = ratings[ratings["user"].isin(users)].merge(films.items, on="item")
     table["name"] = table["title"].where(table["item"] % 10 > 0, "")
     return table.loc[table.index.repeat(table["rating"].astype(int)), ["user", "item", "timestamp", "name"]]
 
