@@ -141,16 +141,20 @@ def test_what_prompts_begin_with_is_in_the_row_once():
     assert row.sizes == [3, 1, 2, 2, 2]
 
 
-def test_users_who_begin_alike_by_chance_do_not_share_more_than_that():
+def test_users_share_what_their_prompts_begin_with():
     prompts = [Prompt([1, 2, 3, 4, 5, 6], [[7]]), Prompt([1, 2, 3, 9, 9, 9], [[7]]), Prompt([1, 9, 9, 9, 9, 9], [[7]])]
-    assert [len(family) for family in scoring._families(prompts)] == [2, 1]
-    assert scoring._row(prompts).positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    row = scoring._row([*prompts, prompts[2]])
+    assert row.tokens == [1, 2, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9, 9, 9]
+    assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 1, 2, 3, 4, 5]
+    assert row.sources == [5, 8, 13, 13]
 
 
 def test_a_lone_history_keeps_the_fast_kernel_and_candidates_get_a_mask():
     row = scoring._row([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
     history, candidates = row.branches
     assert history.mask(None) is None
+    asked, own = scoring._row([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
+    assert (asked.own, own.own, own.mask(None)) == (slice(0, 1), slice(1, 21), None)  # nearly a square: fast, too
     assert history.mask(19) is not None  # a layer that sees no further
     assert history.mask(20) is None
     seen = candidates.mask(None) == 0

@@ -1,11 +1,12 @@
 """Log-probabilities of many continuations of many prompts, in one forward pass of a causal language model.
 
 All texts stand one after the other in a single row: nothing is padded, no keys and values are kept, and every linear
-layer sees all tokens of all users at once. Only attention has to know who stands after whom. So the row is cut into
-branches: a user's history, what one way to ask adds to it, the candidates side by side. Each branch sees what stands
-above it and itself. What several requests begin with is computed once.
+layer sees all tokens of all users at once. Only attention has to know who stands after whom. So the row is a tree of
+branches: what all users' prompts begin with, a user's history, what one way to ask adds to it, the candidates side by
+side. Each branch sees what stands above it and itself, and whatever several prompts begin with is computed once.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,13 +47,14 @@ def log_probs(model: Any, prompts: Sequence[Prompt]) -> list[list[torch.Tensor]]
 
     Args:
         model: a causal language model of transformers, in float32.
-        prompts: those that begin alike should stand together.
+        prompts: in any order.
 
     Raises:
         ValueError: the model changes its logits after the last layer, which is not done here (names the setting).
     """
     _check(model.config)
     pieces = [(number, piece) for number, prompt in enumerate(prompts) for piece in _pieces(prompt)]
+    pieces.sort(key=lambda one: one[1].prefix)  # so that those that begin alike stand together
     found: list[list[torch.Tensor]] = [[] for _ in prompts]
     for passed in together(pieces, _TOKENS_PER_PASS, lambda one: one[1].size):
         for (number, _), values in zip(passed, _pass(model, [piece for _, piece in passed]), strict=True):
@@ -113,7 +115,10 @@ class _Branch:
         return torch.cat([states[:, :, part] for part in (*self.above, self.own)], dim=2)
 
     def mask(self, window: int | None) -> torch.Tensor | None:
-        """What is added to attention, (own, seen); None where a plain causal mask will do, which is much faster.
+        """What is added to attention, (own, seen); None where the kernel for causal attention is faster.
+
+        That one takes a square: what stands above has to look up once more, too.
+
 
         Args:
             window: how many tokens a layer looks back; None: it sees all.
@@ -123,8 +128,8 @@ class _Branch:
         return self.masks[window]
 
     def _mask(self, window: int | None) -> torch.Tensor | None:
-        n_above = _length(self.above)
-        if not n_above and not self.run.any() and (window is None or len(self.positions) <= window):
+        n_above, n_own = _length(self.above), len(self.positions)
+        if n_above < n_own and not self.run.any() and (window is None or n_above + n_own <= window):
             return None
         positions = torch.cat([torch.arange(n_above), self.positions])
         run = torch.cat([torch.full((n_above,), -1), self.run])
@@ -192,25 +197,23 @@ def _common(suffixes: Sequence[list[int]]) -> int:
     return min(min(shared(suffixes[0], suffix), len(suffix) - 1) for suffix in suffixes)
 
 
-def _families(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
-    """Consecutive prompts that have at least half of their beginning in common: one user, asked in several ways."""
-    family: list[Prompt] = []
-    for prompt in prompts:
-        if family and 2 * shared(family[0].prefix, prompt.prefix) < min(len(family[0].prefix), len(prompt.prefix)):
-            yield family
-            family = []
-        family.append(prompt)
-    yield family
-
-
 def _row(prompts: Sequence[Prompt]) -> _Row:
     row = _Row()
-    for family in _families(prompts):
-        root = min(shared(family[0].prefix, prompt.prefix) for prompt in family)
-        above = row.grow([family[0].prefix[:root]])
-        for prompt in family:
-            row.ask(prompt, root, above)
+    _plant(row, prompts, 0, ())
     return row
+
+
+def _plant(row: _Row, prompts: Sequence[Prompt], known: int, above: tuple[slice, ...]) -> None:
+    """Put prompts that begin with the same ``known`` tokens under these: first what more they share, then the rest."""
+    root = min(shared(prompts[0].prefix, prompt.prefix) for prompt in prompts)
+    above = row.grow([prompts[0].prefix[known:root]], above)
+    for token, alike in itertools.groupby(prompts, lambda prompt: prompt.prefix[root : root + 1]):
+        family = list(alike)
+        if token and len(family) > 1:
+            _plant(row, family, root, above)
+        else:
+            for prompt in family:
+                row.ask(prompt, root, above)
 
 
 # --- the pass ---------------------------------------------------------------------------------------------------------
@@ -223,10 +226,11 @@ def _attend(
     """Attention of a row, branch by branch; the interface is that of transformers. Shape (1, tokens, heads, size)."""
     parts = []
     for branch in branches:
-        mask = branch.mask(sliding_window)
-        own = query[:, :, branch.own], branch.seen(key), branch.seen(value)
+        mask, n_own = branch.mask(sliding_window), len(branch.positions)
+        asking = branch.seen(query) if mask is None else query[:, :, branch.own]
         options = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": True}
-        parts.append(torch.nn.functional.scaled_dot_product_attention(*own, **options))
+        states = asking, branch.seen(key), branch.seen(value)
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*states, **options)[:, :, -n_own:])
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
