@@ -42,7 +42,7 @@ def run() -> list[dict[str, Any]]:
     for (workload, peer), users in USERS.items():
         rows.append(_beside(model, workload, peer, loads[workload][:users]))
         print(rows[-1], flush=True)
-    for row in (_prefill(model, loads["test items"][:16]), *_loading()):
+    for row in (_prefill(model, loads["test items"][:8]), *_loading()):
         rows.append(row)
         print(row, flush=True)
     return rows
