@@ -15,7 +15,7 @@ import pytest
 from hybridrec import experiment, paths
 
 # Every module of the package, from the ground up. Packages themselves (__init__) are the ground and import nothing.
-LLM = "answers batch chat limits local models prompts rankers recordings runner shuffles".split()
+LLM = "answers batch chat limits local models prompts rankers recordings runner scoring shuffles".split()
 SOURCES = "book_crossing canonical movielens own".split()
 FLOORS: list[set[str]] = [
     {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment"},

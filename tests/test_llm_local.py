@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import DynamicCache
+from toy_model import USAGE
 
 from hybridrec import paths
-from hybridrec.llm import local
+from hybridrec.llm import local, runner, scoring
 from hybridrec.llm.local import LocalModel
 from hybridrec.llm.models import ModelError
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Response
 
 NAME = "SmolLM2-135M-Instruct"
@@ -67,8 +68,48 @@ def test_choices_over_a_shared_prefix_are_those_of_plain_passes(model):
 def test_a_candidates_score_does_not_depend_on_those_beside_it(model, monkeypatch):
     request = {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES}
     together = model.answer([request])[0]["log_probs"]
-    monkeypatch.setattr(local, "_TOKENS_PER_PASS", 1)
+    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", 1)
     assert model.answer([request])[0]["log_probs"] == pytest.approx(together, abs=1e-3)
+
+
+def users(number: int) -> list[dict]:
+    """Requests of several users with histories of different lengths, each asked in two ways."""
+    requests = []
+    for user in range(number):
+        history = "".join(
+            f"- Film number {user * at} of a long history ({1950 + at})\n" for at in range(1, 4 + 3 * user)
+        )
+        instruction = f"Here are films that I have rated:\n{history}\n"
+        questions = [f'Would I like the film "{title}"? Answer Yes or No.' for title in TITLES]
+        requests += [
+            {
+                "kind": "score",
+                "instruction": instruction + "Name one more film.",
+                "candidates": [*TITLES, "Heat (1995)"],
+            },
+            {"kind": "choose", "instruction": instruction, "candidates": questions, "choices": ["Yes", "No"]},
+        ]
+    return requests
+
+
+@pytest.mark.live
+def test_a_batch_of_users_gets_the_scores_and_the_order_that_each_gets_alone(model):
+    requests = users(4)
+    for together, request in zip(model.answer(requests), requests, strict=True):
+        (alone,) = model.answer([request])
+        one, other = (ranker_scores(response) for response in (together, alone))
+        assert one == pytest.approx(other, abs=1e-4)
+        assert sorted(range(len(one)), key=one.__getitem__) == sorted(range(len(other)), key=other.__getitem__)
+        fixed = ("lengths", "prompt_tokens", "cached_tokens", "completion_tokens")
+        assert [together[name] for name in fixed] == [alone[name] for name in fixed]
+        assert together["seconds"] > 0
+
+
+def ranker_scores(response: dict) -> list[float]:
+    """What rankers make of an answer: log-likelihood per token, or log P(Yes) - log P(No)."""
+    if isinstance(response["log_probs"][0], list):
+        return [yes - no for yes, no in response["log_probs"]]
+    return [value / length for value, length in zip(response["log_probs"], response["lengths"], strict=True)]
 
 
 @pytest.mark.live
@@ -78,15 +119,17 @@ def test_a_history_is_read_once_for_all_ways_to_ask_and_the_scores_stay(model, m
         {"kind": "choose", "instruction": f"{INSTRUCTION}\n\n", "candidates": TITLES, "choices": ["Yes", "No"]},
         {"kind": "score", "instruction": "Name a film.", "candidates": TITLES},
     ]
-    alone = []
-    for way in ways:
-        model._held = [], DynamicCache()
-        alone += flat(model.answer([way])[0]["log_probs"])
-    read, forward = [], model.model.forward
-    monkeypatch.setattr(model.model, "forward", lambda ids, **rest: read.append(ids.shape[1]) or forward(ids, **rest))
-    model._held = [], DynamicCache()
-    assert [p for way in ways for p in flat(model.answer([way])[0]["log_probs"])] == pytest.approx(alone, abs=1e-3)
-    assert read[2] <= 3 < len(model._tokens(INSTRUCTION)) < read[0]  # each way to ask takes two passes
+    alone = [p for way in ways for p in flat(model.answer([way])[0]["log_probs"])]
+    read, forward = [], model.model.base_model.forward
+    monkeypatch.setattr(
+        model.model.base_model, "forward", lambda ids, **rest: read.append(ids.shape[1]) or forward(ids, **rest)
+    )
+    assert [p for one in model.answer(ways) for p in flat(one["log_probs"])] == pytest.approx(alone, abs=1e-3)
+    model.answer(ways[:1])
+    model.answer(ways[1:2])
+    assert len(read) == 3  # the three ways took one pass
+    history = len(model._tokens("".join(model._around(INSTRUCTION)[:1])))
+    assert read[1] + read[2] - history < read[0] < read[1] + read[2]
 
 
 def flat(log_probs: list) -> list[float]:
@@ -140,17 +183,6 @@ def test_only_complete_lines_count_as_repeated(text, repeated):
     assert local._repeats(text) == repeated
 
 
-def test_passes_keep_the_order_and_the_bound_and_are_full(monkeypatch):
-    monkeypatch.setattr(local, "_TOKENS_PER_PASS", 10)
-    suffixes = [[n] * (1 + n % 4) for n in range(11)] + [[99] * 12]
-    passes = list(local._passes(suffixes))
-    assert [suffix for passed in passes for suffix in passed] == suffixes
-    sizes = [sum(map(len, passed)) for passed in passes]
-    assert all(size <= 10 for size in sizes[:-1])
-    assert sizes[-1] == 12  # longer than a pass, so it has one of its own
-    assert all(size + len(after[0]) > 10 for size, after in zip(sizes, passes[1:], strict=False))
-
-
 # --- taking requests on ---------------------------------------------------------------------------------------------
 
 
@@ -163,7 +195,7 @@ class Stub(LocalModel):
 
     def answer(self, requests: list[dict]) -> list[dict]:
         self.batches.append([request["instruction"] for request in requests])
-        return [{"text": request["instruction"]} for request in requests]
+        return [{"text": request["instruction"]} | USAGE for request in requests]
 
 
 def request(kind: str, length: int) -> Asked:
@@ -174,11 +206,63 @@ def keep(asked: Asked, response: Response) -> Response:
     return {**response, "kept": asked.user}
 
 
+def scored(user: int | None, kind: str, length: int) -> Asked:
+    """A request whose instruction and candidate have so many characters together."""
+    return Asked(user, {"kind": kind, "instruction": f"{user}".ljust(length - 4, "x"), "candidates": ["Heat"]})
+
+
 @pytest.mark.parametrize("kind", ["score", "choose"])
-def test_what_is_scored_is_answered_at_once(kind):
-    model, asked = Stub(), request(kind, 5)
-    assert model.submit(asked, keep) == [(asked, {"text": "xxxxx", "kept": 5})]
+def test_what_is_scored_is_answered_in_batches_of_bounded_length_in_the_order_it_came(kind, monkeypatch):
+    monkeypatch.setattr(local, "_CHARACTERS_TOGETHER", 100)
+    model, asked = Stub(), [scored(user, kind, length) for user, length in enumerate((40, 60, 10, 90, 300, 10))]
+    finished = [model.submit(one, keep) for one in asked]
+    assert [[one.user for one, _ in each] for each in finished] == [[], [], [0, 1], [], [2, 3], [4]]
+    assert [(one.user, response["kept"]) for one, response in model.wait()] == [(5, 5)]
     assert model.wait() == []
+
+
+def test_one_users_ways_to_be_scored_stay_in_one_batch(monkeypatch):
+    monkeypatch.setattr(local, "_CHARACTERS_TOGETHER", 100)
+    model = Stub()
+    for user in (1, 1, 2, 2, 2, 3):
+        model.submit(scored(user, "score", 60), keep)
+    model.wait()
+    assert [[int(text.rstrip("x")) for text in batch] for batch in model.batches] == [[1, 1], [2, 2, 2], [3]]
+
+
+def test_requests_for_everybody_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(local, "_CHARACTERS_TOGETHER", 100)
+    model = Stub()
+    for _ in range(4):
+        model.submit(scored(None, "score", 60), keep)
+    assert [len(batch) for batch in model.batches] == [1, 1, 1]
+
+
+def test_a_killed_run_loses_at_most_the_batch_that_was_being_scored(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_CHARACTERS_TOGETHER", 100)
+    model, asked = Stub(), [scored(user, "score", 30) for user in range(11)]
+    answer, recordings = model.answer, Recordings(tmp_path / "stub.jsonl")
+
+    def killed(requests: list[dict]) -> list[dict]:
+        if len(model.batches) == 2:
+            raise KeyboardInterrupt
+        return answer(requests)
+
+    monkeypatch.setattr(model, "answer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(runner.ask(asked, model, recordings))
+    assert set(Recordings(recordings.path)) == {model.key(one) for one in asked[:6]}
+    resumed = Stub()
+    assert len(list(runner.ask(asked, resumed, Recordings(recordings.path)))) == 11
+    assert [len(batch) for batch in resumed.batches] == [3, 2]
+
+
+def test_what_is_scored_and_what_is_written_do_not_mix():
+    model = Stub()
+    for one in (request("generate", 3), request("score", 4), request("generate", 5), request("choose", 6)):
+        model.submit(one, keep)
+    assert [asked.user for asked, _ in model.wait()] == [4, 6]
+    assert [asked.user for asked, _ in model.wait()] == [3, 5]
 
 
 def test_what_is_written_is_collected_and_answered_the_shortest_first(monkeypatch):
@@ -196,6 +280,7 @@ def test_what_is_written_is_collected_and_answered_the_shortest_first(monkeypatc
 def test_what_was_collected_and_not_begun_is_forgotten_when_the_run_ends():
     model = Stub()
     model.submit(request("generate", 5), keep)
+    model.submit(request("score", 5), keep)
     model.close()
     assert model.wait() == []
     assert model.batches == []

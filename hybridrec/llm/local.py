@@ -1,4 +1,4 @@
-"""An open model on this machine, through ``transformers``: score continuations of a shared prefix, or generate.
+"""An open model on this machine, through ``transformers``: score continuations of a prompt, or generate.
 
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,19 @@ from typing import Any
 import torch
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # transformers imports a notebook bar we do not use
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, StoppingCriteria, StoppingCriteriaList  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from hybridrec import paths  # noqa: E402
 from hybridrec.downloads import fetch  # noqa: E402
+from hybridrec.llm import scoring  # noqa: E402
 from hybridrec.llm.models import ModelCard, model_card  # noqa: E402
 from hybridrec.llm.recordings import request_key  # noqa: E402
 from hybridrec.llm.runner import Asked, Finished, Keep, Response  # noqa: E402
 
-# How many tokens of candidates are scored in one forward pass: more only makes the mask larger.
-_TOKENS_PER_PASS = 512
+# How many characters of prompts and candidates are scored together (a token has about four): more is no faster, and a
+# killed run loses what was not answered yet.
+_CHARACTERS_TOGETHER = 12_000
 # How many answers are written together, and out of how many the most alike in length are taken.
 _GENERATED_TOGETHER = 16
 _WAITING = 256
@@ -65,7 +66,7 @@ class LocalModel:
     def __init__(self, name: str) -> None:
         self.name, self.card = name, model_card(name)
         self._waiting: list[tuple[Asked, Keep]] = []
-        self._held: tuple[list[int], DynamicCache] = [], DynamicCache()
+        self._unscored: list[tuple[Asked, Keep]] = []
 
     # --- the interface of runner.Model ----------------------------------------------------------------------------
 
@@ -74,15 +75,22 @@ class LocalModel:
         return request_key({"model": self.card.identity, **asked.request}, asked.attempt)
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
-        """Answer at once what is scored; collect what is written, so that alike lengths share a batch."""
-        if asked.request["kind"] != "generate":
-            return [(asked, keep(asked, response)) for response in self.answer([asked.request])]
-        self._waiting.append((asked, keep))
-        return self._next_batch() if len(self._waiting) >= _WAITING else []
+        """Collect the request; answer a batch when there is enough for one.
+
+        What is scored goes in the order in which it came, and one user's requests stay together: they begin alike.
+        """
+        if asked.request["kind"] == "generate":
+            self._waiting.append((asked, keep))
+            return self._next_batch() if len(self._waiting) >= _WAITING else []
+        size = sum(_characters(one.request) for one, _ in self._unscored)
+        same = self._unscored and asked.user is not None and asked.user == self._unscored[-1][0].user
+        finished = self._scored() if size + _characters(asked.request) > _CHARACTERS_TOGETHER and not same else []
+        self._unscored.append((asked, keep))
+        return finished
 
     def wait(self) -> Finished:
         """The next batch of what was collected."""
-        return self._next_batch() if self._waiting else []
+        return self._scored() or (self._next_batch() if self._waiting else [])
 
     def usd(self, response: Response) -> float:
         """Nothing: this machine is not billed by the answer (notebook 06 prices its hours)."""
@@ -91,11 +99,19 @@ class LocalModel:
     def close(self) -> None:
         """Forget what was collected and not begun."""
         self._waiting.clear()
+        self._unscored.clear()
 
     def _next_batch(self) -> Finished:
         """The shortest of what was collected, generated together (padding is wasted work)."""
         self._waiting.sort(key=lambda one: (len(one[0].request["candidates"]), len(one[0].request["instruction"])))
         batch, self._waiting = self._waiting[:_GENERATED_TOGETHER], self._waiting[_GENERATED_TOGETHER:]
+        return self._answered(batch)
+
+    def _scored(self) -> Finished:
+        batch, self._unscored = self._unscored, []
+        return self._answered(batch) if batch else []
+
+    def _answered(self, batch: list[tuple[Asked, Keep]]) -> Finished:
         responses = self.answer([asked.request for asked, _ in batch])
         return [(asked, keep(asked, response)) for (asked, keep), response in zip(batch, responses, strict=True)]
 
@@ -116,94 +132,41 @@ class LocalModel:
         return AutoModelForCausalLM.from_pretrained(converted_folder(self.card), dtype=torch.float32).eval()
 
     def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answer requests of one kind; ``generate`` requests share a batch, the others share each user's prefix."""
-        if requests[0]["kind"] == "generate":
-            return self._generate(requests)
-        return [self._score(request) for request in requests]
+        """Answer requests together: all of them written ("generate"), or none."""
+        return self._generate(requests) if requests[0]["kind"] == "generate" else self._score(requests)
 
     # --- scoring ------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def _score(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Log-probabilities of every candidate after one shared prefix.
+    def _score(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Log-probabilities of every candidate of every request.
 
         "score": of the continuation's own tokens, summed. "choose": of the first token of each choice.
         """
         start = time.perf_counter()
+        prompts = [self._prompt(request) for request in requests]
+        found = scoring.log_probs(self.model, prompts)
+        seconds = (time.perf_counter() - start) / sum(prompt.size for prompt in prompts)
+        return [self._numbers(*one, seconds) for one in zip(prompts, found, strict=True)]
+
+    def _prompt(self, request: dict[str, Any]) -> scoring.Prompt:
         before, after = self._around(request["instruction"])
-        kind, texts = request["kind"], request["candidates"]
-        prefix = self._tokens(before + after if kind == "score" else before)
-        suffixes = [self._tokens(text if kind == "score" else text + after) for text in texts]
-        cache, last = self._prefill(prefix)
-        log_probs: list[Any] = []
-        for passed in _passes(suffixes):
-            if kind == "score":
-                log_probs += _sequence_log_probs(last, self._continue(cache, passed), passed)
-            else:
-                ends = self._continue(cache, passed, ends_only=True)
-                log_probs += self._choice_log_probs(ends, request["choices"])
-        own = sum(len(suffix) for suffix in suffixes)
+        if request["kind"] == "score":
+            return scoring.Prompt(self._tokens(before + after), [self._tokens(text) for text in request["candidates"]])
+        suffixes = [self._tokens(text + after) for text in request["candidates"]]
+        choices = [self._tokens(choice)[0] for choice in request["choices"]]
+        return scoring.Prompt(self._tokens(before), suffixes, choices)
+
+    def _numbers(self, prompt: scoring.Prompt, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
+        """The response to a request; ``seconds`` are those of one token."""
+        exact = [[round(p, 5) for p in values.tolist()] for values in found]
         return {
-            "log_probs": log_probs,
-            "lengths": [len(suffix) for suffix in suffixes],
-            "prompt_tokens": len(prefix) + own,
-            "cached_tokens": len(prefix) * (len(suffixes) - 1),
+            "log_probs": exact if prompt.choices else [round(float(values.sum()), 5) for values in found],
+            "lengths": [len(suffix) for suffix in prompt.suffixes],
+            "prompt_tokens": prompt.size,
+            "cached_tokens": len(prompt.prefix) * (len(prompt.suffixes) - 1),
             "completion_tokens": 0,
-            "seconds": round(time.perf_counter() - start, 3),
+            "seconds": round(seconds * prompt.size, 3),
         }
-
-    def _prefill(self, prefix: list[int]) -> tuple[DynamicCache, torch.Tensor]:
-        """Keys and values of the prefix, and log-probabilities of the token after it, shape (vocabulary,).
-
-        What the prefix has in common with the one before it (a user's history, when the same user is asked in another
-        way) is not computed again.
-        """
-        held, cache = self._held
-        common = min(_shared(held, prefix), len(prefix) - 1)
-        if surplus := cache.get_seq_length() - common:
-            cache.crop(-surplus)
-        self._held = [], DynamicCache()  # an interrupted pass leaves nothing half extended behind
-        out = self.model(torch.tensor([prefix[common:]]), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self._held = prefix, cache
-        return cache, torch.log_softmax(out.logits[0, -1], dim=-1)
-
-    def _continue(
-        self, cache: DynamicCache, suffixes: list[list[int]], ends_only: bool = False
-    ) -> Sequence[torch.Tensor]:
-        """Logits after each token of each suffix, or after its last one: a tensor (tokens, vocabulary) a suffix.
-
-        The suffixes stand one after the other in a single row. A mask lets each see the prefix and itself alone, and
-        positions start anew: so the prefix is neither computed nor copied again, and nothing is padded.
-        """
-        seen, lengths = cache.get_seq_length(), torch.tensor([len(suffix) for suffix in suffixes])
-        owner = torch.repeat_interleave(torch.arange(len(suffixes)), lengths)
-        places = torch.cat([torch.arange(seen, seen + length) for length in lengths])
-        own = (owner[:, None] == owner) & (places[:, None] >= places)
-        mask = torch.cat([torch.ones(len(own), seen, dtype=torch.bool), own], dim=1)
-        out = self.model(
-            torch.tensor([[token for suffix in suffixes for token in suffix]]),
-            attention_mask=self._masks(mask, places),
-            position_ids=places[None],
-            past_key_values=cache,
-            logits_to_keep=lengths.cumsum(0) - 1 if ends_only else 0,
-        )
-        cache.crop(-len(places))
-        return out.logits[0].split([1] * len(suffixes) if ends_only else lengths.tolist())
-
-    def _masks(self, mask: torch.Tensor, places: torch.Tensor) -> Any:
-        """The mask as the model takes it; layers that only look so far back (Gemma's) get one of their own."""
-        config = self.model.config
-        if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
-            return mask[None, None]
-        seen = mask.shape[1] - mask.shape[0]
-        near = places[:, None] - torch.cat([torch.arange(seen), places]) < config.sliding_window
-        return {"full_attention": mask[None, None], "sliding_attention": (mask & near)[None, None]}
-
-    def _choice_log_probs(self, logits: Sequence[torch.Tensor], choices: list[str]) -> list[list[float]]:
-        """log P(choice) at the end of each suffix, one list (in the order of ``choices``) a suffix."""
-        tokens = [self._tokens(choice)[0] for choice in choices]
-        ends = torch.stack([each[-1] for each in logits])
-        return [[round(p, 5) for p in row] for row in torch.log_softmax(ends, dim=-1)[:, tokens].tolist()]
 
     # --- generating ---------------------------------------------------------------------------------------------
 
@@ -279,29 +242,6 @@ def _repeats(text: str) -> bool:
     return len(lines) != len(set(lines))
 
 
-def _shared(one: list[int], other: list[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    pairs = zip(one, other, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _passes(suffixes: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Consecutive suffixes, as many as fit into a forward pass."""
-    passed: list[list[int]] = []
-    for suffix in suffixes:
-        if passed and sum(map(len, passed)) + len(suffix) > _TOKENS_PER_PASS:
-            yield passed
-            passed = []
-        passed.append(suffix)
-    if passed:
-        yield passed
-
-
-def _sequence_log_probs(last: torch.Tensor, logits: Sequence[torch.Tensor], suffixes: list[list[int]]) -> list[float]:
-    """Sum of each suffix's token log-probabilities; its first token is predicted by the prefix (``last``)."""
-    sums = []
-    for each, suffix in zip(logits, suffixes, strict=True):
-        tokens = torch.tensor(suffix)
-        rest = torch.log_softmax(each[:-1], dim=-1).gather(1, tokens[1:, None]).sum()
-        sums.append(round(float(last[tokens[0]] + rest), 5))
-    return sums
+def _characters(request: dict[str, Any]) -> int:
+    """The length of a request."""
+    return len(request["instruction"]) + sum(map(len, request["candidates"]))

@@ -1,0 +1,212 @@
+"""Rankings by the local model: ours beside one pass a candidate and beside written lists; prefill and loading.
+
+Two workloads, prompts as in notebook 04. "test items": users whom the study may route (all are inactive), with their
+own test items. "whole lists": the same users with the fifty most rated items that they have not seen. A peer that
+would take minutes gets fewer users, and ours is then timed on the same ones; the rows say how many.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+import pandas as pd
+import torch
+
+from hybridrec import datasets, splits, triage
+from hybridrec.llm import rankers, scoring
+from hybridrec.llm.local import LocalModel
+from hybridrec.randomness import generator
+
+MODEL = "SmolLM2-135M-Instruct"
+SEED, LIKE, LENGTH = 2024, 4.0, 50
+ROUNDS = 5
+USERS = {  # how many users each peer is given
+    ("test items", "per candidate"): 6,
+    ("test items", "listwise"): 16,
+    ("whole lists", "per candidate"): 1,
+    ("whole lists", "listwise"): 8,
+}
+TOLERANCE = 1e-4  # of a candidate's log-likelihood per token
+SQUARE = 4096
+
+
+def run() -> list[dict[str, Any]]:
+    """Both workloads beside both peers, then the prefill's share of the machine's peak, then loading."""
+    model, rows = LocalModel(MODEL), []
+    loads = workloads()
+    for (workload, peer), users in USERS.items():
+        rows.append(_beside(model, workload, peer, loads[workload][:users]))
+        print(rows[-1], flush=True)
+    for row in (_prefill(model, loads["test items"][:8]), *_loading()):
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def workloads() -> dict[str, list[rankers.Task]]:
+    """Sixteen inactive users of ml-100k, drawn at random, with the candidates of each workload."""
+    data = datasets.load("ml-100k")
+    rows = splits.split_per_user(data.interactions, SEED)
+    known = rows[rows["split"] != "test"]
+    sparsity = datasets.sparsity_index(known, len(data.items))
+    inactive = sparsity.index[triage.inactive(sparsity, triage.Thresholds())]
+    candidates = splits.rankable(splits.test_candidates(rows, LIKE, SEED))
+    may_be_routed = sorted(set(candidates["user"]) & set(inactive))
+    users = generator(SEED, "bench-llm").permutation(may_be_routed)[: max(USERS.values())].tolist()
+    lists = pd.concat(_most_rated(known, user) for user in users)
+    tasks = {"test items": candidates, "whole lists": lists}
+    return {name: rankers.build_tasks(users, known, table, data.items) for name, table in tasks.items()}
+
+
+def _most_rated(known: pd.DataFrame, user: int) -> pd.DataFrame:
+    """What MostPop retrieves for a user: the items that most have rated, without the user's own."""
+    seen = known.loc[known["user"] == user, "item"]
+    items = known.loc[~known["item"].isin(seen), "item"].value_counts().index[:LENGTH]
+    return pd.DataFrame({"user": user, "position": range(len(items)), "item": items})
+
+
+# --- ways to rank ----------------------------------------------------------------------------------------------------
+
+
+def _beside(model: LocalModel, workload: str, peer: str, tasks: list[rankers.Task]) -> dict[str, Any]:
+    ours, theirs = _likelihood(model, tasks), PEERS[peer](model, tasks)
+    off = agreement(ours(), theirs()) if peer == "per candidate" else None
+    seconds = measure.alternately({"ours": ours, peer: theirs}, ROUNDS)
+    mine, other = measure.summary(seconds["ours"]), measure.summary(seconds[peer])
+    users, candidates = len(tasks), sum(len(task.items) for task in tasks)
+    return {
+        **{"task": "likelihood", "workload": workload, "peer": peer, "users": users, "candidates": candidates},
+        **{"ours": mine, "theirs": other, "ratio": round(other["median"] / mine["median"], 1)},
+        "largest_difference": off,
+    }
+
+
+def agreement(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """The largest difference of a score.
+
+    Raises:
+        SystemExit: it is more than TOLERANCE, or somebody's order differs: what is not the same is not compared.
+    """
+    differences = [abs(a - b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)]
+    same = all(_order(one) == _order(other) for one, other in zip(ours, theirs, strict=True))
+    if max(differences) > TOLERANCE or not same:
+        raise SystemExit(f"scores differ by {max(differences)}, same orders: {same}. Not the same work.")
+    return max(differences)
+
+
+def _order(scores: list[float]) -> list[int]:
+    return sorted(range(len(scores)), key=scores.__getitem__)
+
+
+def _likelihood(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[list[float]]]:
+    """As rankers.rank asks it: requests are submitted one by one, and answered in batches."""
+    asked = [rankers.request_of(task, "likelihood", "film") for task in tasks]
+
+    def call() -> list[list[float]]:
+        done = [one for request in asked for one in model.submit(request, lambda _, response: response)]
+        while finished := model.wait():
+            done += finished
+        found = {one.user: response for one, response in done}
+        return [
+            [value / n for value, n in zip(found[task.user]["log_probs"], found[task.user]["lengths"], strict=True)]
+            for task in tasks
+        ]
+
+    return call
+
+
+def _per_candidate(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[list[float]]]:
+    """A forward pass over history and candidate for each candidate; logits only where they are needed."""
+    prompts = [model._prompt(rankers.request_of(task, "likelihood", "film").request) for task in tasks]
+
+    @torch.inference_mode()
+    def score(prefix: list[int], suffix: list[int]) -> float:
+        ids = torch.tensor([prefix + suffix[:-1]])
+        logits = model.model(ids, use_cache=False, logits_to_keep=len(suffix)).logits[0]
+        return float(torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(suffix)[:, None]).mean())
+
+    return lambda: [[score(prompt.prefix, suffix) for suffix in prompt.suffixes] for prompt in prompts]
+
+
+def _listwise(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[dict[str, Any]]]:
+    """The published way: the model writes the list, users in one batch."""
+    requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
+    return lambda: model.answer(requests)
+
+
+PEERS = {"per candidate": _per_candidate, "listwise": _listwise}
+
+
+# --- prefill and loading ---------------------------------------------------------------------------------------------
+
+
+def _prefill(model: LocalModel, tasks: list[rankers.Task]) -> dict[str, Any]:
+    """Reading the prompts alone, as a share of what a product of large square matrices reaches in float32.
+
+    Counted are the multiplications and additions of matrices: of the linear layers, of attention as far as a token
+    sees, and of the logits of one token a prompt.
+    """
+    asked = [model._prompt(rankers.request_of(task, "likelihood", "film").request) for task in tasks]
+    prompts = [scoring.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
+    lengths, config, square = [len(one.prefix) for one in prompts], model.model.config, torch.randn(SQUARE, SQUARE)
+    linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)
+    width = config.num_attention_heads * config.head_dim * config.num_hidden_layers
+    work = sum(2 * linear * n + 2 * width * n * n + 2 * config.vocab_size * config.hidden_size for n in lengths)
+    calls = {"ours": lambda: scoring.log_probs(model.model, prompts), "peak": lambda: square @ square}
+    seconds = {name: measure.summary(one) for name, one in measure.alternately(calls, ROUNDS + 1).items()}
+    speed = {"ours": work / seconds["ours"]["median"], "peak": 2 * SQUARE**3 / seconds["peak"]["median"]}
+    return {
+        **{"task": "prefill", "workload": "test items", "peer": "product of square matrices", "users": len(tasks)},
+        **{"tokens": sum(lengths), "threads": torch.get_num_threads(), "ours": seconds["ours"]},
+        **{"theirs": seconds["peak"], "gflops": {name: round(value / 1e9) for name, value in speed.items()}},
+        "share": round(speed["ours"] / speed["peak"], 3),
+    }
+
+
+_START = """
+import json, sys, time
+from pathlib import Path
+begin = time.perf_counter()
+import torch
+from hybridrec import paths
+from hybridrec.llm.local import LocalModel
+imported = time.perf_counter()
+paths.MODELS = Path(sys.argv[1])
+model = LocalModel(sys.argv[2])
+model.tokenizer, model.model
+ready = time.perf_counter()
+print(json.dumps({"imports": imported - begin, "load": ready - imported}))
+"""
+
+
+def _loading() -> list[dict[str, Any]]:
+    """The first start, which converts the GGUF file, beside the second; each in a process of its own."""
+    found: dict[str, list[dict[str, float]]] = {"first": [], "second": []}
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory(prefix="hybridrec-models-") as folder:
+            for start in found:
+                found[start].append(_started(Path(folder)))
+    rows = []
+    for counted, parts in (("without imports", ["load"]), ("with imports", ["imports", "load"])):
+        first, second = (measure.summary([sum(one[p] for p in parts) for one in found[s]]) for s in found)
+        ratio = round(first["median"] / second["median"], 1)
+        about = {"task": "loading", "workload": counted, "peer": "first start", "users": 0}
+        rows.append({**about, "ours": second, "theirs": first, "ratio": ratio})
+    return rows
+
+
+def _started(folder: Path) -> dict[str, float]:
+    arguments = [sys.executable, "-c", _START, str(folder), MODEL]
+    said = subprocess.run(arguments, cwd=measure.ROOT, capture_output=True, text=True)
+    if said.returncode:
+        raise SystemExit(f"the model could not be loaded:\n{said.stderr[-2000:]}")
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=1))

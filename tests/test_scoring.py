@@ -1,0 +1,185 @@
+"""Scores from one forward pass over many users are those of plain passes over one candidate each."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from hybridrec.llm import scoring
+from hybridrec.llm.scoring import Prompt
+
+# Small enough for a moment's pass; weights are random. Gemma looks back eight tokens only, in every other layer.
+SIZES = {
+    "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.5,
+}  # fmt: skip
+KINDS = {
+    "Llama": (transformers.LlamaConfig, {}),
+    "Qwen2": (transformers.Qwen2Config, {}),
+    "Gemma3": (
+        transformers.Gemma3TextConfig,
+        {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8},
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such short passes only lose by more
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest) -> Any:
+    kind, more = KINDS[request.param]
+    torch.manual_seed(3)
+    return transformers.AutoModelForCausalLM.from_config(kind(**SIZES, **more)).eval()
+
+
+def tokens(rng: np.random.Generator, length: int) -> list[int]:
+    return rng.integers(3, 97, length).tolist()
+
+
+def families(seed: int = 5) -> list[Prompt]:
+    """Three users with histories of different lengths, asked in three ways, and one who is asked once."""
+    rng, prompts = np.random.default_rng(seed), []
+    for length in (30, 5, 61):
+        history = tokens(rng, length)
+        first = tokens(rng, 3)
+        prompts += [
+            Prompt(history + tokens(rng, 4), [tokens(rng, n) for n in (3, 1, 7, 2)]),
+            Prompt(history, [first + tokens(rng, n) for n in (2, 5, 1)], choices=[11, 12]),
+            Prompt(history + tokens(rng, 2), [[*first]] * 2, choices=[12, 11, 13]),
+        ]
+    return [*prompts, Prompt(tokens(rng, 9), [tokens(rng, 1)])]
+
+
+def plain(model: Any, prompt: Prompt) -> list[list[float]]:
+    """The same from a pass of its own for each candidate, with the attention and the mask of the library."""
+    found = []
+    for suffix in prompt.suffixes:
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt.prefix + suffix]), use_cache=False).logits[0]
+        table, before = torch.log_softmax(logits, dim=-1), len(prompt.prefix) - 1
+        own = [float(table[before + at, token]) for at, token in enumerate(suffix)]
+        found.append(table[-1, prompt.choices].tolist() if prompt.choices else own)
+    return found
+
+
+def scored(model: Any, prompts: list[Prompt]) -> list[list[list[float]]]:
+    return [[values.tolist() for values in found] for found in scoring.log_probs(model, prompts)]
+
+
+def flat(found: list) -> list[float]:
+    return [value for values in found for value in values]
+
+
+def test_scores_are_those_of_plain_passes(model):
+    prompts = families()
+    expected = [plain(model, prompt) for prompt in prompts]
+    for found, values in zip(scored(model, prompts), expected, strict=True):
+        assert flat(found) == pytest.approx(flat(values), abs=1e-4)
+        assert [len(each) for each in found] == [len(each) for each in values]
+    forgetful = [plain(model, Prompt(prompt.prefix[-9:], prompt.suffixes, prompt.choices)) for prompt in prompts]
+    for values, other, prompt in zip(expected, forgetful, prompts, strict=True):  # and the history counts
+        assert len(prompt.prefix) <= 9 or np.abs(np.subtract(flat(values), flat(other))).max() > 1e-2
+
+
+@pytest.mark.parametrize(("per_pass", "beside", "logits"), [(1, 1, 1), (40, 6, 2), (70, 1000, 5), (10**6, 3, 10**6)])
+def test_scores_do_not_depend_on_what_is_computed_together(model, monkeypatch, per_pass, beside, logits):
+    prompts = families()
+    together = scored(model, prompts)
+    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", per_pass)
+    monkeypatch.setattr(scoring, "_TOKENS_BESIDE", beside)
+    monkeypatch.setattr(scoring, "_LOGITS_TOGETHER", logits)
+    for one, other in zip(together, scored(model, prompts), strict=True):
+        assert flat(one) == pytest.approx(flat(other), abs=1e-4)
+    for one, prompt in zip(together, prompts, strict=True):
+        assert flat(one) == pytest.approx(flat(scored(model, [prompt])[0]), abs=1e-4)
+
+
+def test_the_order_of_users_changes_nothing(model):
+    prompts = families()
+    together = scored(model, prompts)
+    for one, other in zip(together, reversed(scored(model, prompts[::-1])), strict=True):
+        assert flat(one) == pytest.approx(flat(other), abs=1e-4)
+
+
+def test_generation_goes_on_as_before_scoring(model):
+    prompt = torch.tensor([families()[0].prefix])
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    before = model.generate(prompt, **options)
+    scoring.log_probs(model, families())
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(model.generate(prompt, **options), before)
+
+
+def test_an_interrupted_pass_leaves_the_models_own_attention(model, monkeypatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.base_model, "forward", fails)
+    with pytest.raises(KeyboardInterrupt):
+        scoring.log_probs(model, families())
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_what_prompts_begin_with_is_in_the_row_once():
+    rng = np.random.default_rng(1)
+    history, other = tokens(rng, 40), tokens(rng, 30)
+    ways = [Prompt([*history, 1], [[5, 6, 7], [8]]), Prompt(history, [[5, 6, 1], [5, 6, 2]], [3, 4])]
+    row = scoring._row([*ways, Prompt(other, [[9, 9]])])
+    first = [*history, 1, 5, 6]  # the last token of a suffix that is itself scored need not be read
+    assert row.tokens == [*first, 5, 6, 1, 2, *other, 9]
+    assert row.positions == [*range(43), 40, 41, 42, 42, *range(31)]
+    assert row.sizes == [3, 1, 2, 2, 2]
+
+
+def test_users_share_what_their_prompts_begin_with():
+    prompts = [Prompt([1, 2, 3, 4, 5, 6], [[7]]), Prompt([1, 2, 3, 9, 9, 9], [[7]]), Prompt([1, 9, 9, 9, 9, 9], [[7]])]
+    row = scoring._row([*prompts, prompts[2]])
+    assert row.tokens == [1, 2, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9, 9, 9]
+    assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 1, 2, 3, 4, 5]
+    assert row.sources == [5, 8, 13, 13]
+
+
+def test_a_lone_history_keeps_the_fast_kernel_and_candidates_get_a_mask():
+    row = scoring._row([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
+    history, candidates = row.branches
+    assert history.mask(None) is None
+    asked, own = scoring._row([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
+    assert (asked.own, own.own, own.mask(None)) == (slice(0, 1), slice(1, 21), None)  # nearly a square: fast, too
+    assert history.mask(19) is not None  # a layer that sees no further
+    assert history.mask(20) is None
+    seen = candidates.mask(None) == 0
+    assert seen.tolist() == [
+        [*[True] * 20, True, False, False],
+        [*[True] * 20, False, True, False],
+        [*[True] * 20, False, True, True],
+    ]
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    torch.manual_seed(0)
+    capped = transformers.AutoModelForCausalLM.from_config(
+        transformers.Gemma3TextConfig(**SIZES, final_logit_softcapping=30.0)
+    )
+    with pytest.raises(ValueError, match=r"sets final_logit_softcapping: add it to hybridrec/llm/scoring\.py"):
+        scoring.log_probs(capped, families())
+
+
+def test_parts_are_taken_in_order_and_as_many_as_fit():
+    parts = [[n] * (1 + n % 4) for n in range(11)] + [[99] * 12]
+    taken = list(scoring.together(parts, 10))
+    assert list(itertools.chain(*taken)) == parts
+    sizes = [sum(map(len, held)) for held in taken]
+    assert all(size <= 10 for size in sizes[:-1])
+    assert sizes[-1] == 12  # longer than the bound, so it stands alone
+    assert all(size + len(after[0]) > 10 for size, after in zip(sizes, taken[1:], strict=False))
+    assert list(scoring.together([], 10)) == []
