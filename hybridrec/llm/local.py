@@ -6,23 +6,20 @@ Nothing here knows of items or rankings; it answers requests (plain dictionaries
 import re
 import shutil
 import time
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging as transformers_logging
 
-warnings.filterwarnings("ignore", message="IProgress not found")  # transformers imports a notebook bar we do not use
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList  # noqa: E402
-from transformers.utils import logging as transformers_logging  # noqa: E402
-
-from hybridrec import paths  # noqa: E402
-from hybridrec.downloads import fetch  # noqa: E402
-from hybridrec.llm import scoring  # noqa: E402
-from hybridrec.llm.models import ModelCard, model_card  # noqa: E402
-from hybridrec.llm.recordings import request_key  # noqa: E402
-from hybridrec.llm.runner import Asked, Finished, Keep, Response  # noqa: E402
+from hybridrec import paths
+from hybridrec.downloads import fetch
+from hybridrec.llm import scoring
+from hybridrec.llm.models import ModelCard, model_card
+from hybridrec.llm.recordings import request_key
+from hybridrec.llm.runner import Asked, Finished, Keep, Response
 
 # How many characters of prompts and candidates are scored together (a token has about four): more is no faster, and a
 # killed run loses what was not answered yet.
