@@ -102,6 +102,9 @@ def index(names: list[str]) -> str:
         "",
         "![AUC of weak users in every experiment](overview.png)",
         "",
+        "In numbers: [overview.csv](overview.csv); what every model adds to the best control: "
+        "[beyond_controls.csv](beyond_controls.csv).",
+        "",
         "| made by | section | table or figure | " + " | ".join(names) + " |",
         "| --- | --- | --- |" + " --- |" * len(names),
     ]
