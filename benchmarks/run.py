@@ -1,4 +1,4 @@
-"""All benchmarks, each in a process of its own; prints a table and writes results.json (``make bench``).
+"""All benchmarks, each in a process of its own; prints tables, writes results.json and results.md (``make bench``).
 
 python benchmarks/run.py [NAME ...]      metrics, triage, llm, growth
 """
@@ -22,13 +22,20 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return importlib.import_module(f"bench_{name}").run()
 
 
+HEADS = ["what", "users", "ours: median (fastest–slowest)", "peer", "peer's", "ratio", "memory above"]
+
+
 def shown(row: dict[str, Any]) -> list[str]:
-    """A line of the printed table: what was done, for how many, ours, the peer's, how many times slower it is."""
-    what = " ".join(str(row[key]) for key in ("task", "workload", "shape") if row.get(key))
-    theirs = [_seconds(row["theirs"]), f"{row['ratio']:.1f} x"] if row.get("peer") else ["", ""]
+    """A line of the table: what was done, for how many, ours, the peer's, how many times slower it is."""
+    what = ", ".join(str(row[key]) for key in ("task", "workload", "shape") if row.get(key))
+    theirs = [row["peer"], _seconds(row["theirs"]), _ratio(row)] if row.get("peer") else ["", "", ""]
     memory = f"{row['peak_mib_above']:,} MiB" if "peak_mib_above" in row else ""
-    made_up = " (synthetic)" if row.get("synthetic") else ""
-    return [what + made_up, f"{row['users']:,}", _seconds(row["ours"]), row.get("peer") or "", *theirs, memory]
+    users = f"{row['users']:,}" if row["users"] else ""
+    return [what + (" (synthetic)" if row.get("synthetic") else ""), users, _seconds(row["ours"]), *theirs, memory]
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    return f"{row['ratio']:.1f} x" if "ratio" in row else f"{row['share']:.0%} of its speed"
 
 
 def _seconds(summary: dict[str, float]) -> str:
@@ -40,13 +47,28 @@ def _short(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """The rows that compare times, in columns."""
-    heads = ["what", "users", "ours: median (fastest–slowest)", "peer", "peer's", "ratio", "memory above"]
-    lines = [heads, *(shown(row) for row in rows if "ours" in row and "users" in row)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def tables(found: dict[str, dict[str, Any]]) -> str:
+    """Everything that was measured, as the page results.md."""
+    lines = ["# What was measured", "", "Written by `make bench`. Do not edit. [How to read it](README.md)."]
+    for name in [name for name in NAMES if name in found]:
+        machine, rows = found[name]["machine"], found[name]["rows"]
+        where = f"{machine['cores']} cores, {machine['processor']}, {machine['memory_gib']} GiB"
+        lines += ["", f"## {name}", "", f"Took {found[name]['seconds']} s on {where}.", ""]
+        lines += _growth(rows) if name == "growth" else _markdown(HEADS, [shown(row) for row in rows])
+    return "\n".join(lines) + "\n"
+
+
+def _growth(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The exponents; the points are in the figure."""
+    heads = ["what", "grows", "time ~ n^", "memory ~ n^"]
+    fitted = [row for row in rows if "exponent" in row]
+    cells = [[row["task"], row["grows"], f"{row['exponent']}", f"{row['memory_exponent']}"] for row in fitted]
+    return ["![Time and memory against users, candidates and history](growth.png)", "", *_markdown(heads, cells)]
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def main(names: Sequence[str]) -> None:
@@ -64,10 +86,10 @@ def main(names: Sequence[str]) -> None:
             rows = pool.apply(rows_of, [name])
         took = round(time.perf_counter() - start)
         found[name] = {"machine": measure.machine(PACKAGES), "seconds": took, "rows": rows}
-        measure.RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        print(f"\n{name}: {took} s")
-        print_table(rows)
-    print(f"\nEvery number: {measure.RESULTS.relative_to(measure.ROOT)}. How to read it: benchmarks/README.md.")
+        measure.RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        measure.RESULTS.with_suffix(".md").write_text(tables(found), encoding="utf-8")
+        print(f"{name}: {took} s", flush=True)
+    print("\n" + tables(found))
 
 
 if __name__ == "__main__":

@@ -333,7 +333,7 @@ def compact(settings: experiments.Experiment) -> None:
 
 
 def seeds(settings: experiments.Experiment) -> None:
-    """Repeat the comparison on other splits; the table is written when all are done, from cached fits and answers."""
+    """Repeat the comparison on other splits; the table is written after each, so a run cut short leaves some."""
     import pandas as pd
 
     from hybridrec import seeds as other_splits
@@ -342,8 +342,8 @@ def seeds(settings: experiments.Experiment) -> None:
     done: list[pd.DataFrame] = []
     for table in other_splits.each(settings):
         done.append(table)
+        tables.publish(settings.name, "seeds", pd.concat(done))
         print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons", flush=True)
-    tables.publish(settings.name, "seeds", pd.concat(done))
     print(f"results/{settings.name}/seeds.csv: {len(done)} splits. `make overview` shows the spread.")
 
 
