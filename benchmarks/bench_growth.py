@@ -5,7 +5,6 @@ Everything here is made up, so that one size can grow while the others stay.
 
 import gc
 import threading
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +29,7 @@ Work = Callable[[int], Callable[[], Any]]
 
 def run() -> list[dict[str, Any]]:
     """A row for each size of each piece of work, and one with the exponents."""
-    rows = [
-        row for name, (grows, sizes, work, memory) in WORK.items() for row in _grow(name, grows, sizes, work, memory)
-    ]
+    rows = [row for name, growing in WORK.items() for row in _grow(name, growing)]
     table = pd.DataFrame(rows)
     exponents = [
         {"task": task, "grows": own["grows"].iloc[0], "exponent": _exponent(own, "seconds")}
@@ -63,15 +60,6 @@ def _exponent(rows: pd.DataFrame, of: str) -> float:
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def allocated(call: Callable[[], Any]) -> float:
-    """MiB that Python and NumPy had allocated at the worst moment, above what there was before."""
-    tracemalloc.start()
-    call()
-    peak = tracemalloc.get_traced_memory()[1] / 2**20
-    tracemalloc.stop()
-    return peak
 
 
 def resident(call: Callable[[], Any]) -> float:
@@ -167,17 +155,18 @@ class Growing:
 _MANY = (2_000, 8_000, 32_000, 128_000)
 WORK = {
     "metrics, 10 candidates a user": Growing(
-        "users", _MANY, lambda n: _metrics(n, 10), allocated, {"color": figures.BLUE, "marker": "o"}
+        "users", _MANY, lambda n: _metrics(n, 10), measure.allocated, {"color": figures.BLUE, "marker": "o"}
     ),
     "triage, 100 ratings a user": Growing(
-        "users", _MANY, _triage, allocated, {"color": figures.ORANGE, "marker": "s"}
+        "users", _MANY, _triage, measure.allocated, {"color": figures.ORANGE, "marker": "s"}
     ),
     "metrics, 1,000 users": Growing(
-        "candidates", (10, 40, 160, 640, 2_560), lambda n: _metrics(1_000, n), allocated,
+        "candidates", (10, 40, 160, 640, 2_560), lambda n: _metrics(1_000, n), measure.allocated,
         {"color": figures.BLUE, "marker": "o"},
     ),
     "whole catalogue, 500 users": Growing(
-        "candidates", (1_000, 4_000, 16_000, 64_000), _catalogue, allocated, {"color": figures.GREEN, "marker": "D"}
+        "candidates", (1_000, 4_000, 16_000, 64_000), _catalogue, measure.allocated,
+        {"color": figures.GREEN, "marker": "D"},
     ),
     "likelihood, history of 20": Growing(
         "candidates", (5, 20, 80, 320), lambda n: _likelihood(n, 20), resident, {"color": figures.RED, "marker": "^"}

@@ -44,9 +44,10 @@ def _test_items(shape: shapes.Shape) -> list[dict[str, Any]]:
         off = agreement(ours, call(), names)
         seconds = measure.alternately({"ours": lambda t=table: metrics.per_user(t, K), peer: call}, ROUNDS)
         rows.append(_row("test items", shape, peer, table["user"].nunique(), seconds, off, ", ".join(names)))
-    with measure.PeakMemory() as memory:
-        seconds = measure.alternately({"ours": lambda: metrics.per_user(shape.test, K)}, ROUNDS)["ours"]
-    whole = {"ours": measure.summary(seconds), "users": shape.n_users, "peak_mib_above": round(memory.above)}
+    everybody = lambda: metrics.per_user(shape.test, K)  # noqa: E731
+    seconds = measure.alternately({"ours": everybody}, ROUNDS)["ours"]
+    memory = round(measure.allocated(everybody), 1)
+    whole = {"ours": measure.summary(seconds), "users": shape.n_users, "peak_mib_above": memory}
     return [*rows, {"task": "test items", "shape": shape.name, "synthetic": shape.synthetic, "peer": None, **whole}]
 
 
@@ -165,10 +166,10 @@ def _whole_catalogue(shape: shapes.Shape) -> list[dict[str, Any]]:
     seconds = measure.alternately({"ours": ours, "cornac": call}, ROUNDS)
     row = _row("whole catalogue", shape, "cornac", users, seconds, off, "auc, ndcg_at_10, recall_at_10")
     factors = shape.user_factors, shape.item_factors.T
-    with measure.PeakMemory() as memory:
-        every = lambda: metrics.whole_catalogue(lambda rows: factors[0][rows] @ factors[1], relevant, seen, K)  # noqa: E731
-        took = measure.alternately({"ours": every}, 1 if shape.synthetic else ROUNDS)["ours"]
-    whole = {"ours": measure.summary(took), "users": shape.n_users, "peak_mib_above": round(memory.above)}
+    every = lambda: metrics.whole_catalogue(lambda rows: factors[0][rows] @ factors[1], relevant, seen, K)  # noqa: E731
+    took = measure.alternately({"ours": every}, 1 if shape.synthetic else ROUNDS)["ours"]
+    memory = round(measure.allocated(every), 1)
+    whole = {"ours": measure.summary(took), "users": shape.n_users, "peak_mib_above": memory}
     return [row, {"task": "whole catalogue", "shape": shape.name, "synthetic": shape.synthetic, "peer": None, **whole}]
 
 

@@ -24,8 +24,9 @@ def run(name: str = "ml-25m", rounds: int = 5) -> list[dict[str, Any]]:
     def fixed(sparsity: Any) -> triage.Thresholds:
         return triage.Thresholds(0.5, triage.sparsity_threshold(sparsity, triage.Thresholds()))
 
+    seconds = measure.alternately({"ours": call}, rounds)["ours"]
     with measure.PeakMemory() as memory:
-        seconds = measure.alternately({"ours": call}, rounds)["ours"]
+        above = round(measure.allocated(call), 1)
     found = {"ours": measure.summary(seconds), "ratings": len(rows), "users": shape.n_users, "routed": len(routed)}
-    row = {"shape": name, "synthetic": shape.synthetic, **found, "peak_mib": round(memory.peak)}
-    return [row]
+    about = {"task": "triage", "shape": name, "synthetic": shape.synthetic}
+    return [{**about, **found, "peak_mib_above": above, "peak_mib_of_process": round(memory.peak)}]

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +58,15 @@ class PeakMemory:
         except psutil.Error:
             pass
         return held / 2**20
+
+
+def allocated(call: Callable[[], Any]) -> float:
+    """MiB that Python and NumPy had allocated at the worst moment, above what there was before."""
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    return peak
 
 
 def command(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> dict[str, float]:

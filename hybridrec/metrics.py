@@ -16,7 +16,7 @@ from scipy.special import gammaln
 
 from hybridrec.paths import cores
 
-_BLOCK_BYTES = 8 * 2**20  # scores of a whole catalogue that a thread holds at a time ...
+_BLOCK_BYTES = 16 * 2**20  # scores of a whole catalogue that a thread holds at a time ...
 _BLOCK_USERS = 32  # ... but at least those of so many users, or there are too many blocks
 _COUNTED = 2000  # for every value that is looked up in so many scores, counting is faster than sorting them
 
@@ -287,17 +287,20 @@ def _catalogue_groups(
     if (bad := scores[relevant] == -np.inf).any():
         raise ValueError(f"row {users[relevant[0][bad.argmax()]]}: an item is both seen and relevant.")
     liked = _Groups.from_columns(relevant[0], scores[relevant], np.ones(len(relevant[0])), pd.Index(users, name="user"))
+    n_items = scores.shape[1]
+    if ascending := len(liked.score) * _COUNTED > scores.size:
+        scores.sort(axis=1)  # all rows in one call: other threads can work meanwhile
     # The groups of a user stand together.
     parts = np.split(liked.score, np.flatnonzero(np.diff(liked.user)) + 1)
-    below, not_above = np.concatenate([_places(row, own) for row, own in zip(scores, parts, strict=True)], axis=1)
-    n_items = scores.shape[1]
+    places = [_places(row, own, ascending) for row, own in zip(scores, parts, strict=True)]
+    below, not_above = np.concatenate(places, axis=1)
     candidates = n_items - np.bincount(seen[0], minlength=len(users))
     return replace(liked, size=not_above - below, above=n_items - not_above, n_items=candidates)
 
 
-def _places(row: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+def _places(row: np.ndarray, values: np.ndarray, ascending: bool) -> np.ndarray:
     """How many of the scores in ``row`` lie below each of the values, and how many not above: shape (2, values)."""
-    if len(values) * _COUNTED < len(row):
+    if not ascending and len(values) * _COUNTED < len(row):
         return np.array([[np.count_nonzero(row < v), np.count_nonzero(row <= v)] for v in values]).T
-    row.sort()
+    row = row if ascending else np.sort(row)
     return np.array([row.searchsorted(values, side) for side in ("left", "right")])

@@ -169,14 +169,14 @@ def test_the_site_can_be_searched(browser, address):
 # --- JupyterLab -------------------------------------------------------------------------------------------------------
 
 
-def cleared_copy(name: str, folder: Path) -> Path:
+def cleared_copy(source: Path, folder: Path) -> Path:
     """A copy of a notebook without outputs."""
-    notebook = nbformat.read(paths.NOTEBOOKS / name, as_version=4)
+    notebook = nbformat.read(source, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, folder / name)
-    return folder / name
+    nbformat.write(notebook, folder / source.name)
+    return folder / source.name
 
 
 def free_port() -> int:
@@ -233,17 +233,34 @@ def run_all(page: Page, file: Path, seconds: int = 300) -> list[nbformat.Noteboo
             return cells
 
 
-def test_notebook_01_runs_in_jupyterlab_from_top_to_bottom(browser, lab, tmp_path):
-    address, token, folder, server = lab
-    file = cleared_copy("01_data.ipynb", folder)
+def opened(browser: Browser, address: str, token: str, file: Path) -> Page:
+    """The notebook in JupyterLab, its kernel idle."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.goto(f"{address}lab/tree/{file.name}?token={token}")
+    page.goto(f"{address}lab/tree/{file.name}?token={token}&reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
-    cells = run_all(page, file)
-    kernels = [process.cmdline() for process in psutil.Process(server).children(recursive=True)]
+    return page
+
+
+def assert_whole(cells: list[nbformat.NotebookNode]) -> None:
+    """Every cell ran, in order, without an error."""
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+
+
+def test_a_notebook_and_its_exercise_run_in_jupyterlab_from_top_to_bottom(browser, lab, tmp_path):
+    address, token, folder, server = lab
+    file = cleared_copy(paths.NOTEBOOKS / "01_data.ipynb", folder)
+    cells = run_all(opened(browser, address, token, file), file)
+    kernels = [process.cmdline() for process in psutil.Process(server).children(recursive=True)]
+    assert_whole(cells)
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
     assert [line[0] for line in kernels if "ipykernel_launcher" in line] == [sys.executable]
     assert (tmp_path / "scratch" / "results" / "ml-100k" / "01_portrait.png").is_file()
+
+    solved = cleared_copy(
+        paths.ROOT / "exercises" / "solutions" / "01_data.ipynb", folder
+    )  # the same name: it replaces
+    cells = run_all(opened(browser, address, token, solved), solved)
+    assert_whole(cells)
+    assert any("\u2713" in output.get("text", "") for cell in cells for output in cell.outputs)

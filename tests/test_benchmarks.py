@@ -1,0 +1,69 @@
+"""The committed benchmark results are whole, each comparison was of the same work, and the page shows them.
+
+No time is asserted: it says something about one machine on one day.
+"""
+
+import json
+import sys
+
+import pytest
+
+from hybridrec import paths
+
+BENCHMARKS = paths.ROOT / "benchmarks"
+FOUND = json.loads((BENCHMARKS / "results.json").read_text(encoding="utf-8"))
+SHAPES = {"ml-100k", "book-crossing", "ml-1m", "ml-25m"}
+PEERS = {"cornac", "ranx", "recommenders", "scikit-learn"}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The module that `make bench` runs."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import run
+
+    return run
+
+
+def rows(name: str) -> list[dict]:
+    return FOUND[name]["rows"]
+
+
+def test_every_benchmark_was_run_and_the_page_shows_it(run):
+    assert list(FOUND) == run.NAMES
+    assert (BENCHMARKS / "results.md").read_text(encoding="utf-8") == run.tables(FOUND)
+
+
+def test_metrics_met_every_peer_on_every_shape_with_the_same_values():
+    beside = {(row["task"], row["shape"], row["peer"]) for row in rows("metrics") if row["peer"]}
+    assert beside == {("test items", shape, peer) for shape in SHAPES for peer in PEERS} | {
+        ("whole catalogue", shape, "cornac") for shape in SHAPES
+    }
+    assert all(row["largest_difference"] <= 1e-9 for row in rows("metrics") if row["peer"])
+
+
+def test_the_largest_shape_was_done_for_all_users_and_its_memory_measured():
+    whole = [row for row in rows("metrics") if row["peer"] is None and row["shape"] == "ml-25m"]
+    assert {row["task"] for row in whole} == {"test items", "whole catalogue"}
+    assert all(row["users"] == 162_541 and row["peak_mib_above"] >= 0 for row in whole)
+    (triage,) = rows("triage")
+    assert triage["users"] == 162_541 and 0 < triage["routed"] < triage["users"]
+
+
+def test_the_language_model_ranked_the_same_users_the_same_way():
+    compared = {(row["workload"], row["peer"]) for row in rows("llm") if row["task"] == "likelihood"}
+    assert compared == {
+        (load, peer) for load in ("test items", "whole lists") for peer in ("per candidate", "listwise")
+    }
+    checked = [row for row in rows("llm") if row["peer"] == "per candidate"]
+    assert len(checked) == 2 and all(row["largest_difference"] <= 1e-4 for row in checked)
+
+
+def test_every_comparison_took_turns_at_least_five_times():
+    for name in ("metrics", "llm"):
+        assert all(row["theirs"]["runs"] == row["ours"]["runs"] >= 5 for row in rows(name) if row["peer"])
+
+
+def test_growth_has_an_exponent_for_everything_that_grew():
+    fitted = {row["task"] for row in rows("growth") if "exponent" in row}
+    assert fitted == {row["task"] for row in rows("growth")} and len(fitted) == 6
