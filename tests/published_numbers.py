@@ -1,6 +1,7 @@
 """Numbers in README.md carry the place they come from: ``0.50<!--headline.published.random.weak_auc_after-->``.
 
-A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``.
+A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``. One
+in benchmarks/results.json begins with ``benchmarks/``.
 """
 
 import json
@@ -17,7 +18,8 @@ def metrics_of(path: str) -> tuple[Any, str]:
     """The metrics.json that a path is about, and the path within it."""
     experiment, slash, inner = path.partition("/")
     folder, place = (experiment, inner) if slash else ("ml-100k", path)
-    return json.loads((paths.ROOT / "results" / folder / "metrics.json").read_text(encoding="utf-8")), place
+    file = paths.ROOT / ("benchmarks/results.json" if folder == "benchmarks" else f"results/{folder}/metrics.json")
+    return json.loads(file.read_text(encoding="utf-8")), place
 
 
 def look_up(metrics: Any, path: str) -> float:
@@ -25,7 +27,7 @@ def look_up(metrics: Any, path: str) -> float:
     for step in re.split(r"\.(?!\d)", path):  # not within a name like Qwen2.5
         if isinstance(metrics, list):
             wanted = dict(pair.split("=") for pair in step.split(","))
-            (metrics,) = [row for row in metrics if all(row[key] == value for key, value in wanted.items())]
+            (metrics,) = [row for row in metrics if all(str(row.get(key)) == value for key, value in wanted.items())]
         else:
             metrics = metrics[step]
     return metrics

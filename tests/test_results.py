@@ -132,10 +132,11 @@ def test_committed_notebooks_are_the_executed_ones():
 # --- the README -----------------------------------------------------------------------------------------------------
 
 
-def test_numbers_in_the_readme_are_those_of_the_results():
-    text = (paths.ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("page", "at_least"), [("README.md", 40), ("benchmarks/README.md", 10), ("docs/scale.md", 5)])
+def test_numbers_on_a_page_are_those_of_the_results(page, at_least):
+    text = (paths.ROOT / page).read_text(encoding="utf-8")
     found = [match for match in ANNOTATED.finditer(text) if match["path"] != PAPER]
-    assert len(found) > 40
+    assert len(found) >= at_least
     for match in found:
         shown = match["shown"].replace("-", "−")
         value = look_up(*metrics_of(match["path"]))
