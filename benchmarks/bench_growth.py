@@ -190,7 +190,7 @@ def _figure(table: pd.DataFrame, exponents: list[dict[str, Any]]) -> plt.Figure:
                     own["size"], own[value], label=f"{one['task']}: n^{one[power]:.2f}", **WORK[one["task"]].look
                 )
             axis.legend(fontsize=8, loc="upper left")
-            axis.set_ylim(top=axis.get_ylim()[1] * 8)  # room for the legend
+            axis.set_ylim(top=axis.get_ylim()[1] * 25)  # room for the legend
         column[1].set_xlabel(label)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("memory above, MiB")
