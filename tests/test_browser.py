@@ -169,14 +169,14 @@ def test_the_site_can_be_searched(browser, address):
 # --- JupyterLab -------------------------------------------------------------------------------------------------------
 
 
-def cleared_copy(source: Path, folder: Path) -> Path:
+def cleared_copy(source: Path, target: Path) -> Path:
     """A copy of a notebook without outputs."""
     notebook = nbformat.read(source, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, folder / source.name)
-    return folder / source.name
+    nbformat.write(notebook, target)
+    return target
 
 
 def free_port() -> int:
@@ -250,7 +250,7 @@ def assert_whole(cells: list[nbformat.NotebookNode]) -> None:
 
 def test_a_notebook_and_its_exercise_run_in_jupyterlab_from_top_to_bottom(browser, lab, tmp_path):
     address, token, folder, server = lab
-    file = cleared_copy(paths.NOTEBOOKS / "01_data.ipynb", folder)
+    file = cleared_copy(paths.NOTEBOOKS / "01_data.ipynb", folder / "study.ipynb")
     cells = run_all(opened(browser, address, token, file), file)
     kernels = [process.cmdline() for process in psutil.Process(server).children(recursive=True)]
     assert_whole(cells)
@@ -258,9 +258,7 @@ def test_a_notebook_and_its_exercise_run_in_jupyterlab_from_top_to_bottom(browse
     assert [line[0] for line in kernels if "ipykernel_launcher" in line] == [sys.executable]
     assert (tmp_path / "scratch" / "results" / "ml-100k" / "01_portrait.png").is_file()
 
-    solved = cleared_copy(
-        paths.ROOT / "exercises" / "solutions" / "01_data.ipynb", folder
-    )  # the same name: it replaces
+    solved = cleared_copy(paths.ROOT / "exercises" / "solutions" / "01_data.ipynb", folder / "exercise.ipynb")
     cells = run_all(opened(browser, address, token, solved), solved)
     assert_whole(cells)
     assert any("\u2713" in output.get("text", "") for cell in cells for output in cell.outputs)
