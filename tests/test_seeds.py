@@ -48,18 +48,25 @@ def test_the_studys_own_seed_gives_the_studys_own_numbers(name):
     pd.testing.assert_frame_equal(ours[exact], study.loc[ours.index, exact], atol=2e-6)
 
 
+DONE = {"book-crossing": 2}  # splits of an experiment for which `make seeds` was cut short; the README says so
+
+
 @pytest.mark.parametrize("name", computed())
 def test_every_split_is_another_one_and_the_model_was_asked_on_the_first_ones(name):
     table = pd.read_csv(paths.RESULTS / name / "seeds.csv")
     alone = table.query("ranker == 'recommender' and recommender == 'ItemKNN' and protocol == 'held-out'")
-    assert alone["weak_auc_after"].nunique() == table["seed"].nunique() == seeds.SPLITS
-    assert table.loc[table["ranker"] == seeds.MODE, "seed"].nunique() == seeds.ASKED
+    done = DONE.get(name, seeds.SPLITS)
+    assert alone["weak_auc_after"].nunique() == table["seed"].nunique() == done
+    assert table.loc[table["ranker"] == seeds.MODE, "seed"].nunique() == min(seeds.ASKED, done)
 
 
 def test_the_readme_says_what_came_of_the_splits():
     tables = [pd.read_csv(file) for file in sorted(paths.RESULTS.glob("*/seeds.csv"))]
     weak = [seeds.weak_users(table).query("protocol == 'held-out'") for table in tables]
     asked = [each.pivot(index="seed", columns="ranker", values="auc").dropna(subset=[seeds.MODE]) for each in weak]
-    assert sum(map(len, asked)) == 6 and "six in which it was asked" in (paths.ROOT / "README.md").read_text()
-    for each in asked:
-        assert (each[seeds.MODE] < each[["recommender", "item-mean"]].min(axis=1)).all()
+    splits = pd.concat(asked)
+    assert len(splits) == 8 and (splits[seeds.MODE] < splits["item-mean"]).all()
+    (gain,) = (splits[seeds.MODE] - splits["recommender"]).loc[lambda gains: gains > 0]
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert "In none of the eight in which it was asked does SmolLM2 reach item means" in readme
+    assert gain < 0.01 and "in one (of the books, by less than a hundredth)" in readme
