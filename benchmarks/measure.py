@@ -20,28 +20,23 @@ _EVERY = 0.2  # seconds between two looks at the memory
 
 
 class PeakMemory:
-    """The largest memory of a process and its children while the block runs, in MiB; ``above`` what there was before.
+    """The largest memory of a process and its children while the block runs, in MiB.
 
     Proportional set size: a page that two processes share counts once.
     """
 
     def __init__(self, pid: int | None = None) -> None:
-        self.process, self.peak, self.before, self._over = psutil.Process(pid), 0.0, 0.0, threading.Event()
+        self.process, self.peak, self._over = psutil.Process(pid), 0.0, threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> "PeakMemory":
-        self.before = self.peak = self._now()
+        self.peak = self._now()
         self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._watch.join()
-
-    @property
-    def above(self) -> float:
-        """How far the peak is above what was held before."""
-        return self.peak - self.before
 
     def _look(self) -> None:
         while not self._over.wait(_EVERY):

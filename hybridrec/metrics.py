@@ -266,7 +266,8 @@ def whole_catalogue(
 
     with ThreadPoolExecutor(cores()) as pool:
         blocks = list(pool.map(of_block, range(0, len(asked), size)))
-    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    names = ("auc", "pairs", f"ndcg_at_{k}", f"recall_at_{k}")
+    columns = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in names}
     table = pd.DataFrame(columns, index=pd.Index(asked, name="user")).reindex(range(relevant.shape[0]))
     return table.fillna({"pairs": 0.0})
 

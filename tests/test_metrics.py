@@ -227,6 +227,14 @@ def test_the_whole_catalogue_is_taken_in_blocks_and_the_scores_are_left_alone(mo
     np.testing.assert_array_equal(scores, before)
 
 
+def test_a_catalogue_in_which_nobody_likes_anything_has_no_metrics_and_no_error():
+    scores, relevant, seen = catalogue(50)
+    found = metrics.whole_catalogue(lambda rows: scores[rows], csr_array(relevant.shape, dtype=bool), seen)
+    assert (
+        len(found) == len(scores) and (found["pairs"] == 0).all() and found.drop(columns="pairs").isna().all(axis=None)
+    )
+
+
 def test_a_view_of_the_callers_scores_is_not_written_into():
     scores, relevant, seen = catalogue(50)
     rows = np.flatnonzero(np.diff(relevant.indptr))
