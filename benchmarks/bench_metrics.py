@@ -18,6 +18,7 @@ from hybridrec import metrics
 
 K = 10
 ROUNDS = 5
+KNOWN_SCORES = 60_000_000  # of whole catalogues, held for Cornac's loop
 LIMIT = {"cornac": 20_000, "scikit-learn": 2_000, "recommenders": 200_000, "ranx": 20_000}  # users a peer is given
 
 
@@ -157,7 +158,7 @@ def _matrix(table: pd.DataFrame, shape: shapes.Shape) -> csr_array:
 def _whole_catalogue(shape: shapes.Shape) -> list[dict[str, Any]]:
     """All unseen items as candidates: beside Cornac's own evaluation loop for some users, then ours for all."""
     relevant, seen = _matrix(shape.test[shape.test["relevant"]], shape), _matrix(shape.known, shape)
-    users = max(100, min(shape.n_users, 2_000_000 // shape.n_items))
+    users = min(shape.n_users, KNOWN_SCORES // shape.n_items)
     some = {"relevant": relevant[:users], "seen": seen[:users]}
     scores = shape.user_factors[:users] @ shape.item_factors.T
     call = _cornac_loop(scores, **some)

@@ -16,9 +16,8 @@ from scipy.special import gammaln
 
 from hybridrec.paths import cores
 
-_BLOCK_BYTES = 16 * 2**20  # scores of a whole catalogue that a thread holds at a time ...
-_BLOCK_USERS = 32  # ... but at least those of so many users, or there are too many blocks
-_COUNTED = 2000  # for every value that is looked up in so many scores, counting is faster than sorting them
+_BLOCK_CELLS = 2**20  # scores of a whole catalogue that a thread holds at a time ...
+_BLOCK_USERS = 16  # ... but at least those of so many users, or there are too many blocks
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,28 @@ class _Groups:
             above=starts - (np.cumsum(n_items) - n_items)[user],
             n_relevant=np.bincount(codes, relevant, len(users)),
             n_items=n_items,
+        )
+
+    @classmethod
+    def of_catalogue(
+        cls, users: np.ndarray, score: Callable[[np.ndarray], np.ndarray], relevant: csr_array, seen: csr_array
+    ) -> "_Groups":
+        """The groups of a relevant item, among all that a user has not seen. One row of the matrices a user.
+
+        Items of a group have the same number of others above them; this number is their score here, negated.
+        """
+        if (bad := np.diff(relevant.multiply(seen).tocsr().indptr)).any():
+            raise ValueError(f"row {users[bad.argmax()]}: an item is both seen and relevant.")
+        above, beside = _places(users, score, relevant, seen)
+        codes = np.repeat(np.arange(len(users)), np.diff(relevant.indptr))
+        liked = cls.from_columns(codes, -above, beside.astype(float), pd.Index(users, name="user"))
+        return replace(
+            liked,
+            relevant=liked.size,
+            size=(liked.relevant / liked.size).astype(int),  # summed was the same number for each of a group
+            above=-liked.score,
+            n_relevant=liked.n_items,
+            n_items=relevant.shape[1] - np.diff(seen.indptr),
         )
 
     def sum(self, values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -241,8 +262,7 @@ def whole_catalogue(
 
     Args:
         score: gives the scores of an array of users (their row numbers) for all items: shape (len(users), n_items).
-            It is called from several threads at once, and only for users who have something relevant. An array that
-            it makes is overwritten, a view is not.
+            It is called from several threads at once, and only for users who have something relevant.
         relevant: shape (n_users, n_items): what is right.
         seen: of the same shape: what is no candidate (a training item).
         k: how far down is looked.
@@ -251,57 +271,34 @@ def whole_catalogue(
         Columns auc, pairs, ndcg_at_k, recall_at_k; one row a user, in the order of the rows.
 
     Raises:
-        ValueError: a score that is no number, or an item both seen and relevant (names the user's row).
+        ValueError: a score that is no number, or an item both seen and relevant (names the user's row); scores of
+            another shape.
     """
     asked = np.flatnonzero(np.diff(relevant.indptr))
-    of_asked, seen = relevant[asked], seen[asked]
-    size = max(_BLOCK_USERS, _BLOCK_BYTES // (8 * relevant.shape[1]))
-
-    def of_block(start: int) -> dict[str, np.ndarray]:
-        rows = slice(start, start + size)
-        scores = score(asked[rows])
-        scores = scores if scores.flags.owndata else scores.copy()  # a view of what the caller still needs
-        groups = _catalogue_groups(scores, _stored(of_asked, rows), _stored(seen, rows), asked[rows])
-        return _per_user(groups, k)
-
-    with ThreadPoolExecutor(cores()) as pool:
-        blocks = list(pool.map(of_block, range(0, len(asked), size)))
-    names = ("auc", "pairs", f"ndcg_at_{k}", f"recall_at_{k}")
-    columns = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in names}
-    table = pd.DataFrame(columns, index=pd.Index(asked, name="user")).reindex(range(relevant.shape[0]))
+    groups = _Groups.of_catalogue(asked, score, relevant[asked], seen[asked])
+    table = pd.DataFrame(_per_user(groups, k), index=groups.users).reindex(range(relevant.shape[0]))
     return table.fillna({"pairs": 0.0})
 
 
-def _stored(matrix: csr_array, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Where consecutive rows of a matrix have values: numbers of the row within ``rows``, and columns."""
-    ends = matrix.indptr[rows.start : rows.stop + 1]
-    return np.repeat(np.arange(len(ends) - 1), np.diff(ends)), matrix.indices[ends[0] : ends[-1]]
+def _places(
+    asked: np.ndarray, score: Callable[[np.ndarray], np.ndarray], relevant: csr_array, seen: csr_array
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many unseen items stand above each relevant one, and how many beside it, itself included."""
+    from hybridrec import places  # numba: only who measures whole catalogues waits for it
 
+    above, beside = np.empty((2, relevant.nnz), dtype=np.int64)
+    size = max(_BLOCK_USERS, _BLOCK_CELLS // relevant.shape[1])
 
-def _catalogue_groups(
-    scores: np.ndarray, relevant: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray], users: np.ndarray
-) -> _Groups:
-    """The groups of scores that a relevant item has, among all unseen items; ``scores`` is overwritten."""
-    if not np.isfinite(scores.sum(axis=1)).all() and (bad := ~np.isfinite(scores).all(axis=1)).any():
-        raise ValueError(f"row {users[bad.argmax()]}: a score is no number.")
-    scores[seen] = -np.inf
-    if (bad := scores[relevant] == -np.inf).any():
-        raise ValueError(f"row {users[relevant[0][bad.argmax()]]}: an item is both seen and relevant.")
-    liked = _Groups.from_columns(relevant[0], scores[relevant], np.ones(len(relevant[0])), pd.Index(users, name="user"))
-    n_items = scores.shape[1]
-    if ascending := len(liked.score) * _COUNTED > scores.size:
-        scores.sort(axis=1)  # all rows in one call: other threads can work meanwhile
-    # The groups of a user stand together.
-    parts = np.split(liked.score, np.flatnonzero(np.diff(liked.user)) + 1)
-    places = [_places(row, own, ascending) for row, own in zip(scores, parts, strict=True)]
-    below, not_above = np.concatenate(places, axis=1)
-    candidates = n_items - np.bincount(seen[0], minlength=len(users))
-    return replace(liked, size=not_above - below, above=n_items - not_above, n_items=candidates)
+    def fill(start: int) -> None:
+        users, ends = asked[start : start + size], slice(start, start + size + 1)
+        scores = np.asarray(score(users))
+        if scores.shape != (len(users), relevant.shape[1]):  # compiled code would read on beyond the end
+            raise ValueError(f"scores have shape {scores.shape}, not {(len(users), relevant.shape[1])}.")
+        parts = relevant.indptr[ends], relevant.indices, seen.indptr[ends], seen.indices
+        if (bad := places.of_items(scores, *parts, above, beside)) >= 0:
+            raise ValueError(f"row {users[bad]}: a score is no number.")
 
-
-def _places(row: np.ndarray, values: np.ndarray, ascending: bool) -> np.ndarray:
-    """How many of the scores in ``row`` lie below each of the values, and how many not above: shape (2, values)."""
-    if not ascending and len(values) * _COUNTED < len(row):
-        return np.array([[np.count_nonzero(row < v), np.count_nonzero(row <= v)] for v in values]).T
-    row = row if ascending else np.sort(row)
-    return np.array([row.searchsorted(values, side) for side in ("left", "right")])
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in pool.map(fill, range(0, len(asked), size)):
+            pass  # waits, and raises what a block raised
+    return above, beside

@@ -19,7 +19,7 @@ LLM = "answers batch chat limits local models prompts rankers recordings runner 
 SOURCES = "book_crossing canonical movielens own".split()
 FLOORS: list[set[str]] = [
     {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment"},
-    {"downloads", "metrics", "prices", "tables", "statistics"},
+    {"downloads", "metrics", "places", "prices", "tables", "statistics"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
     {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "claims", "topk", "costs", "enough"},

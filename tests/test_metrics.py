@@ -215,7 +215,7 @@ def test_the_whole_catalogue_is_taken_in_blocks_and_the_scores_are_left_alone(mo
     scores, relevant, seen = catalogue(50)
     before, asked = scores.copy(), []
     whole = metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
-    monkeypatch.setattr(metrics, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(metrics, "_BLOCK_CELLS", 1)
 
     def score(rows):
         asked.append(len(rows))
@@ -235,31 +235,30 @@ def test_a_catalogue_in_which_nobody_likes_anything_has_no_metrics_and_no_error(
     )
 
 
-def test_a_view_of_the_callers_scores_is_not_written_into():
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int32])
+def test_any_kind_of_number_is_a_score(kind):
     scores, relevant, seen = catalogue(50)
-    rows = np.flatnonzero(np.diff(relevant.indptr))
-    scores, before = scores[rows], scores[rows]
-    metrics.whole_catalogue(lambda users: scores[: len(users)], relevant[rows], seen[rows])
-    np.testing.assert_array_equal(scores, before)
+    expected = metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
+    for laid_out in (scores.astype(kind), np.asfortranarray(scores.astype(kind))):
+        found = metrics.whole_catalogue(lambda rows, of=laid_out: of[rows], relevant, seen)
+        pd.testing.assert_frame_equal(found, expected)
 
 
-@pytest.mark.parametrize("distinct_scores", [4, 10**6])
-def test_counting_and_sorting_find_the_same_places(distinct_scores, monkeypatch):
-    scores, relevant, seen = catalogue(distinct_scores)
-    found = []
-    for counted in (1, 10**9):
-        monkeypatch.setattr(metrics, "_COUNTED", counted)
-        found.append(metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen))
-    pd.testing.assert_frame_equal(*found)
+@pytest.mark.parametrize("part", [np.s_[1:], np.s_[:, 1:], np.s_[0]])
+def test_scores_of_another_shape_are_refused(part):
+    scores, relevant, seen = catalogue(50)
+    with pytest.raises(ValueError, match=r"scores have shape \(.*\), not \(\d+, 60\)"):
+        metrics.whole_catalogue(lambda rows: scores[rows][part], relevant, seen)
 
 
 def test_the_whole_catalogue_names_the_row_of_what_cannot_be_ranked():
     scores, relevant, seen = catalogue(50)
     with pytest.raises(ValueError, match="row 41: an item is both seen and relevant"):
         metrics.whole_catalogue(lambda rows: scores[rows], relevant, _with_relevant(seen, relevant, 41))
-    scores[77, 3] = np.nan
-    with pytest.raises(ValueError, match="row 77: a score is no number"):
-        metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
+    for no_number in (np.nan, np.inf, -np.inf):
+        scores[77, 3] = no_number
+        with pytest.raises(ValueError, match="row 77: a score is no number"):
+            metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
 
 
 def _with_relevant(seen: csr_array, relevant: csr_array, row: int) -> csr_array:
