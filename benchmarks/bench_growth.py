@@ -116,18 +116,12 @@ def _triage(users: int, each: int = 100, items: int = 10_000) -> Callable[[], An
 
 
 def _likelihood(candidates: int, history: int) -> Callable[[], Any]:
-    """One user's ranking by the local model, nothing kept from the user before."""
+    """One user's ranking by the local model."""
     model = _model()
     items = [prompts.Item(TITLE.format(number=number)) for number in range(candidates + history)]
     task = rankers.Task(0, tuple(items[candidates:]), tuple(range(candidates)), tuple(items[:candidates]))
     request = rankers.request_of(task, "likelihood", "film").request
-    other = {**request, "instruction": "Hello.", "candidates": ["A"]}  # pushes the last user's history out
-
-    def call() -> None:
-        model.answer([other])
-        model.answer([request])
-
-    return call
+    return lambda: model.answer([request])
 
 
 _MODELS: list[LocalModel] = []

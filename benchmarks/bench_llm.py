@@ -1,5 +1,8 @@
 """Rankings by the local model: ours beside one pass a candidate and beside written lists; prefill and loading.
 
+Lists are written in two ways: as the model answers ("listwise": a small one soon repeats a line, and is stopped), and
+to the end ("complete list": as many tokens as it takes to name every candidate, which ``likelihood`` ranks, too).
+
 Two workloads, prompts as in notebook 04. "test items": users whom the study may route (all are inactive), with their
 own test items. "whole lists": the same users with the fifty most rated items that they have not seen. A peer that
 would take minutes gets fewer users, and ours is then timed on the same ones; the rows say how many.
@@ -26,10 +29,12 @@ MODEL = "SmolLM2-135M-Instruct"
 SEED, LIKE, LENGTH = 2024, 4.0, 50
 ROUNDS = 5
 USERS = {  # how many users each peer is given
-    ("test items", "per candidate"): 6,
+    ("test items", "per candidate"): 8,
     ("test items", "listwise"): 16,
+    ("test items", "complete list"): 16,
     ("whole lists", "per candidate"): 1,
-    ("whole lists", "listwise"): 8,
+    ("whole lists", "listwise"): 4,
+    ("whole lists", "complete list"): 4,
 }
 TOLERANCE = 1e-4  # of a candidate's log-likelihood per token
 SQUARE = 4096
@@ -82,8 +87,19 @@ def _beside(model: LocalModel, workload: str, peer: str, tasks: list[rankers.Tas
     return {
         **{"task": "likelihood", "workload": workload, "peer": peer, "users": users, "candidates": candidates},
         **{"ours": mine, "theirs": other, "ratio": round(other["median"] / mine["median"], 1)},
-        "largest_difference": off,
+        **{"largest_difference": off, "times_fewer_tokens": round(_times_fewer_tokens(model, tasks), 1)},
     }
+
+
+def _times_fewer_tokens(model: LocalModel, tasks: list[rankers.Task]) -> float:
+    """What reading each history once saves: tokens of one pass a candidate, by those of one pass a user."""
+    prompts = [_prompt(model, task) for task in tasks]
+    each = sum(len(prompt.prefix) + len(suffix) for prompt in prompts for suffix in prompt.suffixes)
+    return each / sum(prompt.size for prompt in prompts)
+
+
+def _prompt(model: LocalModel, task: rankers.Task) -> scoring.Prompt:
+    return model._prompt(rankers.request_of(task, "likelihood", "film").request)
 
 
 def agreement(ours: list[list[float]], theirs: list[list[float]]) -> float:
@@ -122,7 +138,7 @@ def _likelihood(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], li
 
 def _per_candidate(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[list[float]]]:
     """A forward pass over history and candidate for each candidate; logits only where they are needed."""
-    prompts = [model._prompt(rankers.request_of(task, "likelihood", "film").request) for task in tasks]
+    prompts = [_prompt(model, task) for task in tasks]
 
     @torch.inference_mode()
     def score(prefix: list[int], suffix: list[int]) -> float:
@@ -134,12 +150,23 @@ def _per_candidate(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[],
 
 
 def _listwise(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[dict[str, Any]]]:
-    """The published way: the model writes the list, users in one batch."""
+    """The published way: the model writes the list, users in one batch, each until it repeats a line."""
     requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
     return lambda: model.answer(requests)
 
 
-PEERS = {"per candidate": _per_candidate, "listwise": _listwise}
+def _complete_list(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], torch.Tensor]:
+    """The same, with as many tokens as a numbered list of all candidates has (in a batch, the longest list's)."""
+    requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
+    lists = ["\n".join(f"{n}. {title}" for n, title in enumerate(one["candidates"], 1)) for one in requests]
+    length = max(len(model._tokens(text)) for text in lists)
+    prompts = ["".join(model._around(one["instruction"])) for one in requests]
+    inputs = model.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    options = {"do_sample": False, "min_new_tokens": length, "max_new_tokens": length}
+    return lambda: model.model.generate(**inputs, **options, pad_token_id=model.tokenizer.pad_token_id)
+
+
+PEERS = {"per candidate": _per_candidate, "listwise": _listwise, "complete list": _complete_list}
 
 
 # --- prefill and loading ---------------------------------------------------------------------------------------------
@@ -151,7 +178,7 @@ def _prefill(model: LocalModel, tasks: list[rankers.Task]) -> dict[str, Any]:
     Counted are the multiplications and additions of matrices: of the linear layers, of attention as far as a token
     sees, and of the logits of one token a prompt.
     """
-    asked = [model._prompt(rankers.request_of(task, "likelihood", "film").request) for task in tasks]
+    asked = [_prompt(model, task) for task in tasks]
     prompts = [scoring.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
     lengths, config, square = [len(one.prefix) for one in prompts], model.model.config, torch.randn(SQUARE, SQUARE)
     linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)

@@ -53,7 +53,9 @@ def test_the_largest_shape_was_done_for_all_users_and_its_memory_measured():
 def test_the_language_model_ranked_the_same_users_the_same_way():
     compared = {(row["workload"], row["peer"]) for row in rows("llm") if row["task"] == "likelihood"}
     assert compared == {
-        (load, peer) for load in ("test items", "whole lists") for peer in ("per candidate", "listwise")
+        (load, peer)
+        for load in ("test items", "whole lists")
+        for peer in ("per candidate", "listwise", "complete list")
     }
     checked = [row for row in rows("llm") if row["peer"] == "per candidate"]
     assert len(checked) == 2 and all(row["largest_difference"] <= 1e-4 for row in checked)

@@ -15,7 +15,7 @@ import torch
 from transformers import AttentionInterface
 
 # How many tokens are computed together. Longer rows are no faster, and need more memory.
-_TOKENS_PER_PASS = 4096
+_TOKENS_PER_PASS = 2048
 # How many tokens of candidates share a mask: each of them is also compared with all the others, for nothing.
 _TOKENS_BESIDE = 128
 # How many rows of logits, each as wide as the vocabulary, are held at once.
