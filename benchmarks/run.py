@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -82,8 +83,8 @@ def main(names: Sequence[str]) -> None:
     found = json.loads(measure.RESULTS.read_text()) if measure.RESULTS.is_file() else {}
     for name in names:
         start = time.perf_counter()
-        with get_context("spawn").Pool(1) as pool:
-            rows = pool.apply(rows_of, [name])
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows = pool.submit(rows_of, name).result()
         took = round(time.perf_counter() - start)
         found[name] = {"machine": measure.machine(PACKAGES), "seconds": took, "rows": rows}
         measure.RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

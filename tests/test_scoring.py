@@ -104,6 +104,14 @@ def test_scores_do_not_depend_on_what_is_computed_together(model, monkeypatch, p
         assert flat(one) == pytest.approx(flat(scored(model, [prompt])[0]), abs=1e-4)
 
 
+def test_a_history_longer_than_a_pass_is_read_once(model, monkeypatch):
+    passes = []
+    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", 20)
+    monkeypatch.setattr(scoring, "_pass", lambda _, prompts: passes.append(prompts) or [[None] * 4] * len(prompts))
+    scoring.log_probs(model, [Prompt([1] * 50, [[2] * 5] * 4)])
+    assert len(passes) == 1
+
+
 def test_the_order_of_users_changes_nothing(model):
     prompts = families()
     together = scored(model, prompts)

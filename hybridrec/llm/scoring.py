@@ -89,8 +89,11 @@ def _check(config: Any) -> None:
 
 
 def _pieces(prompt: Prompt) -> Iterator[Prompt]:
-    """The prompt with as many of its suffixes as fit into one pass, until all had their turn."""
-    for suffixes in together(prompt.suffixes, _TOKENS_PER_PASS - len(prompt.prefix)):
+    """The prompt with a pass's tokens of its suffixes, until all had their turn.
+
+    The prefix does not count, however long it is: every further piece would compute it once more.
+    """
+    for suffixes in together(prompt.suffixes, _TOKENS_PER_PASS):
         yield Prompt(prompt.prefix, suffixes, prompt.choices)
 
 
