@@ -45,7 +45,10 @@ def run() -> list[dict[str, Any]]:
 def _grow(name: str, growing: "Growing") -> list[dict[str, Any]]:
     """The same work at every size: all sizes in turn, ROUNDS times, and the memory of one run more."""
     calls = {size: growing.work(size) for size in growing.sizes}
-    peaks = {size: growing.memory(call) for size, call in calls.items()}  # also the run that warms up
+    peaks = {}
+    for size, call in calls.items():
+        call()  # loaded and compiled now: neither is the work's own
+        peaks[size] = growing.memory(call)
     times = measure.alternately(calls, ROUNDS)
     found = []
     for size in growing.sizes:
@@ -69,7 +72,6 @@ def resident(call: Callable[[], Any]) -> float:
 
     Reads what Linux counts. Memory that earlier calls freed is handed back first, or it would be used again unseen.
     """
-    call()  # the weights are loaded
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -100,12 +102,7 @@ def _catalogue(items: int, users: int = 500, liked: int = 5) -> Callable[[], Any
     user = np.repeat(np.arange(users), liked)
     relevant = csr_array((np.ones(len(user), dtype=bool), (user, item)), shape=(users, items))
     seen = csr_array((users, items), dtype=bool)
-
-    def call() -> pd.DataFrame:
-        return metrics.whole_catalogue(lambda rows: factors[0][rows] @ factors[1], relevant, seen)
-
-    call()  # compiled now: no memory of the work's own
-    return call
+    return lambda: metrics.whole_catalogue(lambda rows: factors[0][rows] @ factors[1], relevant, seen)
 
 
 def _triage(users: int, each: int = 100, items: int = 10_000) -> Callable[[], Any]:

@@ -161,8 +161,7 @@ def _complete_list(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[],
     requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
     lists = ["\n".join(f"{n}. {title}" for n, title in enumerate(one["candidates"], 1)) for one in requests]
     length = max(len(model._tokens(text)) for text in lists)
-    prompts = ["".join(model._around(one["instruction"])) for one in requests]
-    inputs = model.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    inputs = model._padded(requests)
     options = {"do_sample": False, "min_new_tokens": length, "max_new_tokens": length}
     return lambda: model.model.generate(**inputs, **options, pad_token_id=model.tokenizer.pad_token_id)
 

@@ -72,7 +72,7 @@ class _Groups:
 
         Items of a group have the same number of others above them; this number is their score here, negated.
         """
-        if (bad := np.diff(relevant.multiply(seen).tocsr().indptr)).any():
+        if (bad := np.diff(relevant.multiply(seen).indptr)).any():
             raise ValueError(f"row {users[bad.argmax()]}: an item is both seen and relevant.")
         above, beside = _places(users, score, relevant, seen)
         codes = np.repeat(np.arange(len(users)), np.diff(relevant.indptr))

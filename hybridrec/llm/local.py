@@ -171,8 +171,7 @@ class LocalModel:
     def _generate(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Greedy continuations of a batch; each stops at its own end, at a repeated line or at the longest budget."""
         start = time.perf_counter()
-        prompts = ["".join(self._around(request["instruction"])) for request in requests]
-        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = self._padded(requests)
         width = inputs["input_ids"].shape[1]
         budgets = [self._budget(request["candidates"]) for request in requests]
         stop = StoppingCriteriaList([_StopAtRepeatedLine(self.tokenizer, width, budgets)])
@@ -181,6 +180,11 @@ class LocalModel:
         seconds = round((time.perf_counter() - start) / len(requests), 3)
         answers = zip(output[:, width:].tolist(), inputs["attention_mask"].sum(1).tolist(), budgets, strict=True)
         return [self._generated(new, n, budget, seconds) for new, n, budget in answers]
+
+    def _padded(self, requests: list[dict[str, Any]]) -> Any:
+        """The prompts as one batch of tokens."""
+        prompts = ["".join(self._around(request["instruction"])) for request in requests]
+        return self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
 
     def _generated(self, new: list[int], prompt_tokens: int, budget: int, seconds: float) -> dict[str, Any]:
         ends = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
