@@ -7,11 +7,21 @@ PYTHON     ?= python3.11
 VENV       ?= .venv
 NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost
 
+# Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
+# relative to this folder and none can be made to lead out of it: what is removed is always within.
+override SCRATCH := .stamps/scratch
+override STAMPS   = .stamps/$(EXPERIMENT)
 PY      := $(VENV)/bin/python
-STAMPS  := .stamps/$(EXPERIMENT)
-SCRATCH := $(abspath .stamps/scratch)
 MODULE  := $(wildcard hybridrec/*.py hybridrec/llm/*)
 ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/recordings/*/*.jsonl.gz))
+
+# An experiment's name becomes part of paths, and of commands.
+LETTERS := a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z
+STRANGE := $(EXPERIMENT)
+$(foreach one,$(LETTERS) 0 1 2 3 4 5 6 7 8 9 - _ .,$(eval STRANGE := $$(subst $(one),,$$(STRANGE))))
+ifneq ($(words $(EXPERIMENT))$(STRANGE)$(filter .% -%,$(EXPERIMENT)),1)
+$(error EXPERIMENT is the name of a file in notebooks/experiments, without .toml: letters, digits, - _ and .)
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,7 +30,7 @@ ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/r
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
-	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' $(MAKEFILE_LIST) | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' Makefile | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 	@echo "Another experiment: make reproduce EXPERIMENT=name, for notebooks/experiments/name.toml."
 
 # --- the environment -------------------------------------------------------------------------------------------------

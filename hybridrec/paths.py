@@ -24,9 +24,12 @@ def data_folders() -> list[Path]:
 
 
 def _output() -> Path | None:
-    """Scratch root that replaces data/tables and results, so that a test run leaves committed results alone."""
+    """Scratch root that replaces data/tables and results, so that a test run leaves committed results alone.
+
+    It may be given from the repository's root on: a notebook's kernel stands in another folder than ``make`` does.
+    """
     scratch = os.environ.get("HYBRIDREC_SCRATCH")
-    return Path(scratch) if scratch else None
+    return ROOT / scratch if scratch else None
 
 
 def tables(experiment: str) -> Path:
