@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hybridrec import datasets, recommenders, splits
+from hybridrec import cornac_models, datasets, fits, splits
 
 SYNTHETIC = {"ml-1m": (6_040, 3_706, 1_000_209), "ml-25m": (162_541, 59_047, 25_000_095)}  # users, items, ratings
 REAL = {"ml-100k": 4.0, "book-crossing": 8.0}  # like threshold
@@ -50,8 +50,8 @@ def _real(name: str) -> Shape:
     rows["relevant"] = rows["rating"] >= REAL[name]
     users, items = np.sort(rows["user"].unique()), np.sort(data.items["item"].unique())
     known, test = rows[rows["split"] != "test"], rows[rows["split"] == "test"]
-    model = recommenders.build_model("MF", {"lambda_reg": 0.06}, SEED)
-    model.fit(recommenders.cornac_dataset(known[["user", "item", "rating"]], users, items, SEED))
+    model = cornac_models.build("MF", SEED, **fits.RECIPES["MF"].fixed, lambda_reg=0.06)
+    model.fit(cornac_models.dataset(known[["user", "item", "rating"]], users, items, SEED))
     known, test = (
         part.assign(user=np.searchsorted(users, part["user"]), item=np.searchsorted(items, part["item"]))
         for part in (known, test)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import datasets, evaluation, hybrid, paths, recommenders, splits, triage
+from hybridrec import datasets, evaluation, fits, hybrid, paths, recommenders, splits, triage
 from hybridrec.llm import answers, prompts, rankers
 from hybridrec.llm.recordings import request_key
 from hybridrec.randomness import generator
@@ -113,9 +113,9 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def compute(todo: list, what: str) -> None:
-    """The fits of ``recommenders.run``, one after the other in this process."""
+    """The fits of ``fits.run``, one after the other in this process."""
     for work, file in todo:
-        np.savez(file, **recommenders.fit_and_score(work))
+        np.savez(file, **fits.fit_and_score(work))
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def runs(tmp_path_factory) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, 
         return outputs(interactions)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recommenders, "_compute", compute)
-        small = {name: replace(recommenders.RECIPES[name], grid=grid) for name, grid in GRIDS.items()}
-        patch.setattr(recommenders, "RECIPES", small)
+        patch.setattr(fits, "_compute", compute)
+        small = {name: replace(fits.RECIPES[name], grid=grid) for name, grid in GRIDS.items()}
+        patch.setattr(fits, "RECIPES", small)
         ratings = simulated()
         folders = [tmp_path_factory.mktemp(name) for name in ("as-they-are", "scrambled")]
         yield run(ratings, folders[0]), run(scrambled(ratings), folders[1])

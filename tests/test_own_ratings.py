@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrec import __main__ as commands
-from hybridrec import claims, datasets, enough, evaluation, experiment, figures, paths, recommenders, splits, triage
+from hybridrec import (
+    claims,
+    datasets,
+    enough,
+    evaluation,
+    experiment,
+    figures,
+    fits,
+    paths,
+    recommenders,
+    splits,
+    triage,
+)
 from hybridrec.llm import rankers, runner
 from hybridrec.sources import canonical, own
 from hybridrec.sources.canonical import DatasetError
@@ -369,7 +381,7 @@ def test_a_user_whose_only_rating_is_held_out_has_scores_all_the_same(name, inte
     pairs = interactions.loc[interactions["user"] <= 6, ["user", "item"]].reset_index(drop=True)
     users, numbers = np.sort(interactions["user"].unique()), items["item"].to_numpy()
     params = recommenders.grid(name)[0]
-    scores = recommenders.fit_and_score(recommenders.Fit(name, params, train, pairs, users, numbers, seed=1))["scores"]
+    scores = fits.fit_and_score(fits.Fit(name, params, train, pairs, users, numbers, seed=1))["scores"]
     assert np.isfinite(scores).all()
     if name.endswith("KNN"):
         assert set(scores[pairs["user"] == 3]) == {0.0}

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import metrics, paths, recommenders, splits
-from hybridrec.recommenders import Fit, Recipe, RecommenderError, Study
+from hybridrec import cornac_models, fits, metrics, paths, recommenders, splits
+from hybridrec.fits import Fit, Recipe, RecommenderError
+from hybridrec.recommenders import Study
 
 # Smaller than the declared grids, so that a fit takes a moment.
 QUICK = {
@@ -57,28 +58,28 @@ def serial(tmp_path, monkeypatch) -> list[Fit]:
             np.savez(file, **memory_fit(work))
 
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(recommenders, "_compute", compute)
+    monkeypatch.setattr(fits, "_compute", compute)
     return computed
 
 
 def test_quick_settings_cover_every_recipe():
-    assert list(QUICK) == list(recommenders.RECIPES)
+    assert list(QUICK) == list(fits.RECIPES)
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_every_recommender_scores_finitely_and_repeats_itself(name, study, pairs):
     work = study.fit(name, QUICK[name], study.known(), pairs)
-    scores = recommenders.fit_and_score(work)["scores"]
+    scores = fits.fit_and_score(work)["scores"]
     assert scores.shape == (len(pairs),)
     assert np.isfinite(scores).all()
     assert len(np.unique(scores)) > 1
-    np.testing.assert_array_equal(recommenders.fit_and_score(work)["scores"], scores)
+    np.testing.assert_array_equal(fits.fit_and_score(work)["scores"], scores)
 
 
 @pytest.mark.parametrize("name", ["ItemKNN", "UserKNN", "MF", "EASE"])
 def test_scores_find_the_structure_and_belong_to_their_pairs(name, study, pairs):
     shuffled = pairs.sample(frac=1, random_state=2)
-    scores = recommenders.fit_and_score(study.fit(name, QUICK[name], study.known(), shuffled))["scores"]
+    scores = fits.fit_and_score(study.fit(name, QUICK[name], study.known(), shuffled))["scores"]
     judged = shuffled.assign(score=scores, relevant=shuffled["rating"] >= 4, user=0)
     assert metrics.auc(judged)[0] > 0.7
 
@@ -87,13 +88,13 @@ def test_scores_find_the_structure_and_belong_to_their_pairs(name, study, pairs)
 def test_another_seed_gives_other_scores(name, study, pairs):
     work = study.fit(name, QUICK[name], study.known(), pairs)
     other = replace(work, seed=work.seed + 1)
-    first, second = (recommenders.fit_and_score(one)["scores"] for one in (work, other))
+    first, second = (fits.fit_and_score(one)["scores"] for one in (work, other))
     assert not np.array_equal(first, second)
 
 
 def test_fitting_leaves_the_callers_ratings_alone(study, pairs):
     before = study.interactions.copy()
-    recommenders.fit_and_score(study.fit("ItemKNN", QUICK["ItemKNN"], study.known(), pairs))
+    fits.fit_and_score(study.fit("ItemKNN", QUICK["ItemKNN"], study.known(), pairs))
     pd.testing.assert_frame_equal(study.interactions, before)
 
 
@@ -102,7 +103,7 @@ def test_an_item_nobody_rated_and_a_user_without_likes_get_scores(study):
     known = study.known()
     known = known[(known["user"] != user) | (known["rating"] < 4)]
     unrated = pd.DataFrame({"user": [user], "item": [131]})
-    scores = recommenders.fit_and_score(study.fit("EASE", QUICK["EASE"], known, unrated))["scores"]
+    scores = fits.fit_and_score(study.fit("EASE", QUICK["EASE"], known, unrated))["scores"]
     assert np.isfinite(scores).all()
 
 
@@ -112,15 +113,15 @@ def test_unknown_recommender_lists_the_known_ones(call: Callable):
         call("KNN")
 
 
-def test_a_score_that_is_no_number_names_recommender_and_user(study, pairs, monkeypatch):
+def test_a_score_that_is_not_finite_names_recommender_and_user(study, pairs, monkeypatch):
     class Broken:
         def fit(self, _): ...
         def score(self, _):
             return np.full(len(study.items), np.nan)
 
-    monkeypatch.setattr(recommenders, "build_model", lambda *_: Broken())
-    with pytest.raises(RecommenderError, match=rf"MF .*user {pairs['user'].min()} a score that is no number"):
-        recommenders.fit_and_score(study.fit("MF", {}, study.known(), pairs))
+    monkeypatch.setattr(cornac_models, "build", lambda *_, **__: Broken())
+    with pytest.raises(RecommenderError, match=rf"MF .*user {pairs['user'].min()} a score that is not finite"):
+        fits.fit_and_score(study.fit("MF", {}, study.known(), pairs))
 
 
 def test_likes_recommenders_learn_from_likes_only(study):
@@ -129,22 +130,22 @@ def test_likes_recommenders_learn_from_likes_only(study):
 
 
 def test_second_run_computes_nothing(study, pairs, serial, monkeypatch):
-    fits = [study.fit(name, QUICK[name], study.known(), pairs) for name in ("MF", "BPR")]
-    first = recommenders.run(fits)
+    work = [study.fit(name, QUICK[name], study.known(), pairs) for name in ("MF", "BPR")]
+    first = fits.run(work)
     assert [work.recommender for work in serial] == ["MF", "BPR"]
 
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(recommenders, "_compute", fail)
-    for again, before in zip(recommenders.run(fits), first, strict=True):
+    monkeypatch.setattr(fits, "_compute", fail)
+    for again, before in zip(fits.run(work), first, strict=True):
         np.testing.assert_array_equal(again["scores"], before["scores"])
 
 
 def test_only_what_is_new_is_computed(study, pairs, serial):
     old, new = (study.fit("MF", {"lambda_reg": value}, study.known(), pairs) for value in (0.1, 0.2))
-    recommenders.run([old])
-    recommenders.run([old, new])
+    fits.run([old])
+    fits.run([old, new])
     assert [work.params["lambda_reg"] for work in serial] == [0.1, 0.2]
 
 
@@ -152,7 +153,7 @@ def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "cores", lambda: 1)
     work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
-    there, here = recommenders.run([work])[0], recommenders.fit_and_score(work)
+    there, here = fits.run([work])[0], fits.fit_and_score(work)
     np.testing.assert_allclose(there["scores"], here["scores"], rtol=1e-9)
     assert [file.name for file in tmp_path.iterdir()] == [f"fit-{work.key()}.npz"]
 
@@ -181,7 +182,7 @@ def test_cache_key_changes_with_all_that_scores_depend_on(change, study, pairs):
 def test_cache_key_changes_with_the_recipe(study, pairs, monkeypatch):
     work = study.fit("MF", {"lambda_reg": 0.1}, study.known(), pairs)
     before = work.key()
-    monkeypatch.setitem(recommenders.RECIPES, "MF", Recipe("MF", "ratings", fixed={"k": 3}))
+    monkeypatch.setitem(fits.RECIPES, "MF", Recipe("MF", "ratings", fixed={"k": 3}))
     assert work.key() != before
 
 
@@ -211,7 +212,7 @@ def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp
             np.savez(file, scores=by_setting.get(work.params.get("lambda_reg"), ratings))
 
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(recommenders, "_compute", compute)
+    monkeypatch.setattr(fits, "_compute", compute)
     tuned = recommenders.tune(study, ["MF", "MostPop"])
     quality = tuned[tuned["recommender"] == "MF"].set_index("value")
     assert quality["auc"].to_dict() == {0.02: 0.0, 0.06: 1.0, 0.12: 0.5}
@@ -267,12 +268,12 @@ def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, 
 @pytest.mark.parametrize("name", QUICK)
 def test_retrieved_are_the_best_unseen_items_of_the_whole_catalogue(name, study, pairs):
     work = study.fit(name, QUICK[name], study.known(), pairs, top=5)
-    found = recommenders.fit_and_score(work)
+    found = fits.fit_and_score(work)
     assert list(found["users"]) == sorted(pairs["user"].unique())
     assert found["items"].shape == found["item_scores"].shape == (len(found["users"]), 5)
     seen = study.known().groupby("user")["item"].agg(set)
     everything = pd.DataFrame({"user": found["users"][0], "item": work.items})
-    scores = recommenders.fit_and_score(study.fit(name, QUICK[name], study.known(), everything))["scores"]
+    scores = fits.fit_and_score(study.fit(name, QUICK[name], study.known(), everything))["scores"]
     unseen = [score for item, score in zip(work.items, scores, strict=True) if item not in seen[found["users"][0]]]
     np.testing.assert_allclose(found["item_scores"][0], sorted(unseen, reverse=True)[:5], rtol=1e-5)
     for user, items, kept in zip(found["users"], found["items"], found["item_scores"], strict=True):
@@ -287,49 +288,53 @@ def test_items_of_one_score_are_retrieved_in_an_order_that_is_random_and_repeats
         def score(self, _):
             return np.zeros(len(study.items))
 
-    monkeypatch.setattr(recommenders, "build_model", lambda *_: Indifferent())
+    monkeypatch.setattr(cornac_models, "build", lambda *_, **__: Indifferent())
     work = study.fit("MF", {}, study.known(), pairs, top=5)
-    first, again, other = (
-        recommenders.fit_and_score(one)["items"] for one in (work, work, replace(work, seed=work.seed + 1))
-    )
+    first, again, other = (fits.fit_and_score(one)["items"] for one in (work, work, replace(work, seed=work.seed + 1)))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert list(first[0]) != sorted(first[0])
 
 
-@pytest.mark.parametrize("name", ["ItemKNN", "UserKNN"])
-def test_a_neighbourhood_told_of_fewer_neighbours_scores_to_the_bit_as_cornac_does(name, study, pairs):
-    work = study.fit(name, QUICK[name], study.known(), pairs)
-    model = recommenders.build_model(name, work.params, work.seed)
-    model.fit(recommenders.cornac_dataset(work.train, work.users, work.items, work.seed))
-    quick = recommenders._knn_score(model)
-    for user in range(len(work.users)):
-        np.testing.assert_array_equal(quick(user), model.score(user))
-
-
-def test_a_quicker_look_up_draws_the_same_negatives(study):
-    from cornac.data import Dataset
-
-    rows = recommenders.training_rows("NeuMF", study.known(), study.like_threshold)
-    ours = recommenders.cornac_dataset(rows, np.sort(study.interactions["user"].unique()), np.sort(study.items), 3)
-    plain = Dataset(ours.num_users, ours.num_items, ours.uid_map, ours.iid_map, ours.uir_tuple, seed=3)
-    batches = [list(data.uir_iter(64, shuffle=True, binary=True, num_zeros=4)) for data in (ours, plain)]
-    assert len(batches[0]) == len(batches[1]) > 1
-    for one, other in zip(*batches, strict=True):
-        for mine, theirs in zip(one, other, strict=True):
-            np.testing.assert_array_equal(mine, theirs)
-
-
-def test_noise_in_the_last_bits_of_a_matrix_inverse_decides_between_no_items(study, pairs, monkeypatch):
+def test_scores_are_rounded_so_that_noise_in_the_last_bits_decides_between_no_items(study, pairs, monkeypatch):
     class Noisy:
         def fit(self, _): ...
         def score(self, user):
             return 0.5 + 1e-14 * np.random.default_rng(user).standard_normal(len(study.items))
 
-    monkeypatch.setattr(recommenders, "build_model", lambda *_: Noisy())
-    scores = {name: recommenders.fit_and_score(study.fit(name, {}, study.known(), pairs)) for name in ("EASE", "MF")}
-    assert len(np.unique(scores["EASE"]["scores"])) == 1 < len(np.unique(scores["MF"]["scores"]))
+    monkeypatch.setattr(cornac_models, "build", lambda *_, **__: Noisy())
+    for name in QUICK:
+        scores = fits.fit_and_score(study.fit(name, {}, study.known(), pairs))["scores"]
+        assert len(np.unique(scores)) == 1
 
 
 def test_every_recommender_has_its_place_in_the_queue():
-    assert sorted(recommenders._SLOWEST_FIRST) == sorted(recommenders.RECIPES)
+    assert sorted(fits._SLOWEST_FIRST) == sorted(fits.RECIPES)
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-40]),
+        lambda file: file.write_bytes(b"no archive"),
+        lambda file: np.savez(file, scores=np.zeros(1)),
+        lambda file: np.savez(file, scores=np.full(len(np.load(file)["scores"]), np.nan)),
+        lambda file: np.savez(file, scores=np.load(file)["scores"]),
+    ],
+    ids=["empty", "cut off", "something else", "too short", "not finite", "without its lists"],
+)
+def test_a_damaged_fit_is_told_and_done_again(damage, study, pairs, serial):
+    work = study.fit("MF", QUICK["MF"], study.known(), pairs, top=5)
+    whole = fits.run([work])[0]
+    file = next(paths.CACHE.iterdir())
+    damage(file)
+    with pytest.warns(UserWarning, match=f"{file.name}.*done again"):
+        again = fits.run([work])[0]
+    assert len(serial) == 2
+    for name, values in whole.items():
+        np.testing.assert_array_equal(again[name], values)
+    assert fits.run([work]) and len(serial) == 2

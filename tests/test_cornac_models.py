@@ -1,0 +1,160 @@
+"""Cornac's models, quicker and in float64: the same scores as Cornac's own, on this processor as on any other."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cornac.models import EASE
+
+from hybridrec import cornac_models, fits, paths, splits
+from hybridrec.recommenders import Study, training_rows
+
+# What a processor of ten years ago lacks: the libraries then take other ways through the same arithmetic.
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4",
+}
+SSE2 = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "SSE2",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OPENBLAS_CORETYPE": "Nehalem",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4",
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F",
+}
+
+
+@pytest.fixture
+def study(interactions: pd.DataFrame, items: pd.DataFrame) -> Study:
+    return Study(splits.split_per_user(interactions, seed=1), items["item"].to_numpy(), like_threshold=4.0, seed=1)
+
+
+def likes(study: Study) -> cornac_models.Dataset:
+    rows = training_rows("EASE", study.known(), study.like_threshold)
+    return cornac_models.dataset(rows, np.sort(study.interactions["user"].unique()), np.sort(study.items), 3)
+
+
+# --- one processor and another ----------------------------------------------------------------------------------------
+
+CHILD = """
+import sys
+import numpy as np, pandas as pd
+from hybridrec import fits
+table, name, epochs, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+rows = pd.read_csv(table)
+work = fits.Fit(name, {fits.RECIPES[name].grid[0]: epochs}, rows, rows[["user", "item"]],
+                np.unique(rows["user"]), np.unique(rows["item"]), seed=5, top=10, seen=rows[["user", "item"]])
+found = fits.fit_and_score(work)
+np.savez(out, scores=found["scores"], items=found["items"], item_scores=found["item_scores"])
+"""
+
+
+def fitted_elsewhere(switches: dict[str, str], *arguments: object) -> dict[str, np.ndarray]:
+    """A fit in a child process whose libraries are told of a lesser processor."""
+    environment = os.environ | switches | {"PYTHONPATH": str(paths.ROOT), "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], env=environment, check=True)
+    with np.load(str(arguments[-1])) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("NeuMF", 30), ("VAECF", 60), ("EASE", 10), ("BPR", 50), ("MF", 1)])
+def test_fits_agree_under_the_instructions_of_lesser_processors(name, epochs, interactions, tmp_path):
+    table = tmp_path / "train.csv"
+    interactions[interactions["rating"] >= 4][["user", "item", "rating"]].to_csv(table, index=False)
+    settings = {"all": {}, "avx2": AVX2, "sse2": SSE2}
+    found = {key: fitted_elsewhere(on, table, name, epochs, tmp_path / f"{key}.npz") for key, on in settings.items()}
+    assert len(np.unique(found["all"]["scores"])) > 100
+    for other in ("avx2", "sse2"):
+        for key, values in found["all"].items():
+            np.testing.assert_array_equal(found[other][key], values)
+
+
+@pytest.mark.parametrize(("name", "attribute"), [("NeuMF", "model"), ("VAECF", "vae")])
+def test_neural_models_are_float64_from_the_first_weight_to_the_score(name, attribute, study):
+    recipe = fits.recipe(name)
+    with cornac_models.in_double():
+        model = cornac_models.build(recipe.cornac_class, 1, **recipe.fixed, **{recipe.grid[0]: 1}).fit(likes(study))
+        assert {weights.dtype for weights in getattr(model, attribute).parameters()} == {torch.float64}
+        assert model.score(0).dtype == np.float64
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.nn.BCELoss.__name__ == "BCELoss"
+
+
+def test_vaecf_has_cornacs_loss(study):
+    vae = __import__("cornac.models.vaecf.vaecf", fromlist=["VAE"]).VAE(3, [8, 4], "tanh", "mult")
+    batch = torch.tensor(np.random.default_rng(1).integers(0, 2, (5, 8)), dtype=torch.float32)
+    reconstructed, mu, log_variance = vae(batch)
+    theirs = vae.loss(batch, reconstructed, mu, log_variance, 0.7)
+    ours = cornac_models._multinomial_loss(vae, batch, reconstructed, mu, log_variance, 0.7)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+# --- the same as Cornac's ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ItemKNN", "UserKNN"])
+def test_a_neighbourhood_told_of_fewer_neighbours_scores_to_the_bit_as_cornac_does(name, study):
+    rows = training_rows(name, study.known(), study.like_threshold)
+    data = cornac_models.dataset(rows, np.sort(rows["user"].unique()), np.sort(study.items), 3)
+    model = cornac_models.build(name, 1, k=5, **fits.recipe(name).fixed).fit(data)
+    quick, some = cornac_models.scorer(model), np.array([7, 0, 23, 30])
+    for user in range(data.num_users):
+        theirs = model.score(user)
+        np.testing.assert_array_equal(quick(user, None), theirs)
+        np.testing.assert_array_equal(quick(user, some), theirs[some])
+
+
+@pytest.mark.parametrize("lamb", [0.5, 10, 1000])
+@pytest.mark.parametrize("side", ["fewer users", "fewer items"])
+def test_ease_by_users_gives_the_scores_of_ease_by_items(lamb, side, study):
+    data = likes(study)
+    if side == "fewer users":
+        users, items, ratings = data.uir_tuple
+        few = users < 12
+        columns = users[few], items[few], ratings[few]
+        data = cornac_models.QuickDataset(12, data.num_items, dict.fromkeys(range(12)), data.iid_map, columns)
+    ours, theirs = cornac_models.build("EASE", 1, lamb=lamb, posB=False), EASE(lamb=lamb, posB=False)
+    ours.fit(data)
+    theirs.fit(data)
+    assert hasattr(ours, "scores") == (side == "fewer users")
+    for user in range(data.num_users):
+        np.testing.assert_allclose(ours.score(user).ravel(), theirs.score(user).ravel(), rtol=1e-9, atol=1e-11)
+        assert float(ours.score(user, 3)) == pytest.approx(float(theirs.score(user, 3)), rel=1e-9, abs=1e-11)
+
+
+# --- negatives --------------------------------------------------------------------------------------------------------
+
+
+def test_negatives_are_unrated_items_each_as_often_as_another_and_ratings_come_once(study):
+    data = likes(study)
+    rated = set(zip(*data.uir_tuple[:2], strict=True))
+    counts = np.zeros((data.num_users, data.num_items))
+    for _ in range(60):
+        positives = []
+        for users, items, labels in data.uir_iter(64, shuffle=True, binary=True, num_zeros=4):
+            assert (labels == 0).sum() == 4 * (labels == 1).sum()
+            positives += zip(users[labels == 1], items[labels == 1], strict=True)
+            np.add.at(counts, (users[labels == 0], items[labels == 0]), 1)
+        assert sorted(positives) == sorted(rated)
+    assert not any(counts[pair] for pair in rated)
+    expected = data.matrix.getnnz(axis=1) * 4 * 60 / (data.num_items - data.matrix.getnnz(axis=1))
+    unrated = counts[data.matrix.toarray() == 0]
+    spread = np.repeat(expected, data.num_items - data.matrix.getnnz(axis=1))
+    # Of Poisson counts the squares of the standardised deviations have mean 1.
+    assert ((unrated - spread) ** 2 / spread).mean() == pytest.approx(1, abs=0.15)
+
+
+def test_who_has_rated_everything_ends_no_fit_in_an_endless_search():
+    users, items = np.repeat([0, 1], [3, 1]), np.array([0, 1, 2, 0])
+    data = cornac_models.QuickDataset(2, 3, {"a": 0, "b": 1}, dict.fromkeys(range(3)), (users, items, np.ones(4)))
+    batches = list(data.uir_iter(2, num_zeros=5))
+    assert sum(len(batch[0]) for batch in batches) == 4 * 6
+    for users, items, ratings in batches:
+        assert not ((users == 1) & (ratings == 0) & (items == 0)).any()
