@@ -107,7 +107,7 @@ FIGURES = {
     ),
     "gain_forest": lambda rows: figures.gain_forest(measured(), ["listwise", "likelihood"], rows),
     "ladder": lambda rows: figures.ladder(measured(model="tiny-1M", millions=1), rows),
-    "quality_cost": lambda rows: figures.quality_cost(measured(routing="weak only", tokens=9, overall_auc=1), 0.6, rows),
+    "quality_cost": lambda rows: figures.quality_cost(measured(routing="weak only", tokens=9, overall_auc=1), 1, rows),
 }  # fmt: skip
 
 
