@@ -6,7 +6,7 @@ in benchmarks/results.json begins with ``benchmarks/``, and one in results/seeds
 
 When the results have changed, this writes all numbers anew, each with as many decimals as it has::
 
-    .venv/bin/python tests/published_numbers.py --write README.md docs/scale.md
+    .venv/bin/python tests/published_numbers.py --write README.md docs/*.md notebooks/experiments/*.md
 """
 
 import argparse
