@@ -193,8 +193,8 @@ def test_no_number_of_the_findings_stands_without_its_source():
 # --- a fresh run ----------------------------------------------------------------------------------------------------
 
 # Neural recommenders are fitted in float64 and scores are rounded to declared decimals, so a fresh run should differ by
-# little or nothing (results/fits.json tells which fits agree). Where a neural fit differs after all it may become another
-# model: in float32, with AVX2 in place of AVX-512, NeuMF's mean AUC moved by 0.012 and all others by less than 1e-6.
+# little or nothing (results/fits.json tells which fits agree). Where a neural fit differs after all it may become
+# another model: in float32, with AVX2 for AVX-512, NeuMF's mean AUC moved by 0.012 and all others by less than 1e-6.
 TOLERANCE = {"auc": 0.002, "ndcg": 0.002, "rate": 0.01, "weak_users": 1, "users_routed": 1}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
