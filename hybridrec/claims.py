@@ -33,7 +33,7 @@ def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str,
 
 
 def verdict(beyond_null: dict[str, float], beyond_best: dict[str, float], p_holm: float) -> str:
-    """A verdict by rule, decided before the numbers were seen.
+    """A verdict by rule, decided before the numbers were seen. No rule tests that two rankings are equally good.
 
     Args:
         beyond_null: published protocol, language model minus a random order.
@@ -43,11 +43,11 @@ def verdict(beyond_null: dict[str, float], beyond_best: dict[str, float], p_holm
     if not np.isfinite([*beyond_null.values(), *beyond_best.values()]).all():
         return "not to be told: too few users for an interval"
     if beyond_best["low"] > 0 and p_holm < 0.05:
-        return "holds: beyond every control on held-out items"
+        return "holds: beyond the best control on held-out items"
     if beyond_null["high"] < 0:
-        return "refuted: worse than a random order"
+        return "not supported: below the null control, before any correction"
     if beyond_null["low"] <= 0:
-        return "explained by the null control: a random order does as well"
+        return "not told apart from the null control: the interval includes zero"
     if beyond_best["high"] < 0:
         return "better than chance, worse than the best control"
     return "better than chance, not shown to beat the best control"
@@ -148,10 +148,14 @@ def cost_claims(share: pd.DataFrame, recommender: str) -> pd.DataFrame:
 
     Returns:
         Rows for the claims table: replicated is the share of tokens, which do not depend on the machine;
-        null_control is the share of calls, about what any equally large choice of users would take.
+        null_control is the share of calls. Prompt tokens are those computed; cached ones are left out.
     """
     rows = share.rename(columns={"prompt_tokens": "replicated", "calls": "null_control"})
     in_proportion = rows["replicated"] <= rows["null_control"]
-    verdicts = np.where(in_proportion, "holds: by arithmetic, for any equally small choice of users", "refuted")
+    verdicts = np.where(
+        in_proportion,
+        "holds: by arithmetic, for any choice of users as small and as sparse",
+        "does not hold: a larger share of the work than of the users",
+    )
     rows = rows.assign(claim="cost in proportion", recommender=recommender, verdict=verdicts)
     return rows[["claim", "recommender", "ranker", "replicated", "null_control", "verdict"]]

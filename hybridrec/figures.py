@@ -1,6 +1,6 @@
 """Every figure of the study: one function each, one style, colours that the colour-blind can tell apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -61,6 +61,27 @@ def _reach(low: float, high: float, *values: pd.Series) -> tuple[float, float]:
     return min([low, *found]), max([high, *found])
 
 
+def _with_repairs(names: Iterable[str], rankings: pd.DataFrame | None, between: str = "\n") -> list[str]:
+    """Rankers' names, each that left candidates out with the share of them that we appended at random.
+
+    Args:
+        names: what to call.
+        rankings: ranker, user, missing (candidates left out of a user's answer), a row a candidate; None: only names.
+        between: what stands between a name and its share.
+    """
+    if rankings is None:
+        return list(names)
+    shares = _repaired(rankings, ["ranker"])
+    return [f"{name}{between}({shares[name]:.0%} random repair)" if shares.get(name) else name for name in names]
+
+
+def _repaired(rankings: pd.DataFrame, by: list[str]) -> pd.Series:
+    """The share of candidates that answers left out."""
+    of_users = rankings.groupby([*by, "user"], sort=False)["missing"].agg(["first", "size"])
+    totals = of_users.groupby(by, sort=False).sum()
+    return totals["first"] / totals["size"]
+
+
 def _axes(columns: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, np.ndarray]:
     use_style()
     figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
@@ -87,7 +108,7 @@ def data_portrait(ratings_per_user: pd.Series, ratings_per_item: pd.Series, rati
         values.bar([f"{value:g}" for value in shares.index], shares, color=GREEN)
     else:
         values.hist(ratings, bins=20, weights=np.full(len(ratings), 1 / len(ratings)), color=GREEN)
-    values.set(xlabel="rating", ylabel="share of ratings", title="Ratings are generous")
+    values.set(xlabel="rating", ylabel="share of ratings", title="How often each rating is given")
     return figure
 
 
@@ -103,7 +124,7 @@ def sparsity_portrait(sparsity: pd.Series, threshold: float) -> Figure:
         xytext=(-8, 0), textcoords="offset points", ha="right", va="top", color=RED,
     )  # fmt: skip
     axis.set(xlabel="sparsity index S_I(u): share of the catalogue not rated", ylabel="users")
-    axis.set_title("Most users have rated very little")
+    axis.set_title("How much of the catalogue users have not rated")
     return figure
 
 
@@ -114,7 +135,7 @@ def candidates_portrait(sizes: pd.Series, inactive: pd.Series) -> Figure:
     groups = [sizes[~inactive].clip(upper=40), sizes[inactive].clip(upper=40)]
     axis.hist(groups, bins=bins, color=[GREY, ORANGE], stacked=True, label=["active", "inactive"])
     axis.set(xlabel="test items of a user (more than 40 shown as 40)", ylabel="users")
-    axis.set_title("An inactive user is judged on a handful of items")
+    axis.set_title("Test items of active and inactive users")
     axis.legend()
     return figure
 
@@ -142,19 +163,20 @@ def tuning_curves(tuned: pd.DataFrame) -> Figure:
     return figure
 
 
-def quality_bars(table: pd.DataFrame, title: str, colour: str) -> Figure:
+def quality_bars(table: pd.DataFrame, title: str, colour: str, rankings: pd.DataFrame | None = None) -> Figure:
     """Mean AUC of every ranking with its interval, the best on top; controls are grey.
 
     Args:
         table: columns name, control (bool), auc, low, high.
         title: what the colours mean.
         colour: of whatever is no control.
+        rankings: the model's rankings (ranker, user, missing); names then tell how much of them is random repair.
     """
-    figure, (axis,) = _axes(1, 6.5, 3.8)
+    figure, (axis,) = _axes(1, 7.2, 3.8)
     rows = table.sort_values("auc")
     colours = [GREY if control else colour for control in rows["control"]]
     errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
-    axis.barh(rows["name"], rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
+    axis.barh(_with_repairs(rows["name"], rankings), rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
     axis.axvline(0.5, color=RED, ls="--", lw=1)
     axis.set(xlabel="mean AUC (95 % interval over users); dashed: a coin", title=title)
     axis.set_xlim(_reach(0.4, 0.8, rows["low"], rows["high"]))
@@ -193,22 +215,22 @@ def regression_to_the_mean(table: pd.DataFrame) -> Figure:
     axis.axvline(0.5, color="black", ls="--", lw=0.8)
     axis.set_yticks(places, rows["recommender"])
     axis.set(xlabel="mean AUC of the users picked as weak", xlim=(0, 1))
-    axis.set_title("Weak users recover by themselves when other items are asked")
+    axis.set_title("Users picked as weak on half of their test items, and on the other half")
     _legend_below(figure, axis, 2)
     return figure
 
 
 def reliability_bars(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
-    """Test AUC of flagged users and of the rest, mean over recommenders, for each triage rule."""
+    """Test AUC of flagged users and of the other inactive users, mean over recommenders, for each triage rule."""
     figure, (axis,) = _axes(1, 7, 3.4)
     means = table.groupby("rule")[["flagged_auc", "rest_auc"]].mean().loc[list(rules)[::-1]]
     places = np.arange(len(means))
     axis.hlines(places, means["flagged_auc"], means["rest_auc"], color=GREY, lw=2)
     axis.scatter(means["flagged_auc"], places, color=RED, s=45, zorder=3, label="flagged as weak")
-    axis.scatter(means["rest_auc"], places, color=BLUE, s=45, zorder=3, label="everyone else")
+    axis.scatter(means["rest_auc"], places, color=BLUE, s=45, zorder=3, label="other inactive users")
     axis.set_yticks(places, means.index)
     axis.set(xlabel="mean test AUC, averaged over recommenders")
-    axis.set_title("The wider the gap, the better a rule finds users who stay weak")
+    axis.set_title("Flagged and other inactive users on the test, by triage rule")
     _legend_below(figure, axis, 2)
     return figure
 
@@ -229,7 +251,7 @@ def null_gain(table: pd.DataFrame) -> Figure:
         axis.plot(observed, places, "o", color=BLUE, ms=6, label="observed")
         axis.set_yticks(places, table["recommender"] if axis is axes[0] else [""] * len(table))
         axis.set(xlim=(0, 1.15 * _reach(0, 0.01, predicted, observed)[1]), title=title)
-    axes[0].set_xlabel("AUC gained")
+    axes[0].set_xlabel("AUC gained over their recommender")
     axes[1].set_xlabel("inactive users")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -296,7 +318,7 @@ def position_bias(report: pd.DataFrame) -> Figure:
     modes = list(report.index.get_level_values("ranker").unique())
     figure, axes = _axes(2, 4.6, 0.9 + 0.75 * len(modes))
     spread = np.random.default_rng(0)
-    titles = {"echo": "Repeats the order shown", "agreement": "Agrees with itself over shuffles"}
+    titles = {"echo": "Answer and the order shown", "agreement": "Answers to two orders shown"}
     for axis, column in zip(axes, titles, strict=True):
         for row, mode in enumerate(modes):
             values = report.loc[mode, column]
@@ -312,8 +334,20 @@ def position_bias(report: pd.DataFrame) -> Figure:
 # --- 05 evaluation --------------------------------------------------------------------------------------------------
 
 
-def published_pattern(table: pd.DataFrame, published: pd.DataFrame, recommenders: Sequence[str], ranker: str) -> Figure:
-    """Weak users' AUC before and after: the paper's (if it has this dataset), our model's, and a random order's."""
+def published_pattern(
+    table: pd.DataFrame, published: pd.DataFrame, recommenders: Sequence[str], ranker: str,
+    model: str = "the language model", rankings: pd.DataFrame | None = None,
+) -> Figure:  # fmt: skip
+    """Weak users' AUC before and after: the paper's (if it has this dataset), our model's, and a random order's.
+
+    Args:
+        table: the comparison under the published protocol.
+        published: the paper's AUC of weak users: recommender, recommender_alone, with_gpt_35.
+        recommenders: a panel each.
+        ranker: the way of asking that is shown.
+        model: the language model that was asked.
+        rankings: its rankings (ranker, user, missing); the legend then tells how much of them is random repair.
+    """
     figure, axes = _axes(len(recommenders), 3.5, 3.4)
     paper = published.set_index("recommender").reindex(recommenders)
     for axis, name in zip(axes, recommenders, strict=True):
@@ -328,7 +362,8 @@ def published_pattern(table: pd.DataFrame, published: pd.DataFrame, recommenders
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
         axis.set(title=name, ylim=_reach(0, 0.75, pd.Series([*before, *after])))
     axes[0].set_ylabel("AUC of users flagged as weak")
-    names = ("recommender alone", "GPT-3.5 (paper)", "SmolLM2 (ours)", "a coin (ours)")
+    (asked,) = _with_repairs([ranker], rankings)
+    names = ("recommender alone", "GPT-3.5 (paper)", f"{model}, {asked}", "a coin (ours)")
     keys = [
         mpl.patches.Patch(color=colour, label=name)
         for colour, name in zip((GREY, BLUE, ORANGE, RED), names, strict=True)
@@ -338,32 +373,49 @@ def published_pattern(table: pd.DataFrame, published: pd.DataFrame, recommenders
 
 
 def headline(
-    table: pd.DataFrame, of_model: Sequence[str], others: Sequence[str], recommenders: Sequence[str]
-) -> Figure:
-    """The finding in one picture: weak users' AUC by every ranker, under the paper's protocol and on fresh items."""
-    figure, axes = _axes(2, 5.0, 3.9)
+    table: pd.DataFrame, of_model: Sequence[str], others: Sequence[str], recommenders: Sequence[str],
+    rankings: pd.DataFrame | None = None,
+) -> Figure:  # fmt: skip
+    """Weak users' AUC by every ranker, under the paper's protocol and on fresh items.
+
+    Args:
+        table: the comparison.
+        of_model, others: rankers of the language model, and those without it.
+        recommenders: over whose weak users the mean is taken.
+        rankings: the model's rankings (ranker, user, missing); names then tell how much of them is random repair.
+    """
+    figure, axes = _axes(2, 5.2, 3.9)
     rankers = ["recommender", *of_model, *others]
     for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
         rows = table[(table["protocol"] == protocol) & table["recommender"].isin(recommenders)]
         means = rows.groupby("ranker")["weak_auc_after"].mean()[rankers].iloc[::-1]
         before = rows["weak_auc_before"].mean()
         colours = {"recommender": BLUE} | dict.fromkeys(of_model, ORANGE)
-        axis.barh(means.index, means, color=[colours.get(name, GREY) for name in means.index])
+        axis.barh(
+            _with_repairs(means.index, rankings, " "), means, color=[colours.get(name, GREY) for name in means.index]
+        )
         axis.axvline(before, color=BLUE, lw=1.5)
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         for place, value in enumerate(means):
             axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
-        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users")
+        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users (one split; dashed: a coin)")
     axes[0].set_title("published: picked and scored on the same items")
     axes[1].set_title("held-out: picked before the test, scored on it")
     axes[1].set_yticklabels([])
     return figure
 
 
-def gain_forest(table: pd.DataFrame, rankers: Sequence[str]) -> Figure:
-    """What each way to ask adds over the best control on held-out weak users, per recommender, with intervals."""
+def gain_forest(table: pd.DataFrame, rankers: Sequence[str], rankings: pd.DataFrame | None = None) -> Figure:
+    """What each way to ask adds over the best control on held-out weak users, per recommender, with intervals.
+
+    Args:
+        table: the comparison under the held-out protocol.
+        rankers: a panel each.
+        rankings: the model's rankings (ranker, user, missing); titles then tell how much of them is random repair.
+    """
     figure, axes = _axes(len(rankers), 2.6, 3.9)
-    for axis, ranker in zip(axes, rankers, strict=True):
+    titles = _with_repairs(rankers, rankings)
+    for axis, ranker, title in zip(axes, rankers, titles, strict=True):
         rows = table[table["ranker"] == ranker].iloc[::-1]
         places = np.arange(len(rows))
         low, high = rows["gain_over_best_control_low"], rows["gain_over_best_control_high"]
@@ -371,15 +423,17 @@ def gain_forest(table: pd.DataFrame, rankers: Sequence[str]) -> Figure:
         axis.scatter(rows["gain_over_best_control"], places, color=ORANGE, s=30, zorder=3)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
-        axis.set(title=ranker, xlabel="AUC gained", xlim=_reach(-0.6, 0.4, low, high))
+        axis.set(title=title, xlabel="AUC gained over\nthe best control", xlim=_reach(-0.6, 0.4, low, high))
     return figure
 
 
-def ladder(table: pd.DataFrame) -> Figure:
+def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
     """What each model adds over the best control on held-out weak users, against its size; intervals over users.
 
     Args:
         table: model, millions (of parameters), ranker, users_scored, gain_over_best_control and its _low and _high.
+        rankings: the models' rankings (model, ranker, user, missing); a note then tells how much of them is random
+            repair.
     """
     figure, (axis,) = _axes(1, 7.4, 4.2)
     rankers = list(table["ranker"].unique())
@@ -389,9 +443,9 @@ def ladder(table: pd.DataFrame) -> Figure:
         rows = table[table["ranker"] == ranker].sort_values("millions")
         places = rows["millions"] * 1.05 ** (number - (len(rankers) - 1) / 2)  # side by side, not on top
         gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
-        axis.errorbar(
-            places, gain, [gain - low, high - gain], fmt="o-", color=colours.get(ranker, GREY), lw=1, ms=6, label=ranker
-        )
+        # Dots, no line: the models are of different makers, and nothing lies between them.
+        style = {"fmt": "o", "color": colours.get(ranker, GREY), "lw": 1, "ms": 6}
+        axis.errorbar(places, gain, [gain - low, high - gain], **style, label=ranker)
     axis.axhline(0, color="black", lw=0.8)
     sizes = table.groupby("millions")["model"].first()
     axis.set_xscale("log")
@@ -400,8 +454,12 @@ def ladder(table: pd.DataFrame) -> Figure:
     axis.set_xticks(sizes.index, names, fontsize=8)  # every other name lower, so that neighbours do not touch
     axis.set_xticks([], minor=True)
     axis.set(xlim=(sizes.index.min() / 1.6, sizes.index.max() * 1.6), ylabel="AUC gained over the best control")
-    axis.set_title("Held-out weak users: what larger models add")
+    axis.set_title("Held-out weak users: each model against the best control")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if rankings is not None:
+        shares = _repaired(rankings, ["ranker", "model"])
+        notes = [f"{ranker}, {model}: {share:.0%}" for (ranker, model), share in shares.items() if share]
+        figure.supxlabel("\n".join(["Share of candidates by our random repair:", *notes]), fontsize=8)
     return figure
 
 
@@ -418,15 +476,21 @@ def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
         axis.scatter(rows["gain_over_recommender"], places, color=colour, s=30, zorder=3)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
-        axis.set(title=ranker, xlabel="NDCG@10 gained", xlim=limits)
+        axis.set(title=ranker, xlabel="NDCG@10 gained over\nthe recommender's list", xlim=limits)
     return figure
 
 
 # --- 06 cost --------------------------------------------------------------------------------------------------------
 
 
-def quality_cost(points: pd.DataFrame, alone: float) -> Figure:
-    """Overall AUC of the hybrid against the tokens the model computes; the line is the recommender alone."""
+def quality_cost(points: pd.DataFrame, alone: float, rankings: pd.DataFrame | None = None) -> Figure:
+    """Overall AUC of the hybrid against the tokens the model computes; the line is the recommender alone.
+
+    Args:
+        points: ranker, routing, tokens, overall_auc.
+        alone: the recommender's overall AUC.
+        rankings: the model's rankings (ranker, user, missing); the legend then tells how much of them is random repair.
+    """
     figure, (axis,) = _axes(1, 7, 4.2)
     markers: Mapping[str, str] = {"weak only": "o", "everybody inactive": "s", "everybody": "^"}
     colours = dict(zip(points["ranker"].unique(), (RED, BLUE, GREEN, ORANGE, PURPLE), strict=False))
@@ -435,13 +499,13 @@ def quality_cost(points: pd.DataFrame, alone: float) -> Figure:
         axis.scatter(row["tokens"], row["overall_auc"], s=60, **style)
     axis.axhline(alone, color="black", lw=1)
     axis.text(points["tokens"].max(), alone + 0.002, "recommender alone: no cost", ha="right", va="bottom", fontsize=9)
-    for ranker, colour in colours.items():
-        axis.plot([], [], "o", color=colour, label=ranker)
+    for name, colour in zip(_with_repairs(colours, rankings), colours.values(), strict=True):
+        axis.plot([], [], "o", color=colour, label=name)
     for routing in points["routing"].unique():
         axis.plot([], [], markers[routing], color="white", markeredgecolor="black", label=routing)
     axis.set(xscale="log", xlabel="tokens the model computes (log scale)", ylabel="overall AUC")
     _plain_logarithm(axis.xaxis)
-    axis.set_title("What the calls cost, and what they bring")
+    axis.set_title("Overall AUC of the hybrid, by tokens")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -453,7 +517,8 @@ def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -
     """Weak users' AUC by what they get instead of their recommender: a marker a dataset, a panel a protocol.
 
     Args:
-        weak: dataset, protocol, ranker, auc; several rows a ranker are several markers.
+        weak: dataset, protocol, ranker, auc; several rows a ranker are several markers. With lowest and highest, a
+            line reaches from one to the other.
         names: how each ranker is called in the picture, in order.
         alpha: lets markers that lie on each other show through.
     """
@@ -466,10 +531,12 @@ def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -
             rows = weak[(weak["protocol"] == protocol) & (weak["dataset"] == dataset)]
             heights = rows["ranker"].map(places) + 0.18 * ((len(looks) - 1) / 2 - number)
             axis.plot(rows["auc"], heights, marker, color=colour, ms=7, alpha=alpha, label=dataset)
+            if "lowest" in rows:
+                axis.hlines(heights, rows["lowest"], rows["highest"], color=colour, lw=1.5)
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         axis.set_yticks(list(places.values()), list(names.values()) if axis is axes[0] else [""] * len(names))
         axis.grid(axis="y", color="#dddddd", lw=0.8)
-        axis.set(xlim=(-0.02, 0.85), xlabel="mean AUC of weak users (dashed: a coin)")
+        axis.set(xlim=_reach(-0.02, 0.85, weak["auc"]), xlabel="mean AUC of weak users (dashed: a coin)")
     axes[0].set_title("published: picked and scored on the same items")
     axes[1].set_title("held-out: picked before the test, scored on it")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks))

@@ -14,9 +14,9 @@ from hybridrec.experiment import read as read_settings
 # The rows of the overview: what a weak user gets, in the order in which it is shown.
 RANKERS = {
     "recommender": "their recommender",
-    "listwise": "language model, writing (published)",
-    "likelihood": "language model, scoring",
-    "random": "a coin",
+    "listwise": "language model, listwise (published)",
+    "likelihood": "language model, likelihood",
+    "random": "a random order",
     "item-mean": "the item's mean rating",
     "best-other": "another recommender",
 }
@@ -43,18 +43,22 @@ def metrics(experiment: str) -> dict:
 
 
 def weak_users(names: list[str]) -> pd.DataFrame:
-    """AUC of weak users by what they get, mean over the paper's three recommenders.
+    """AUC of weak users on the experiment's own split by what they get, mean over the paper's three recommenders.
 
     Returns:
-        Columns dataset, protocol, ranker, auc, in the order of ``names`` and RANKERS.
+        Columns dataset, protocol, ranker, auc, in the order of ``names`` and RANKERS, and random_repair: the share of
+        candidates that a written answer left out and that we appended at random, over all users who were asked; 0
+        where nothing is written.
     """
     rows = []
     for name in names:
-        headline = metrics(name)["headline"]
+        found = metrics(name)
+        left_out = {row["ranker"]: row["missing"] for row in found["llm"]["validity"]}
         for protocol in ("published", "held-out"):
             for ranker in RANKERS:
-                auc = headline[protocol][ranker]["weak_auc_after"]
-                rows.append({"dataset": name, "protocol": protocol, "ranker": ranker, "auc": auc})
+                auc = found["headline"][protocol][ranker]["weak_auc_after"]
+                row = {"dataset": name, "protocol": protocol, "ranker": ranker, "auc": auc}
+                rows.append(row | {"random_repair": left_out.get(ranker, 0.0)})
     return pd.DataFrame(rows)
 
 
@@ -79,6 +83,36 @@ def other_splits(names: list[str]) -> pd.DataFrame:
     return rows[rows["ranker"].isin(RANKERS)]
 
 
+def shown_means(weak: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
+    """What the overview's figure shows: means over the splits, with their spread.
+
+    Args:
+        weak: what ``weak_users`` returned; stands in for datasets whose other splits were not run, as one split.
+        spread: what ``seeds.spread`` returned.
+
+    Returns:
+        Columns dataset, protocol, ranker, splits, auc, lowest, highest, in the order of ``weak``. A ranker that no
+        other split has is left out where others have several.
+    """
+    one = weak[~weak["dataset"].isin(spread["dataset"])].assign(splits=1)
+    one = one.assign(lowest=one["auc"], highest=one["auc"])
+    both = pd.concat([frame for frame in (spread.rename(columns={"mean": "auc"}), one) if len(frame)])
+    order = weak[["dataset", "protocol", "ranker"]]
+    return order.merge(both[[*order, "splits", "auc", "lowest", "highest"]], on=list(order))
+
+
+def called(names: list[str], shown: pd.DataFrame | None = None) -> dict[str, str]:
+    """RANKERS with the language model's own name and, given what ``shown_means`` returned, the number of splits."""
+    files = [paths.EXPERIMENTS / f"{name}.toml" for name in names]
+    models = dict.fromkeys(read_settings(file).model for file in files if file.is_file())
+    rankers = {ranker: name.replace("language model", ", ".join(models)) for ranker, name in RANKERS.items()}
+    if shown is None:
+        return rankers
+    splits = shown.groupby("ranker")["splits"].agg(["min", "max"])
+    counts = {ranker: f"{low}" if low == high else f"{low} to {high}" for ranker, low, high in splits.itertuples()}
+    return {ranker: f"{name}\n(splits: {counts[ranker]})" for ranker, name in rankers.items() if ranker in counts}
+
+
 def made_by() -> Iterator[tuple[str, str, str, int]]:
     """Every published table and figure: its name, the notebook, the section, and the number of the cell."""
     for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb")):
@@ -100,9 +134,12 @@ def index(names: list[str]) -> str:
         "executed notebooks, tables (`.csv`), figures (`.png`, `.svg`) and `metrics.json`, from which tests check the "
         "README. A cell's number counts all cells of the notebook in `notebooks/`.",
         "",
-        "![AUC of weak users in every experiment](overview.png)",
+        "![AUC of weak users in every experiment, means over splits](overview.png)",
         "",
-        "In numbers: [overview.csv](overview.csv); what every model adds to the best control: "
+        "A mark is the mean over as many splits as its label says, a line goes from the lowest of them to the highest: "
+        "[seeds.csv](seeds.csv). On the experiment's own split alone, with the published way to ask (`listwise`) and "
+        "the share of its candidates that the model left out and that were appended at random (`random_repair`): "
+        "[overview.csv](overview.csv). What every model adds to the best control: "
         "[beyond_controls.csv](beyond_controls.csv).",
         "",
         "| made by | section | table or figure | " + " | ".join(names) + " |",
@@ -133,10 +170,12 @@ def write(folder: Path) -> list[str]:
     weak = weak_users(names)
     weak.round(6).to_csv(folder / "overview.csv", index=False, lineterminator="\n")
     beyond_controls(names).round(6).to_csv(folder / "beyond_controls.csv", index=False, lineterminator="\n")
-    figures.save(figures.overview(weak, RANKERS), folder, "overview")
     splits = other_splits(names)
-    seeds.spread(splits).round(6).to_csv(folder / "seeds.csv", index=False, lineterminator="\n")
+    spread = seeds.spread(splits)
+    spread.round(6).to_csv(folder / "seeds.csv", index=False, lineterminator="\n")
+    shown = shown_means(weak, spread)
+    figures.save(figures.overview(shown, called(names, shown)), folder, "overview")
     if len(splits):
-        figures.save(figures.overview(splits, RANKERS, alpha=0.5), folder, "seeds")
+        figures.save(figures.overview(splits, called(names), alpha=0.5), folder, "seeds")
     (folder / "README.md").write_text(index(names), encoding="utf-8")
     return names

@@ -188,11 +188,11 @@ AT_ZERO, UNKNOWN = {"low": 0.0, "high": 0.2}, {"low": math.nan, "high": math.nan
         (ABOVE, AT_ZERO, 0.01, "better than chance, not shown"),
         (ABOVE, AROUND, 0.60, "better than chance, not shown"),
         (ABOVE, BELOW, 0.01, "better than chance, worse than the best control"),
-        (AROUND, AROUND, 0.60, "explained by the null control"),
-        (AT_ZERO, AROUND, 0.60, "explained by the null control"),
-        (AROUND, BELOW, 0.01, "explained by the null control"),
-        (BELOW, AROUND, 0.60, "refuted"),
-        (BELOW, BELOW, 0.01, "refuted"),
+        (AROUND, AROUND, 0.60, "not told apart from the null control"),
+        (AT_ZERO, AROUND, 0.60, "not told apart from the null control"),
+        (AROUND, BELOW, 0.01, "not told apart from the null control"),
+        (BELOW, AROUND, 0.60, "not supported: below the null control"),
+        (BELOW, BELOW, 0.01, "not supported: below the null control"),
     ],
 )
 def test_the_verdict_follows_its_rule(beyond_null, beyond_best, p_holm, expected):
@@ -205,7 +205,7 @@ def test_too_few_users_for_an_interval_get_no_verdict(beyond_null, beyond_best):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "expected"), [(0.1, "holds: by arithmetic"), (0.2, "holds: by arithmetic"), (0.3, "refuted")]
+    ("tokens", "expected"), [(0.1, "holds: by arithmetic"), (0.2, "holds: by arithmetic"), (0.3, "does not hold")]
 )
 def test_cost_is_in_proportion_if_the_work_is_no_larger_a_share_than_the_users(tokens, expected):
     share = pd.DataFrame({"ranker": ["llm"], "calls": [0.2], "prompt_tokens": [tokens]})
@@ -336,7 +336,7 @@ def claims(study) -> pd.DataFrame:
 
 @pytest.mark.parametrize("claim", judging.CLAIMS)
 def test_a_coins_gain_is_explained_by_the_null_control(claims, claim):
-    assert claims.loc[(claim, COIN), "verdict"].startswith("explained by the null control")
+    assert claims.loc[(claim, COIN), "verdict"].startswith("not told apart from the null control")
 
 
 @pytest.mark.parametrize("claim", judging.CLAIMS)

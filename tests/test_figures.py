@@ -1,9 +1,12 @@
-"""Colours that mean different things in one figure can be told apart, also by the colour-blind."""
+"""Colours can be told apart, also by the colour-blind; labels say which model was asked, and what we added to it."""
 
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from hybridrec import figures
 
@@ -62,3 +65,74 @@ def test_colours_that_the_colour_blind_confuse_are_found():
 
 def test_white_and_black_are_as_far_apart_as_can_be():
     assert difference("#000000", "#ffffff", "no cone") == pytest.approx(100, abs=0.1)
+
+
+# --- what is written in a figure --------------------------------------------------------------------------------------
+
+
+def texts(figure: Figure) -> str:
+    """All that can be read in a figure."""
+    figure.canvas.draw()  # some labels are only made when it is drawn
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+@pytest.fixture
+def rankings() -> pd.DataFrame:
+    """Two users: `listwise` left out three of their five candidates, all of the one's two, one of the other's three."""
+    users = pd.DataFrame({"user": [1, 1, 2, 2, 2]})
+    frames = [users.assign(ranker=ranker) for ranker in ("listwise", "likelihood")]
+    rows = pd.concat(frames, ignore_index=True).assign(model="tiny-1M")
+    left_out = rows["user"].map({1: 2, 2: 1})
+    return rows.assign(missing=left_out.where(rows["ranker"] == "listwise", 0))
+
+
+def measured(**columns: object) -> pd.DataFrame:
+    gains = {f"gain_over_best_control{part}": value for part, value in (("", 0.0), ("_low", -0.1), ("_high", 0.1))}
+    rows = pd.DataFrame({"ranker": ["listwise", "likelihood", "random"], "recommender": "A"})
+    return rows.assign(weak_auc_before=0.3, weak_auc_after=0.5, **gains, **columns)
+
+
+FIGURES = {
+    "quality_bars": lambda rows: figures.quality_bars(
+        pd.DataFrame({"name": ["listwise", "likelihood"], "control": False, "auc": 0.5, "low": 0.4, "high": 0.6}),
+        "title", figures.ORANGE, rows,
+    ),
+    "published_pattern": lambda rows: figures.published_pattern(
+        measured(), pd.DataFrame(columns=["recommender", "recommender_alone", "with_gpt_35"]), ["A"], "listwise",
+        "tiny-1M", rows,
+    ),
+    "headline": lambda rows: figures.headline(
+        pd.concat([measured(protocol=name) for name in ("published", "held-out")]).replace("random", "recommender"),
+        ["listwise", "likelihood"], [], ["A"], rows,
+    ),
+    "gain_forest": lambda rows: figures.gain_forest(measured(), ["listwise", "likelihood"], rows),
+    "ladder": lambda rows: figures.ladder(measured(model="tiny-1M", millions=1), rows),
+    "quality_cost": lambda rows: figures.quality_cost(measured(routing="weak only", tokens=9, overall_auc=1), 1, rows),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_tells_how_much_of_a_written_list_is_random_repair(name, rankings):
+    assert "60%" in texts(FIGURES[name](rankings))
+    assert "%" not in texts(FIGURES[name](rankings.assign(missing=0))).replace("95 %", "")
+
+
+def test_the_published_pattern_names_the_model_that_was_asked(rankings):
+    assert "tiny-1M" in texts(FIGURES["published_pattern"](rankings))
+
+
+def test_no_line_runs_from_model_to_model():
+    table = pd.concat([measured(model=f"of {size}", millions=size) for size in (100, 1000)])
+    (axis,) = figures.ladder(table).axes
+    lines = [line for line in axis.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
+    assert [list(line.get_ydata()) for line in lines] == [[0, 0]]  # the level of the best control
+
+
+def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():
+    weak = pd.DataFrame(
+        [("a", protocol, "random", 0.5, 0.2, 0.9) for protocol in ("published", "held-out")],
+        columns=["dataset", "protocol", "ranker", "auc", "lowest", "highest"],
+    )
+    for axis in figures.overview(weak, {"random": "a random order"}).axes:
+        (lines,) = axis.collections
+        assert [end[0] for end in lines.get_segments()[0]] == [0.2, 0.9]

@@ -38,6 +38,43 @@ def test_every_number_of_the_overview_stands_in_the_experiments_metrics(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_written_lists_say_how_much_of_them_is_random_repair(name):
+    validity = json.loads((paths.RESULTS / name / "metrics.json").read_text())["llm"]["validity"]
+    rows = overview.weak_users([name])
+    (missing,) = [row["missing"] for row in validity if row["ranker"] == "listwise"]
+    assert 0 < missing <= 1
+    assert set(rows.loc[rows["ranker"] == "listwise", "random_repair"]) == {missing}
+    assert set(rows.loc[rows["ranker"] != "listwise", "random_repair"]) == {0}
+
+
+def test_the_figure_shows_means_over_splits_and_one_split_where_no_other_was_run():
+    keys = ["dataset", "protocol", "ranker"]
+    weak = pd.DataFrame(
+        [("a", "published", "listwise", 0.9), ("a", "published", "random", 0.9), ("b", "published", "listwise", 0.3)],
+        columns=[*keys, "auc"],
+    )
+    spread = pd.DataFrame(
+        [("a", "published", "random", 5, 0.5, 0.1, 0.4, 0.7)],
+        columns=[*keys, "splits", "mean", "sd", "lowest", "highest"],
+    )
+    shown = overview.shown_means(weak, spread).to_dict("records")
+    first = {"dataset": "a", "protocol": "published", "ranker": "random", "splits": 5}
+    second = {"dataset": "b", "protocol": "published", "ranker": "listwise", "splits": 1}
+    assert shown == [
+        first | {"auc": 0.5, "lowest": 0.4, "highest": 0.7},
+        second | {"auc": 0.3, "lowest": 0.3, "highest": 0.3},
+    ]
+
+
+def test_labels_name_the_model_that_was_asked_and_count_the_splits():
+    shown = pd.DataFrame({"ranker": ["likelihood", "likelihood", "random"], "splits": [3, 5, 5]})
+    called = overview.called(["ml-100k", "not declared"], shown)
+    assert list(called) == ["likelihood", "random"]
+    assert "SmolLM2-135M-Instruct" in called["likelihood"] and "3 to 5" in called["likelihood"]
+    assert called["random"].endswith("5)")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
     made = {result for result, *_ in overview.made_by()} | {"seeds"}
     there = {file.stem for file in (paths.RESULTS / name).iterdir() if file.suffix in (".csv", ".png", ".svg")}

@@ -61,15 +61,5 @@ def test_the_readme_says_what_came_of_the_splits():
     asked = pd.concat(tables, names=["dataset"]).query("protocol == 'held-out' and ranker == @seeds.MODE")
     assert len(tables) == 3 and asked.groupby("dataset")["seed"].nunique().tolist() == [3, 3, 3]
     assert (asked["gain_over_best_control_low"] <= 0).all()
-    weak = pd.concat({name: seeds.weak_users(table) for name, table in tables.items()}, names=["dataset"])
-    wide = weak.query("protocol == 'held-out'").pivot_table(index=["dataset", "seed"], columns="ranker", values="auc")
-    above = {
-        rival: (wide[seeds.MODE] - wide[rival]).loc[lambda gain: gain > 0] for rival in ("item-mean", "recommender")
-    }
-    assert [(dataset, len(gain)) for dataset, gain in above["item-mean"].groupby("dataset")] == [("book-crossing", 1)]
-    assert [(dataset, len(gain)) for dataset, gain in above["recommender"].groupby("dataset")] == [("book-crossing", 1)]
-    assert above["item-mean"].round(2).tolist() == [0.07] and above["recommender"].max() < 0.01
     readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    assert "In none of the nine, and for no recommender, is it shown to beat the best control" in readme
-    assert "above item means in one (by seven hundredths of AUC)" in readme
-    assert "above the weak users' own recommender in another (by less than a hundredth)" in readme
+    assert "every interval reaches below zero" in readme
