@@ -48,7 +48,7 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
 
 def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "results", lambda name: tmp_path)
-    monkeypatch.setattr(commands, "_STAMPS", tmp_path / "stamps")
+    monkeypatch.setattr(paths, "work", lambda name: tmp_path)
     (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n")
     settings = experiment.load("ml-100k")
     commands.summary(settings)
