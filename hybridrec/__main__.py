@@ -156,11 +156,11 @@ def _run(settings: experiments.Experiment, source: Path, target: Path) -> None:
     import nbformat
 
     name = source.stem
+    start, inputs = time.perf_counter(), _inputs(settings, name)  # as they are before anything is read
     declared = declared_parameters(nbformat.read(source, as_version=4), name)
     changed = changed_parameters(settings, declared, name)
     given = ", ".join(f"{key} = {value!r}" for key, value in changed.items())
     print(f"{name}: running" + (f" with {given}" if given else ""), flush=True)
-    start, inputs = time.perf_counter(), _inputs(settings, name)
     with progress.journal(_journal(settings, name)):
         executed = normalise(_execute(source, changed, paths.work(settings.name) / name))
     if "experiment" in changed:
