@@ -4,22 +4,25 @@ import argparse
 import ast
 import csv
 import functools
+import hashlib
+import json
 import logging
 import os
 import re
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from hybridrec import experiment as experiments
-from hybridrec import paths, progress
+from hybridrec import files, paths, progress
 
 # Heavy imports (papermill, pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
-_STAMPS = paths.ROOT / ".stamps"
 _CELL_TIMEOUT = 3600
 _FIRST = "01_data"
+_WRITING = ("batch", "import", "seeds", "compact")  # the commands that write, beside `run`, which looks after itself
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -120,40 +123,108 @@ def _joined(outputs: list[Any]) -> list[Any]:
 def run(settings: experiments.Experiment, name: str) -> Path:
     """Execute one notebook with an experiment's settings; its result replaces the former one only when it is whole.
 
+    One command at a time works on an experiment. If another run makes this result while we wait for our turn, and
+    from what we would make it from, it is not made again.
+
     Raises:
         CommandError: no such notebook, or parameters that do not fit.
         NotebookError: a cell failed; the message says which, and where the notebook was kept.
+        LockError: no lock can be had here.
     """
-    import nbformat
-
     source = paths.NOTEBOOKS / f"{name}.ipynb"
     if not source.is_file():
         known = ", ".join(_notebooks()) or "none"
         raise CommandError(f"no notebook {name!r} in {paths.within_root(paths.NOTEBOOKS)}. There are: {known}.")
     if settings.ratings and name == _FIRST:
         data(settings)  # says in a second what would fail later, or after hours
+    target = paths.results(settings.name) / source.name
+    before = _version(target)
+    with _alone(settings.name):
+        if _version(target) != before and _made_from_the_same(settings, name):
+            print(f"{name}: done meanwhile by another run; {paths.within_root(target)}", flush=True)
+        else:
+            _run(settings, source, target)
+    return target
+
+
+def _alone(experiment: str) -> AbstractContextManager[None]:
+    """Wait until no other command works on the experiment, and keep others waiting; scratch has a lock of its own."""
+    return files.lock(paths.work(experiment) / "run.lock", f"run of `{experiment}`")
+
+
+def _run(settings: experiments.Experiment, source: Path, target: Path) -> None:
+    import nbformat
+
+    name = source.stem
+    start, inputs = time.perf_counter(), _inputs(settings, name)  # as they are before anything is read
     declared = declared_parameters(nbformat.read(source, as_version=4), name)
     changed = changed_parameters(settings, declared, name)
     given = ", ".join(f"{key} = {value!r}" for key, value in changed.items())
     print(f"{name}: running" + (f" with {given}" if given else ""), flush=True)
-    start, work = time.perf_counter(), _STAMPS / settings.name / name
     with progress.journal(_journal(settings, name)):
-        executed = normalise(_execute(source, changed, work))
+        executed = normalise(_execute(source, changed, paths.work(settings.name) / name))
     if "experiment" in changed:
         _add_reading_note(executed, settings.name, name)
-    target = paths.results(settings.name) / source.name
-    partial = target.with_suffix(".partial")
-    nbformat.write(executed, partial)
-    partial.replace(target)
+    # Before the result, so that there never is a result with the note of an earlier one.
+    _note(settings, name).write_text(inputs)
+    with files.replacing(target) as partial:
+        nbformat.write(executed, partial)
     done = progress.told(progress.counts([_journal(settings, name)]))
     seconds = f"{time.perf_counter() - start:.0f} s"
     print(f"{name}: {'; '.join(filter(None, [seconds, done]))}; {paths.within_root(target)}", flush=True)
-    return target
 
 
 def _journal(settings: experiments.Experiment, name: str) -> Path:
     """Where a notebook's last run notes what it did (see progress.py)."""
-    return _STAMPS / settings.name / f"{name}.journal.jsonl"
+    return paths.work(settings.name) / f"{name}.journal.jsonl"
+
+
+def _note(settings: experiments.Experiment, name: str) -> Path:
+    """Where a notebook's last whole run noted its ``_inputs``."""
+    return paths.work(settings.name) / f"{name}.inputs"
+
+
+def _made_from_the_same(settings: experiments.Experiment, name: str) -> bool:
+    """Whether the result that is there was made from all that we would make it from now.
+
+    That cannot be told of the first notebook: it reads files of the user's, wherever they lie, and takes seconds.
+    """
+    noted = _note(settings, name)
+    return name != _FIRST and noted.is_file() and noted.read_text() == _inputs(settings, name)
+
+
+def _inputs(settings: experiments.Experiment, name: str) -> str:
+    """A hash of what a notebook's result depends on: the settings, the environment, and when each file was written.
+
+    The files are the notebook, the package, what is read from data/, the recordings, and the tables of the notebooks
+    before. Recordings that a run adds to are other inputs after it: then the next run replays them.
+    """
+    from hybridrec import tables
+
+    made_before = [table for table, notebook in tables.WRITTEN_BY.items() if notebook < name]
+    read = [
+        paths.NOTEBOOKS / f"{name}.ipynb",
+        paths.EXPERIMENTS / f"{settings.name}.md",
+        paths.ROOT / "requirements.lock",
+        paths.PRICES,
+        paths.PUBLISHED,
+        *sorted(file for file in Path(__file__).parent.rglob("*") if file.suffix in (".py", ".toml")),
+        *sorted(file for file in paths.RECORDINGS.rglob("*") if file.suffix in (".jsonl", ".gz")),
+        *(paths.tables(settings.name) / f"{table}.parquet" for table in made_before),
+    ]
+    environment = [os.environ.get(f"HYBRIDREC_{variable}") for variable in ("LLM", "RECORDINGS", "DATA")]
+    versions = [(str(file), _version(file)) for file in read]
+    text = json.dumps([experiments.parameters(settings), environment, versions], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What is another after a file was written: the time and the size; None if there is no file."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
@@ -181,7 +252,6 @@ def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
     _show_progress_here()
     # The parameters were checked already; papermill would only repeat that it cannot read some of their lines.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    work.parent.mkdir(parents=True, exist_ok=True)
     running, failed = work.with_suffix(".running.ipynb"), work.with_suffix(".failed.ipynb")
     try:
         executed = papermill.execute_notebook(
@@ -382,23 +452,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         if given.command == "overview":
-            overview()
+            with _alone("overview"):
+                overview()
             return 0
         settings = experiments.load(given.experiment)
-        if given.command == "run":
-            run(settings, given.notebook.removesuffix(".ipynb"))
-        elif given.command == "import":
-            import_results(settings, given.files)
-        else:
-            plain = {
-                "summary": summary,
-                "data": data,
-                "model": model,
-                "batch": batch,
-                "seeds": seeds,
-                "compact": compact,
-            }
-            plain[given.command](settings)
+        with _alone(settings.name) if given.command in _WRITING else nullcontext():
+            _command(settings, given)
     except KeyboardInterrupt:
         print("interrupted. The same command goes on from the last whole notebook.", file=sys.stderr)
         return 130
@@ -409,6 +468,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
     return 0
+
+
+def _command(settings: experiments.Experiment, given: argparse.Namespace) -> None:
+    if given.command == "run":
+        run(settings, given.notebook.removesuffix(".ipynb"))
+    elif given.command == "import":
+        import_results(settings, given.files)
+    else:
+        plain = {"summary": summary, "data": data, "model": model, "batch": batch, "seeds": seeds, "compact": compact}
+        plain[given.command](settings)
 
 
 if __name__ == "__main__":

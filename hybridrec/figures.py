@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hybridrec import files
 from hybridrec.experiment import MODES
 from hybridrec.hybrid import CONTROLS
 
@@ -37,8 +38,9 @@ def use_style() -> None:
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
     """Write NAME.png and NAME.svg without dates or versions in them, and hand the figure back to be shown."""
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with files.replacing(folder / f"{name}.{kind}") as partial:
+            figure.savefig(partial, metadata=undated)
     return figure
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from hybridrec import paths, seeds
+from hybridrec import files, paths, seeds, tables
 from hybridrec.experiment import read as read_settings
 
 # The rows of the overview: what a weak user gets, in the order in which it is shown.
@@ -168,14 +168,15 @@ def write(folder: Path) -> list[str]:
 
     names = experiments()
     weak = weak_users(names)
-    weak.round(6).to_csv(folder / "overview.csv", index=False, lineterminator="\n")
-    beyond_controls(names).round(6).to_csv(folder / "beyond_controls.csv", index=False, lineterminator="\n")
+    tables.write_csv(folder / "overview.csv", weak)
+    tables.write_csv(folder / "beyond_controls.csv", beyond_controls(names))
     splits = other_splits(names)
     spread = seeds.spread(splits)
-    spread.round(6).to_csv(folder / "seeds.csv", index=False, lineterminator="\n")
+    tables.write_csv(folder / "seeds.csv", spread)
     shown = shown_means(weak, spread)
     figures.save(figures.overview(shown, called(names, shown)), folder, "overview")
     if len(splits):
         figures.save(figures.overview(splits, called(names), alpha=0.5), folder, "seeds")
-    (folder / "README.md").write_text(index(names), encoding="utf-8")
+    with files.replacing(folder / "README.md") as partial:
+        partial.write_text(index(names), encoding="utf-8")
     return names

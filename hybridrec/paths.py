@@ -46,6 +46,13 @@ def results(experiment: str) -> Path:
     return folder
 
 
+def work(experiment: str) -> Path:
+    """Folder of what runs keep for themselves (never committed): locks, journals, the notebook under way."""
+    folder = (_output() or ROOT) / ".stamps" / experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def within_root(path: Path) -> str:
     """A path as shown to readers: relative to the repository, so that no machine's folders are printed."""
     path = Path(path)

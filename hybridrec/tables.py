@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hybridrec import paths
+from hybridrec import files, paths
 
 # Which notebook writes which table: the one place that knows the order of the study.
 WRITTEN_BY = {
@@ -40,7 +40,8 @@ def write(experiment: str, **frames: pd.DataFrame) -> None:
         KeyError: a name that is not declared in WRITTEN_BY.
     """
     for name, frame in frames.items():
-        frame.to_parquet(_path(experiment, name), index=False)
+        with files.replacing(_path(experiment, name)) as partial:
+            frame.to_parquet(partial, index=False)
 
 
 def read(experiment: str, name: str) -> pd.DataFrame:
@@ -67,16 +68,28 @@ def _path(experiment: str, name: str) -> Path:
 
 def publish(experiment: str, name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Write a result as CSV, rounded so that the last bits of a float do not show up as changes; return it."""
-    frame.round(_DECIMALS).to_csv(paths.results(experiment) / f"{name}.csv", index=False, lineterminator="\n")
+    write_csv(paths.results(experiment) / f"{name}.csv", frame)
     return frame
 
 
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a CSV file as results are written: rounded, with the same line ends everywhere."""
+    with files.replacing(path) as partial:
+        frame.round(_DECIMALS).to_csv(partial, index=False, lineterminator="\n")
+
+
 def record(experiment: str, section: str, values: Any) -> None:
-    """Put a section into the experiment's metrics.json: what tests and the README are checked against."""
+    """Put a section into the experiment's metrics.json: what tests and the README are checked against.
+
+    Others may put in theirs at the same time.
+    """
     path = paths.results(experiment) / "metrics.json"
-    metrics = json.loads(path.read_text()) if path.is_file() else {}
-    metrics[section] = _plain(values)
-    path.write_text(json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    with files.lock(paths.work(experiment) / "metrics.lock", f"writer of {paths.within_root(path)}"):
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        metrics[section] = _plain(values)
+        text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        with files.replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

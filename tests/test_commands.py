@@ -1,7 +1,17 @@
-"""What the command line does to a notebook before it is committed."""
+"""What the command line does to a notebook before it is committed, and when two of them work on one experiment."""
 
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
 import nbformat
 import pytest
+from processes import until
 
 from hybridrec import __main__ as commands
 from hybridrec import experiment, paths, progress
@@ -48,7 +58,7 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
 
 def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "results", lambda name: tmp_path)
-    monkeypatch.setattr(commands, "_STAMPS", tmp_path / "stamps")
+    monkeypatch.setattr(paths, "work", lambda name: tmp_path)
     (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n")
     settings = experiment.load("ml-100k")
     commands.summary(settings)
@@ -61,3 +71,191 @@ def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(
     told = capsys.readouterr().out
     assert "fits: 4 cached, 87 computed; answers: 0 computed, 3,121 replayed." in told
     assert told.splitlines()[-1].endswith(tmp_path.name)
+
+
+# --- two at once ----------------------------------------------------------------------------------------------------
+
+# The command line in a folder of its own. A notebook is "executed" once the file "go" is there; the log has who did it.
+RUN = """
+import os, sys, time
+from pathlib import Path
+import nbformat
+from hybridrec import __main__ as commands, paths
+folder = Path(sys.argv.pop(1))
+paths.NOTEBOOKS, paths.EXPERIMENTS = folder / "notebooks", folder / "experiments"
+def note(what):
+    with (folder / "log").open("a") as log:
+        log.write(f"{what} {os.getpid()}\\n")
+def execute(source, changed, work):
+    note("begin")
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+    note("end")
+    if os.environ.get("FAIL"):
+        raise commands.NotebookError("it failed")
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(f"made by {os.getpid()}"))
+    return notebook
+commands._execute = execute
+sys.exit(commands.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """A folder with an experiment ``toy`` of two notebooks."""
+    for folder in ("notebooks", "experiments", "recordings"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(paths.EXPERIMENTS / "class.toml", tmp_path / "experiments" / "toy.toml")
+    for name in ("01_data", "02_baselines"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", "seed: int = 42  # of everything")
+    return tmp_path
+
+
+def write_notebook(path: Path, parameters: str) -> None:
+    cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+
+
+def two_runs(study: Path, between: Callable[[], None], **first: str) -> tuple[list, list[str], list[str]]:
+    """Run a notebook twice at once; ``between`` happens while the first is at work, ``first`` is its environment.
+
+    Returns:
+        The two processes, what each of them said, and the lines of the log.
+    """
+    folders = {"HYBRIDREC_SCRATCH": str(study / "scratch"), "HYBRIDREC_RECORDINGS": str(study / "recordings")}
+    runs, said = [], [study / "said1", study / "said2"]
+
+    def start(**environment: str) -> None:
+        command = [sys.executable, "-c", RUN, str(study), "run", "toy", "02_baselines"]
+        with said[len(runs)].open("w") as out:
+            given = os.environ | folders | environment
+            runs.append(subprocess.Popen(command, env=given, stdout=out, stderr=subprocess.STDOUT))
+
+    def log() -> list[str]:
+        return (study / "log").read_text().splitlines() if (study / "log").exists() else []
+
+    try:
+        start(**first)
+        until(lambda: log() != [])
+        between()
+        start()
+        until(lambda: "waiting for another run of `toy`" in said[1].read_text() or len(log()) > 1)
+        (study / "go").touch()
+        for run in runs:
+            run.wait(timeout=60)
+    finally:
+        for run in runs:
+            run.kill()
+    return runs, [file.read_text() for file in said], log()
+
+
+def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
+    (first, second), (one, other), log = two_runs(study, lambda: None)
+    assert first.returncode == second.returncode == 0
+    assert f"waiting for another run of `toy` (pid {first.pid}, since" in other
+    assert "02_baselines: done meanwhile by another run" in other
+    assert "waiting" not in one
+    assert log == [f"begin {first.pid}", f"end {first.pid}"]
+    result = nbformat.read(study / "scratch" / "results" / "toy" / "02_baselines.ipynb", as_version=4)
+    assert result.cells[-1].source == f"made by {first.pid}"
+
+
+@pytest.mark.parametrize("changed", [True, False], ids=["the notebook was changed", "the other one failed"])
+def test_a_run_that_waited_works_itself_where_the_result_is_not_what_it_would_make(study, changed):
+
+    def between() -> None:
+        if changed:
+            write_notebook(study / "notebooks" / "02_baselines.ipynb", "seed: int = 43  # of everything")
+
+    (first, second), (_, other), log = two_runs(study, between, **({} if changed else {"FAIL": "yes"}))
+    assert (first.returncode, second.returncode) == (int(not changed), 0)
+    assert "waiting for another run of `toy`" in other and "done meanwhile" not in other
+    assert log == [f"{what} {run.pid}" for run in (first, second) for what in ("begin", "end")], "not one by one"
+    result = nbformat.read(study / "scratch" / "results" / "toy" / "02_baselines.ipynb", as_version=4)
+    assert result.cells[-1].source == f"made by {second.pid}"
+
+
+@pytest.fixture
+def toy(study, monkeypatch) -> Path:
+    """The same, for what is tried in this process."""
+    monkeypatch.setenv("HYBRIDREC_SCRATCH", str(study / "scratch"))
+    for folder in ("NOTEBOOKS", "EXPERIMENTS", "RECORDINGS"):
+        monkeypatch.setattr(paths, folder, study / folder.lower())
+    (study / "recordings" / "ml-100k").mkdir()
+    (paths.tables("toy") / "sparsity.parquet").write_bytes(b"1")
+    return study
+
+
+def inputs(**changed: object) -> str:
+    return commands._inputs(dataclasses.replace(experiment.load("toy"), **changed), "02_baselines")
+
+
+def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_same(toy, monkeypatch):
+    found = [inputs()]
+    assert inputs() == found[0]
+    found.append(inputs(seed=43))
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    found.append(inputs())
+    monkeypatch.delenv("HYBRIDREC_LLM")
+    write_notebook(toy / "notebooks" / "02_baselines.ipynb", "seed: int = 44  # of everything")
+    found.append(inputs())
+    (toy / "experiments" / "toy.md").write_text("## 02_baselines\n\nIt differs.\n")
+    found.append(inputs())
+    (toy / "recordings" / "ml-100k" / "toy.jsonl").write_text("{}\n")
+    found.append(inputs())
+    (paths.tables("toy") / "sparsity.parquet").write_bytes(b"22")
+    found.append(inputs())
+    assert len(set(found)) == len(found)
+    (paths.tables("toy") / "scores.parquet").write_bytes(b"1")  # notebook 02 writes it itself
+    (toy / "notebooks" / "01_data.ipynb").touch()
+    assert inputs() == found[-1]
+
+
+@pytest.mark.parametrize(("name", "known"), [("01_data", False), ("02_baselines", True)])
+def test_what_the_first_notebook_reads_lies_where_the_user_put_it_and_is_not_known(toy, name, known):
+    settings = experiment.load("toy")
+    assert not commands._made_from_the_same(settings, name), "nothing was noted yet"
+    commands._note(settings, name).write_text(commands._inputs(settings, name))
+    assert commands._made_from_the_same(settings, name) == known
+
+
+def test_scratch_has_a_lock_of_its_own(toy, monkeypatch):
+    with commands._alone("toy"):
+        monkeypatch.setenv("HYBRIDREC_SCRATCH", str(toy / "other"))
+        assert not is_locked("toy")
+        with commands._alone("toy"):
+            assert is_locked("toy")
+
+
+def is_locked(name: str) -> bool:
+    try:
+        filelock.FileLock(paths.work(name) / "run.lock", timeout=0).acquire().lock.release()
+    except filelock.Timeout:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("seeds", "seeds"),
+        ("compact", "compact"),
+        ("batch", "batch"),
+        ("import", "import_results"),
+        ("overview", "overview"),
+    ],
+)
+def test_every_command_that_writes_is_alone_with_its_experiment(toy, monkeypatch, command, function):
+    arguments = [command] if command == "overview" else [command, "toy"]
+    found = []
+    monkeypatch.setattr(commands, function, lambda *_: found.append(is_locked(arguments[-1])))
+    assert commands.main(arguments) == 0
+    assert found == [True]
+    assert not is_locked(arguments[-1])
+
+
+def test_what_only_reads_does_not_wait(toy, monkeypatch):
+    monkeypatch.setattr(commands, "summary", lambda settings: None)
+    with commands._alone("toy"):
+        assert commands.main(["summary", "toy"]) == 0

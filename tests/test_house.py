@@ -18,7 +18,7 @@ from hybridrec import experiment, paths
 LLM = "answers batch chat limits local models prompts rankers recordings runner scoring shuffles".split()
 SOURCES = "book_crossing canonical movielens own".split()
 FLOORS: list[set[str]] = [
-    {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment"},
+    {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment", "files"},
     {"downloads", "metrics", "places", "prices", "tables", "statistics"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
     {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},

@@ -1,9 +1,16 @@
 """The open model: scores that share a prefix are the scores of plain forward passes. Needs its weights on this disk."""
 
+import json
+import threading
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import until
+from safetensors.torch import save_file
 from toy_model import USAGE
 
 from hybridrec import paths
@@ -181,6 +188,155 @@ def test_unknown_model_lists_the_known_ones():
 )
 def test_only_complete_lines_count_as_repeated(text, repeated):
     assert local._repeats(text) == repeated
+
+
+# --- the converted folder -------------------------------------------------------------------------------------------
+
+JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = "model.safetensors"
+CARD = local.model_card(NAME)
+
+
+class Converter:
+    """In place of transformers: writes small files of the right names, and counts. It can be stopped on the way."""
+
+    def __init__(self) -> None:
+        self.conversions = 0
+        self.dies: type[BaseException] | None = None
+        self.go = threading.Event()
+        self.go.set()
+
+    def tokenizer(self, folder: Path, gguf_file: str) -> SimpleNamespace:
+        assert (folder / gguf_file).is_file()
+        return SimpleNamespace(save_pretrained=self.save_tokenizer)
+
+    def model(self, folder: Path, gguf_file: str, dtype: torch.dtype) -> SimpleNamespace:
+        return SimpleNamespace(
+            config=SimpleNamespace(quantization_config={}), is_quantized=True, save_pretrained=self.save_model
+        )
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self.conversions += 1
+        folder.mkdir()
+        for name in JSON[1:]:
+            (folder / name).write_text(json.dumps({"name": name}))
+        assert self.go.wait(60)
+        if self.dies:
+            raise self.dies
+
+    def save_model(self, folder: Path) -> None:
+        (folder / JSON[0]).write_text("{}")
+        save_file({"weights": torch.ones(100)}, folder / WEIGHTS)
+
+
+@pytest.fixture
+def converter(tmp_path, monkeypatch) -> Converter:
+    fake = Converter()
+    (tmp_path / CARD.file.name).touch()
+    monkeypatch.setattr(paths, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(local, "fetch", lambda file, *_: tmp_path / file.name)
+    monkeypatch.setattr(local.AutoTokenizer, "from_pretrained", fake.tokenizer)
+    monkeypatch.setattr(local.AutoModelForCausalLM, "from_pretrained", fake.model)
+    return fake
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_model_is_converted_once_and_found_afterwards(converter):
+    folder = local.converted_folder(CARD)
+    assert folder.parent == paths.MODELS and {*JSON, WEIGHTS} < set(contents(folder))
+    assert local.converted_folder(CARD) == folder
+    assert converter.conversions == 1
+
+
+def test_of_two_who_want_a_model_at_once_one_converts_it_and_the_other_waits(converter, capsys):
+    converter.go.clear()
+    found: list[Path] = []
+    two = [threading.Thread(target=lambda: found.append(local.converted_folder(CARD))) for _ in range(2)]
+    said = ""
+
+    def waiting() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return f"waiting for another conversion of {NAME}" in said
+
+    for one in two:
+        one.start()
+    try:
+        until(waiting)
+    finally:
+        converter.go.set()
+        for one in two:
+            one.join()
+    assert found == [local.converted_folder(CARD)] * 2
+    assert converter.conversions == 1
+
+
+def test_a_conversion_that_is_cut_short_is_no_model_and_the_next_one_starts_anew(converter, monkeypatch):
+    converter.dies = KeyboardInterrupt
+    with monkeypatch.context() as killed:
+        killed.setattr("hybridrec.files._remove", lambda path: None)  # a process that is killed removes nothing
+        with pytest.raises(KeyboardInterrupt):
+            local.converted_folder(CARD)
+    assert any(file.is_dir() for file in paths.MODELS.iterdir()), "nothing was left, so nothing is tried here"
+    converter.dies = None
+    folder = local.converted_folder(CARD)
+    assert {*JSON, WEIGHTS} < set(contents(folder))
+    assert [file for file in paths.MODELS.iterdir() if file.is_dir()] == [folder]
+
+
+DAMAGE = {
+    "missing": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+}
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["with sizes", "of an earlier version"])
+@pytest.mark.parametrize("name", [*JSON, WEIGHTS])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_folder_is_told_of_and_made_again(converter, name, damage, listed):
+    folder = local.converted_folder(CARD)
+    whole = contents(folder)
+    if not listed:
+        (folder / local._SIZES).unlink()
+    DAMAGE[damage](folder / name)
+    with pytest.warns(UserWarning, match=rf"{folder.name} is damaged \({name} .*converted again") as told:
+        assert local.converted_folder(CARD) == folder
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert contents(folder) == whole
+    assert local.converted_folder(CARD) == folder
+    assert converter.conversions == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1"])
+def test_a_damaged_list_of_sizes_is_damage_too(converter, text):
+    folder = local.converted_folder(CARD)
+    (folder / local._SIZES).write_text(text)
+    with pytest.warns(UserWarning, match=f"{local._SIZES} is not readable"):
+        local.converted_folder(CARD)
+    assert converter.conversions == 2
+
+
+def test_a_whole_folder_of_an_earlier_version_is_used_as_it_is(converter):
+    folder = local.converted_folder(CARD)
+    (folder / local._SIZES).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert local.converted_folder(CARD) == folder
+    assert converter.conversions == 1
+
+
+def test_a_damaged_folder_stays_until_there_is_a_new_one(converter):
+    folder = local.converted_folder(CARD)
+    (folder / WEIGHTS).write_bytes(b"")
+    damaged = contents(folder)
+    converter.dies = OSError
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(OSError):
+        local.converted_folder(CARD)
+    assert contents(folder) == damaged
 
 
 # --- taking requests on ---------------------------------------------------------------------------------------------

@@ -484,7 +484,6 @@ def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monke
     mine = settings(ratings, **QUICK, ladder=[])
     for variable in ("DATA", "SCRATCH", "RECORDINGS"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
-    monkeypatch.setattr(commands, "_STAMPS", tmp_path)
     for notebook in sorted(file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")):
         commands.run(mine, notebook)
     said = capsys.readouterr().out

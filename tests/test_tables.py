@@ -1,12 +1,15 @@
 """What notebooks hand on and publish: errors say what to run, and published files hold plain, rounded numbers."""
 
 import json
+import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from hybridrec import paths, tables
+from hybridrec import figures, paths, tables
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +87,75 @@ def test_sections_are_merged_and_a_section_is_replaced():
     tables.record("toy", "cost", {"usd": 2.0})
     tables.record("toy", "data", {"items": 3})
     assert recorded() == {"cost": {"usd": 2.0}, "data": {"items": 3}}
+
+
+# --- several at once, and one that is cut short ---------------------------------------------------------------------
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def record_many(name: str, number: int) -> None:
+    for section in range(number):
+        tables.record("toy", f"{name}{section}", {"value": section})
+
+
+def test_sections_that_several_processes_record_at_once_are_all_kept():
+    writers = [SPAWN.Process(target=record_many, args=(name, 100)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert recorded() == {f"{name}{section}": {"value": section} for name in "abc" for section in range(100)}
+
+
+def write_many(number: int) -> None:
+    for version in range(number):
+        tables.write("toy", scores=pd.DataFrame({"score": np.full(200_000, version)}))
+
+
+def test_a_table_that_is_read_while_another_process_writes_it_is_always_a_whole_one():
+    write_many(1)
+    writer = SPAWN.Process(target=write_many, args=(100,))
+    writer.start()
+    versions = []
+    while writer.is_alive():
+        scores = tables.read("toy", "scores")["score"]
+        assert len(scores) == 200_000 and scores.nunique() == 1
+        versions.append(scores[0])
+    assert writer.exitcode == 0
+    assert len(set(versions)) > 1, "nothing was read while it was written"
+    assert versions == sorted(versions)
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "method"),
+    [
+        (lambda frame: tables.write("toy", sparsity=frame), pd.DataFrame, "to_parquet"),
+        (lambda frame: tables.publish("toy", "weak", frame), pd.DataFrame, "to_csv"),
+        (lambda frame: tables.record("toy", "weak", frame), Path, "write_text"),
+        (lambda frame: figures.save(Figure(), paths.results("toy"), "weak"), Figure, "savefig"),
+    ],
+    ids=["table", "csv", "metrics", "figure"],
+)
+def test_a_writer_that_is_cut_short_leaves_the_former_file(frame, tmp_path, monkeypatch, write, kind, method):
+    write(frame)
+    former = contents(tmp_path)
+
+    def cut_short(self: object, *given: object, **_: object) -> None:
+        (self if isinstance(self, Path) else given[0]).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, method, cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        write(frame.assign(user=0))
+    assert contents(tmp_path) == former
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock"}
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

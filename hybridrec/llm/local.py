@@ -3,18 +3,21 @@
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
+import json
 import re
 import shutil
 import time
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging as transformers_logging
 
-from hybridrec import paths
+from hybridrec import files, paths
 from hybridrec.downloads import fetch
 from hybridrec.llm import scoring
 from hybridrec.llm.models import ModelCard, model_card
@@ -27,28 +30,84 @@ _CHARACTERS_TOGETHER = 12_000
 # How many answers are written together, and out of how many the most alike in length are taken.
 _GENERATED_TOGETHER = 16
 _WAITING = 256
+# In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
+_SIZES = "sizes.json"
+_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 
 
 def converted_folder(card: ModelCard) -> Path:
     """The model as safetensors, converted from GGUF on first use (loading is then tens of times faster).
 
-    The folder appears under its final name only when it is complete.
+    The folder appears under its final name only when it is complete. Whoever asks for it meanwhile waits. One that was
+    damaged since is told of (a UserWarning) and made again; bytes that changed and left the size alone are not seen.
+
+    Raises:
+        DownloadError: the GGUF file is not to be had.
+        LockError: the folder of models cannot be written.
     """
     folder = paths.MODELS / f"{card.name}-{card.file.sha256[:12]}"
-    if not folder.exists():
-        gguf = fetch(card.file, paths.RAW, paths.data_folders())
-        scratch = folder.with_suffix(".partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        options = {"gguf_file": gguf.name}
+    if _fault(folder):
+        with files.lock(paths.MODELS / f".{folder.name}.lock", f"conversion of {card.name}"):
+            fault = _fault(folder)  # none if it was converted while we waited
+            if fault and folder.exists():
+                shown = paths.within_root(folder)
+                warnings.warn(f"{shown} is damaged ({fault}): it is converted again.", stacklevel=2)
+            if fault:
+                _convert(card, folder)
+    return folder
+
+
+def _convert(card: ModelCard, folder: Path) -> None:
+    gguf = fetch(card.file, paths.RAW, paths.data_folders())
+    options = {"gguf_file": gguf.name}
+    with files.replacing(folder, stale_after=0) as scratch:
         AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
         # The weights are plain float32 now; transformers refuses to save what it still believes to be quantised.
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config
         model.save_pretrained(scratch)
-        scratch.rename(folder)
-    return folder
+        written = sorted(file for file in scratch.rglob("*") if file.is_file())
+        sizes = {file.relative_to(scratch).as_posix(): file.stat().st_size for file in written}
+        (scratch / _SIZES).write_text(json.dumps(sizes, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)  # the damaged one: a folder can only take an empty place
+
+
+def _fault(folder: Path) -> str:
+    """What is wrong with a converted folder, as far as it can be seen without reading the weights; "" if nothing is."""
+    if not folder.is_dir():
+        return "it is not there"
+    if not (folder / _SIZES).is_file():
+        return _fault_without_sizes(folder)
+    try:
+        sizes = json.loads((folder / _SIZES).read_text())
+    except ValueError:
+        return f"{_SIZES} is not readable"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, not {size}"
+    return ""
+
+
+def _fault_without_sizes(folder: Path) -> str:
+    """The same for a folder that lists no sizes. It is accepted if it looks whole: its GGUF file may be gone by now."""
+    for name in _NEEDED:
+        file = folder / name
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            else:
+                with safetensors.safe_open(file, "pt"):  # reads the header, and compares the length with it
+                    pass
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (ValueError, safetensors.SafetensorError) as error:
+            return f"{name} is not readable: {error}"
+    return ""
 
 
 class LocalModel:
