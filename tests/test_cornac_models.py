@@ -126,7 +126,9 @@ def test_ease_by_users_gives_the_scores_of_ease_by_items(lamb, side, study):
     assert hasattr(ours, "scores") == (side == "fewer users")
     for user in range(data.num_users):
         np.testing.assert_allclose(ours.score(user).ravel(), theirs.score(user).ravel(), rtol=1e-9, atol=1e-11)
-        np.testing.assert_allclose(np.ravel(ours.score(user, 3)), np.ravel(theirs.score(user, 3)), rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(
+            np.ravel(ours.score(user, 3)), np.ravel(theirs.score(user, 3)), rtol=1e-9, atol=1e-11
+        )
 
 
 # --- negatives --------------------------------------------------------------------------------------------------------

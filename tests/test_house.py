@@ -19,8 +19,9 @@ LLM = "answers batch chat limits local models prompts rankers recordings runner 
 SOURCES = "book_crossing canonical movielens own".split()
 FLOORS: list[set[str]] = [
     {"hybridrec", "llm", "sources", "paths", "randomness", "progress", "experiment", "files"},
-    {"downloads", "metrics", "places", "prices", "tables", "statistics"},
+    {"downloads", "metrics", "places", "prices", "tables", "statistics", "cornac_models"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
+    {"fits"},
     {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "claims", "topk", "costs", "enough"},
     {"figures", "seeds"},
