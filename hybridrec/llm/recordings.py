@@ -49,7 +49,7 @@ class Recordings:
             a torn last line, one request answered twice, or nothing at all (names file and line).
 
     Warns:
-        UserWarning: the last line is torn (a run was killed while writing): that answer counts as not had.
+        UserWarning: the last line is torn (a run was killed, or the disk full): that answer counts as not had.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,8 @@ class Recordings:
         self.torn = int(self._load())
         if self.torn:
             warnings.warn(
-                f"{within_root(path)}: the last line was cut off by a killed run; it is ignored.", stacklevel=2
+                f"{within_root(path)}: the last line was cut off (by a killed run or a full disk); it is ignored.",
+                stacklevel=2,
             )
 
     @property
