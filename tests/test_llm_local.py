@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from toy_model import USAGE
+from toy_model import reply
 
 from hybridrec import paths
 from hybridrec.llm import local, runner, scoring
@@ -195,7 +195,7 @@ class Stub(LocalModel):
 
     def answer(self, requests: list[dict]) -> list[dict]:
         self.batches.append([request["instruction"] for request in requests])
-        return [{"text": request["instruction"]} | USAGE for request in requests]
+        return [reply(Asked(None, request)) for request in requests]
 
 
 def request(kind: str, length: int) -> Asked:

@@ -289,7 +289,7 @@ def test_a_compact_form_that_finds_no_space_leaves_everything_as_it_was(path, co
 
 def test_where_answers_can_be_written_there_is_room_and_nothing_is_written(path):
     Recordings(path).make_room()
-    assert path.read_bytes() == b""
+    assert list(path.parent.iterdir()) == []
     append_many(path, "left", 2)
     before = path.read_bytes()
     Recordings(path).make_room()

@@ -104,8 +104,9 @@ class Recordings:
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab"):
-                pass
+            with _locked(self.path) as file:
+                if not file.seek(0, os.SEEK_END):
+                    self.path.unlink()  # made just now; who waits for it meanwhile makes it anew
             free = shutil.disk_usage(folder).free
         except OSError as error:
             raise RecordingError(
@@ -244,7 +245,7 @@ def _places(text: bytes, path: Path) -> Iterable[tuple[str, int]]:
 
 
 def _once(text: bytes, path: Path) -> dict[str, int]:
-    """The same of a compact form, in which no key stands twice: nothing would say which answer counts."""
+    """Each line's key and offset in a compact form, where no key may stand twice: which answer counts is unknown."""
     found: dict[str, int] = {}
     for number, (key, place) in enumerate(_places(text, path), 1):
         if key in found:
@@ -256,13 +257,10 @@ def _once(text: bytes, path: Path) -> dict[str, int]:
 
 def _damaged(path: Path, line: int, what: str) -> RecordingError:
     name = within_root(path)
-    remedy = "Remove that line"
+    file, remedy = shlex.quote(name), "Remove that line"
     if path.suffix == ".gz":
-        file = shlex.quote(name)
-        remedy = (
-            f"Restore the file from git, or remove that line (`gzip -dc {file} | sed {line}d | gzip > mended.gz && "
-        )
-        remedy += f"mv mended.gz {file}`)"
+        command = f"gzip -dc {file} | sed {line}d | gzip > mended.gz && mv mended.gz {file}"
+        remedy = f"Restore the file from git, or remove that line (`{command}`)"
     return RecordingError(f"{name}, line {line}: {what}. {remedy}: the answer will be asked for again.")
 
 

@@ -21,7 +21,7 @@ USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
 
 
 class ResponseError(RuntimeError):
-    """A model on this machine gave a response that does not fit its request: it would do so again."""
+    """A response that the run cannot go on without does not fit its request, or was not to be had."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class _Run:
 
     def _keep(self, one: Asked, response: Response) -> Response | Failure:
         if wrong := misfit(one.request, response):
-            if hasattr(self.model, "endpoint"):
+            if hasattr(self.model, "endpoint"):  # see Model
                 return Failure(f"the answer does not fit the request: {wrong}")
             raise ResponseError(
                 f"{self.model.name}, {_who(one)}: the answer does not fit the request: {wrong}. It was not recorded; "
