@@ -1,8 +1,9 @@
 """Ranking quality, for all users at once. Ties are worth their expectation over random tie-breaking, never their luck.
 
 Every function takes columns (user, score, relevant), one row a candidate, and returns one value a user. A user for
-whom a metric is undefined (no relevant item; for AUC also no irrelevant one) gets NaN, never 0. Whole catalogues,
-which do not fit a table, are for ``whole_catalogue``.
+whom a metric is undefined (no relevant item; for AUC also no irrelevant one) gets NaN, never 0. A score or relevance
+that is NaN is a ValueError, which names the user: it would have an order by chance; -inf is behind all others. Whole
+catalogues, which do not fit a table, are for ``whole_catalogue``.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,9 @@ class _Groups:
     @classmethod
     def of(cls, table: pd.DataFrame, by: str | list[str] = "user") -> "_Groups":
         """The groups of a table of candidates."""
-        codes, users = _numbered(table, [by] if isinstance(by, str) else by)
+        keys = [by] if isinstance(by, str) else by
+        _refuse_nan(table, keys)
+        codes, users = _numbered(table, keys)
         return cls.from_columns(codes, table["score"].to_numpy(), table["relevant"].to_numpy(dtype=float), users)
 
     @classmethod
@@ -121,6 +124,19 @@ class _Groups:
 
     def recall(self, k: int) -> np.ndarray:
         return _ratio(self.gain(np.ones(k)), self.n_relevant)
+
+
+def _refuse_nan(table: pd.DataFrame, by: list[str]) -> None:
+    """A ValueError that names the ranking in which a score or a relevance is NaN."""
+    for column in ("score", "relevant"):
+        absent = table[column].isna().to_numpy()
+        if absent.any():
+            key = table[by].iloc[absent.argmax()]
+            whose = ", ".join(f"{name} {key[name]}" for name in by)
+            raise ValueError(
+                f"{whose}: {column} is NaN in {absent.sum()} of {len(table)} rows, the first of them here. Leave such "
+                "rows out, or say what they are worth (a score of -inf stands behind all others)."
+            )
 
 
 def _numbered(table: pd.DataFrame, by: list[str]) -> tuple[np.ndarray, pd.Index]:
@@ -244,6 +260,7 @@ def per_user_by_ranker(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
         Columns ranker, draw, user, auc, pairs, ndcg_at_k, recall_at_k.
     """
     keys = ["ranker", "draw", "user"]
+    _refuse_nan(table, keys)
     number = table.groupby(keys, sort=False).ngroup()
     names = table[keys].assign(number=number).drop_duplicates("number").set_index("number")
     return names.join(per_user(table[["score", "relevant"]].assign(user=number), k)).reset_index(drop=True)
@@ -271,9 +288,12 @@ def whole_catalogue(
         Columns auc, pairs, ndcg_at_k, recall_at_k; one row a user, in the order of the rows.
 
     Raises:
-        ValueError: a score that is no number, or an item both seen and relevant (names the user's row); scores of
-            another shape.
+        ValueError: a score that is no number, a relevance that is NaN, or an item both seen and relevant (names the
+            user's row); scores of another shape.
     """
+    if (absent := np.flatnonzero(pd.isna(relevant.data))).size:
+        row = np.searchsorted(relevant.indptr, absent[0], side="right") - 1
+        raise ValueError(f"row {row}: a relevance is NaN.")
     asked = np.flatnonzero(np.diff(relevant.indptr))
     groups = _Groups.of_catalogue(asked, score, relevant[asked], seen[asked])
     table = pd.DataFrame(_per_user(groups, k), index=groups.users).reindex(range(relevant.shape[0]))

@@ -83,17 +83,33 @@ def count(what: str, **numbers: int) -> None:
 
 
 def _append(entry: dict[str, Any]) -> None:
-    # One write of one line: kernels and their helpers may do it at the same time.
+    # One write of one line: kernels and their helpers may do it at the same time. It begins with a line end, for one of
+    # them may have been killed in the middle of its line.
     with open(os.environ["HYBRIDREC_JOURNAL"], "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write("\n" + json.dumps(entry) + "\n")
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line of a journal says, nothing if it is empty; None if it is torn."""
+    try:
+        entry = json.loads(line.decode()) if line.strip() else {}
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def counts(journals: Iterable[Path]) -> dict[str, Counter[str]]:
-    """The sum of all that was counted, by kind of work; a journal that is not there counts nothing."""
+    """The sum of all that was counted, by kind of work; a journal that is not there counts nothing.
+
+    Lines that a killed process left torn are counted, too: ``{"journal": {"torn lines": 1}}``. What they would have
+    counted is missing from the rest.
+    """
     found: dict[str, Counter[str]] = {}
     for path in journals:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            entry = json.loads(line)
+        for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+            entry = _entry(line)
+            if entry is None:
+                entry = {"what": "journal", "torn lines": 1}
             if "what" in entry:
                 found.setdefault(entry.pop("what"), Counter()).update(entry)
     return found
@@ -123,12 +139,13 @@ def journal(path: Path) -> Iterator[None]:
 
 
 def _tell(path: Path, done: threading.Event) -> None:
-    """Print the journal's lines as they come."""
-    with path.open(encoding="utf-8") as file:
-        over = False
+    """Print the journal's lines as they come, each when it is whole; torn ones are for ``counts``."""
+    with path.open("rb") as file:
+        over, rest = False, b""
         while not over:
             over = done.wait(0.5)
-            for line in file:
-                entry = json.loads(line)
+            *lines, rest = (rest + file.read()).split(b"\n")
+            for line in lines:
+                entry = _entry(line) or {}
                 if "line" in entry:
                     print(f"  {entry['line']}", file=sys.stderr, flush=True)

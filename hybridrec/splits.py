@@ -85,6 +85,19 @@ def rankable(candidates: pd.DataFrame) -> pd.DataFrame:
     return candidates[candidates.groupby("user")["item"].transform("size") >= 2]
 
 
+def with_a_pair(candidates: pd.DataFrame) -> np.ndarray:
+    """Users who have a pair to order, a relevant candidate and another one; only they have an AUC.
+
+    Args:
+        candidates: user, relevant.
+
+    Returns:
+        User ids, sorted.
+    """
+    share = candidates["relevant"].groupby(candidates["user"]).mean()
+    return np.sort(share.index[(share > 0) & (share < 1)])
+
+
 def check_integrity(interactions: pd.DataFrame, candidates: pd.DataFrame) -> dict[str, int]:
     """Count what must be zero, and refuse to go on when it is not.
 

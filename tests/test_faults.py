@@ -12,9 +12,10 @@ import fault_server
 import pytest
 import rank_users
 from fault_server import NO_COMPLETION, UNUSABLE, Schedule, Seen
+from file_limit import file_limit
 
 from hybridrec.llm import rankers, runner
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.recordings import RecordingError, Recordings
 
 USERS = 1_000
 CONCURRENCY = rank_users.SETTINGS["concurrency"]
@@ -124,6 +125,23 @@ def test_going_on_afterwards_asks_only_for_those_who_have_no_answer(run):
     assert {ranking.user: again[ranking.user].scores for ranking in rankings if ranking.user not in without} == {
         ranking.user: ranking.scores for ranking in rankings if ranking.user not in without
     }
+
+
+# --- a full disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*the last line was cut off")
+def test_a_disk_that_fills_up_is_one_error_and_what_was_kept_is_not_asked_again(tmp_path):
+    users, recordings = 60, Recordings(tmp_path / "toy.jsonl")
+    with fault_server.serve_apart(Schedule(seed=5, faults={})) as server:
+        with file_limit(5_000), pytest.raises(RecordingError, match=r"user \d+: .*could not be kept .*run again"):
+            list(rank_users.rank(range(users), rank_users.model(server.url), recordings))
+        before, kept, known = len(server.log()), recorded(recordings.path), bodies(server.url, range(users))
+        assert 3 < len(kept) < before < len(kept) + 2 * CONCURRENCY < users
+        rankings = list(rank_users.rank(range(users), rank_users.model(server.url), Recordings(recordings.path)))
+        again = {known[seen.body][0] for seen in server.log()[before:]}
+    assert {ranking.user for ranking in rankings if not ranking.failure} == set(range(users))
+    assert not again & kept and len(again) == users - len(kept)
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import torch
 from processes import until
 from safetensors.torch import save_file
-from toy_model import USAGE
+from toy_model import reply
 
 from hybridrec import paths
 from hybridrec.llm import local, runner, scoring
@@ -351,7 +351,7 @@ class Stub(LocalModel):
 
     def answer(self, requests: list[dict]) -> list[dict]:
         self.batches.append([request["instruction"] for request in requests])
-        return [{"text": request["instruction"]} | USAGE for request in requests]
+        return [reply(Asked(None, request)) for request in requests]
 
 
 def request(kind: str, length: int) -> Asked:

@@ -155,6 +155,39 @@ def test_undefined_metrics_are_nan_never_zero(relevant, undefined):
         assert values[2] == 1
 
 
+TABLE_METRICS = {
+    "auc": metrics.auc,
+    "auc_pairs": metrics.auc_pairs,
+    "auc_pairs by fold": lambda table: metrics.auc_pairs(table, ["user", "draw"]),
+    "ndcg_at_k": metrics.ndcg_at_k,
+    "recall_at_k": metrics.recall_at_k,
+    "hit_rate_at_k": metrics.hit_rate_at_k,
+    "per_user": metrics.per_user,
+    "per_user_by_ranker": metrics.per_user_by_ranker,
+}
+
+
+@pytest.mark.parametrize("name", TABLE_METRICS)
+@pytest.mark.parametrize("column", ["score", "relevant"])
+@pytest.mark.parametrize("absent", [np.nan, None, pd.NA], ids=["nan", "None", "NA"])
+def test_what_is_nan_is_refused_with_the_user_and_not_ranked_by_its_row(name, column, absent):
+    table = pd.concat([table_of([3, 2, 1], [1, 0, 1], user) for user in (5, 41, 7)], ignore_index=True)
+    table = table.assign(ranker="good", draw=0)
+    TABLE_METRICS[name](table)
+    table[column] = table[column].astype(object if absent is not np.nan else float)
+    table.loc[4, column] = absent
+    with pytest.raises(ValueError, match=f"user 41.*{column} is NaN in 1 of 9"):
+        TABLE_METRICS[name](table)
+    TABLE_METRICS[name](table.drop(index=4).astype({column: float}))
+
+
+@pytest.mark.parametrize("name", TABLE_METRICS)
+def test_a_score_of_minus_infinity_stands_behind_all_others(name):
+    table = table_of([3, -np.inf, 1, -np.inf], [0, 1, 1, 0]).assign(ranker="good", draw=0)
+    finite = TABLE_METRICS[name](table.replace({"score": {-np.inf: -9.0}}))
+    assert TABLE_METRICS[name](table).equals(finite)
+
+
 def test_auc_pairs_counts_pairs_per_user_and_fold():
     table = table_of([3, 2, 1, 2, 2], [1, 0, 0, 1, 0]).assign(fold=[0, 0, 0, 1, 1])
     counts = metrics.auc_pairs(table, ["user", "fold"])
@@ -259,6 +292,15 @@ def test_the_whole_catalogue_names_the_row_of_what_cannot_be_ranked():
         scores[77, 3] = no_number
         with pytest.raises(ValueError, match="row 77: a score is no number"):
             metrics.whole_catalogue(lambda rows: scores[rows], relevant, seen)
+
+
+def test_the_whole_catalogue_refuses_a_relevance_that_is_nan():
+    scores, relevant, seen = catalogue(50)
+    doubtful = relevant.astype(float)
+    row = int(np.flatnonzero(np.diff(relevant.indptr))[5])
+    doubtful.data[relevant.indptr[row]] = np.nan
+    with pytest.raises(ValueError, match=f"row {row}: .*NaN"):
+        metrics.whole_catalogue(lambda rows: scores[rows], doubtful, seen)
 
 
 def _with_relevant(seen: csr_array, relevant: csr_array, row: int) -> csr_array:

@@ -89,6 +89,39 @@ def test_counts_are_summed_by_kind_over_journals_that_are_there(tmp_path):
     assert progress.told(found) == "fits: 10 cached, 1,203 computed"
 
 
+TORN = [b'{"what": "fits", "comp', b'{"what": "fits", "computed": 3', b"{", b"12", b'"fits"', b"\xff\xfe", b"[" * 10**5]
+
+
+@pytest.mark.parametrize("torn", TORN, ids=lambda torn: torn[:30])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "in the middle", "last"])
+def test_a_torn_line_is_counted_and_costs_no_other(torn, place, tmp_path):
+    with progress.journal(tmp_path / "journal"):
+        for number in range(3):
+            if number == place:
+                with (tmp_path / "journal").open("ab") as file:
+                    file.write(torn)  # by a process that was killed before it came to the end of its line
+            if number < 2:
+                progress.count("fits", computed=5, cached=1)
+    found = progress.counts([tmp_path / "journal"])
+    assert found == {"fits": {"computed": 10, "cached": 2}, "journal": {"torn lines": 1}}
+    assert "1 torn lines" in progress.told(found)
+
+
+def test_a_line_that_comes_in_pieces_is_told_once_it_is_whole_and_a_torn_one_stops_nobody(tmp_path, capsys):
+    pieces = [b'{"line": "fi', b'rst"}\n{"li', b"\n", b'\n{"line": "second"}\n{"line": "th']
+
+    class Writer:
+        def wait(self, _: float) -> bool:
+            with path.open("ab") as file:
+                file.write(pieces.pop(0))
+            return not pieces
+
+    path = tmp_path / "journal"
+    path.touch()
+    progress._tell(path, Writer())
+    assert capsys.readouterr().err.splitlines() == ["  first", "  second"]
+
+
 def test_a_journal_begins_anew_with_every_run(tmp_path):
     for _ in range(2):
         with progress.journal(tmp_path / "journal"):

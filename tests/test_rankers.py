@@ -14,7 +14,7 @@ from hybridrec.llm.chat import ChatModel
 from hybridrec.llm.local import LocalModel
 from hybridrec.llm.models import ModelError
 from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.llm.runner import Failure, Response, Tally
+from hybridrec.llm.runner import Failure, Response, ResponseError, Tally
 from hybridrec.prices import PriceError
 
 
@@ -201,6 +201,11 @@ def test_the_prior_is_the_same_whoever_asks(items):
     (one,) = rankers.prior_requests(items, "film")
     assert "rated" not in one.request["instruction"]
     assert one.request["kind"] == "score"
+
+
+def test_a_part_of_the_prior_that_failed_is_an_error_that_says_why(items, recordings):
+    with pytest.raises(ResponseError, match="no prior of the catalogue: refused with 400"):
+        rankers.prior_of(items, ToyModel(lambda _: Failure("refused with 400")), recordings, "film")
 
 
 # --- rankings -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,14 @@
 """Answers are written down once, survive a kill and a second process, and quote nobody's ratings."""
 
+import errno
 import fcntl
 import gzip
 import json
+import os
 import random
+import re
+import shutil
+import subprocess
 import threading
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -11,7 +16,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from file_limit import file_limit
 
+from hybridrec.llm import recordings as module
 from hybridrec.llm.recordings import RecordingError, Recordings, request_key
 
 REQUEST = {"model": "toy", "kind": "score", "instruction": "I liked Alien (1979)", "candidates": ["Fargo", "Heat"]}
@@ -44,6 +51,17 @@ def append_many(path: Path, name: str, n: int, compact_every: int = 10**9) -> in
 
 def all_of(recordings: Recordings) -> dict[str, dict]:
     return {key: recordings[key] for key in recordings}
+
+
+def mend(error: RecordingError, folder: Path) -> None:
+    """What a message tells the reader to do: a command of the shell, or to remove a line of a file."""
+    if command := re.search("`(.*)`", str(error)):
+        subprocess.run(command[1], shell=True, cwd=folder, check=True)
+        return
+    name, line = re.match(r"(\S+), line (\d+): .*Remove that line", str(error)).groups()
+    lines = (folder / name).read_bytes().split(b"\n")
+    del lines[int(line) - 1]
+    (folder / name).write_bytes(b"\n".join(lines))
 
 
 # --- appending ------------------------------------------------------------------------------------------------------
@@ -144,11 +162,19 @@ def test_a_torn_last_line_is_not_folded_in(path):
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["new answers", "compact form"])
-@pytest.mark.parametrize("damage", [b"{not json}", b'{"key": "b"}', b'{"key": "b", "resp', b"[]", b"", b"\xff\xfe"])
-def test_a_damaged_middle_line_is_an_error_with_file_line_and_remedy(path, compact, damage, folded):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{not json}", b'{"key": "b"}', b'{"key": "b", "resp', b"[]", b"", b"[" * 100_000,
+        b"\xff\xfe", b'{"key":"b","response":{"text":"\xe9"}}', b'{"key":"b","response":{"text":"\xed\xa0\x80"}}',
+        '{"key":"b","response":{}}'.encode("utf-16-le"),
+    ],
+    ids=lambda damage: damage[:40],
+)  # fmt: skip
+def test_a_damaged_middle_line_is_an_error_with_file_line_and_a_remedy_that_works(path, compact, damage, folded):
     recordings = Recordings(path)
     for key in "abc":
-        recordings.append(key, {})
+        recordings.append(key, {"text": key})
     lines = path.read_bytes().split(b"\n")
     lines[1] = damage
     path.write_bytes(b"\n".join(lines))
@@ -156,11 +182,36 @@ def test_a_damaged_middle_line_is_an_error_with_file_line_and_remedy(path, compa
         compact.write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     name = compact.name if folded else path.name
-    with pytest.raises(RecordingError, match=rf"{name}, line 2: .*Remove that line.*restore"):
+    with pytest.raises(RecordingError, match=rf"{name}, line 2: .*[Rr]emove that line") as caught:
         Recordings(path)
+    assert ("git" in str(caught.value)) is folded  # only the compact form is committed
+    mend(caught.value, path.parent)
+    assert all_of(Recordings(path)) == {"a": {"text": "a"}, "c": {"text": "c"}}
 
 
-@pytest.mark.parametrize("fault", ["not gzip", "cut off", "empty header", "flipped"])
+@pytest.mark.parametrize("cut", [1, 4, 20])
+def test_a_compact_form_whose_text_is_torn_is_an_error_and_loses_one_answer_by_the_remedy(path, compact, cut):
+    append_many(path, "left", 3)
+    compact.write_bytes(gzip.compress(path.read_bytes()[:-cut]))
+    path.unlink()
+    with pytest.raises(RecordingError, match=r"toy\.jsonl\.gz, line 3: .*cut off.*from git") as caught:
+        Recordings(path)
+    mend(caught.value, path.parent)
+    assert list(Recordings(path)) == ["left-0", "left-1"]
+
+
+def test_a_request_answered_twice_in_a_compact_form_is_an_error_that_names_both_lines(path, compact):
+    append_many(path, "left", 4)
+    text = path.read_bytes()
+    compact.write_bytes(gzip.compress(text + text.splitlines(keepends=True)[1].replace("é".encode(), b"e")))
+    with pytest.raises(RecordingError, match=r"toy\.jsonl\.gz, line 5: line 2 holds .*left-1.*from git") as caught:
+        Recordings(path)
+    mend(caught.value, path.parent)
+    path.unlink()
+    assert all_of(Recordings(path)) == {f"left-{n}": {"text": text_of("left", n)} for n in range(4)}
+
+
+@pytest.mark.parametrize("fault", ["not gzip", "cut off", "empty header", "flipped", "no byte", "nothing in it"])
 def test_a_damaged_compact_form_is_an_error_that_names_the_file(path, compact, fault):
     append_many(path, "left", 20)
     Recordings(path).compact()
@@ -168,9 +219,108 @@ def test_a_damaged_compact_form_is_an_error_that_names_the_file(path, compact, f
     for place in range(20, len(whole), 5) if fault == "flipped" else [0]:
         flipped = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
         damaged = {"not gzip": b"damaged", "cut off": whole[:-9], "empty header": whole[:2], "flipped": flipped}
+        damaged |= {"no byte": b"", "nothing in it": gzip.compress(b"")}
         compact.write_bytes(damaged[fault])
         with pytest.raises(RecordingError, match=r"toy\.jsonl\.gz: not a gzip file, or cut off.*[Rr]estore"):
             Recordings(path)
+    compact.unlink()  # the other remedy
+    assert len(Recordings(path)) == 0
+
+
+@pytest.mark.parametrize("form", ["path", "compact"])
+def test_what_cannot_be_read_is_an_error_that_names_the_file(path, request, form):
+    unreadable = request.getfixturevalue(form)
+    unreadable.mkdir(parents=True)
+    with pytest.raises(RecordingError, match=rf"{re.escape(unreadable.name)}: Is a directory"):
+        Recordings(path)
+
+
+def test_an_answer_that_is_taken_out_of_the_file_during_a_run_is_missed(path):
+    recordings = Recordings(path)
+    recordings.append("a", {"text": "whole"})
+    path.write_bytes(b"")
+    with pytest.raises(RecordingError, match=r"toy\.jsonl: the answer a was taken out"):
+        recordings["a"]
+
+
+# --- room -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", [0, 1, 30])
+def test_an_answer_that_a_full_disk_refuses_is_named_and_those_before_it_are_intact(path, written):
+    recordings = Recordings(path)
+    recordings.append("first", {"text": "kept"})
+    with (
+        file_limit(path.stat().st_size + written),
+        pytest.raises(RecordingError, match=r"toy\.jsonl: the answer second could not be kept \(File too large\)"),
+    ):
+        recordings.append("second", {"text": "lost" * 1000})
+    assert len(path.read_bytes().splitlines()) == 1 + (written > 0)
+    assert list(recordings) == ["first"]
+    recordings.append("second", {"text": "kept, too"})
+    expected = {"first": {"text": "kept"}, "second": {"text": "kept, too"}}
+    assert all_of(recordings) == all_of(Recordings(path)) == expected
+    assert len(path.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_without_space_says_so(path):
+    recordings = Recordings(path)
+    path.parent.mkdir()
+    path.symlink_to("/dev/full")
+    with pytest.raises(RecordingError, match="the answer a could not be kept .No space left on device"):
+        recordings.append("a", {})
+    assert len(recordings) == 0
+
+
+def test_a_compact_form_that_finds_no_space_leaves_everything_as_it_was(path, compact):
+    append_many(path, "left", 50)
+    before, recordings = path.read_bytes(), Recordings(path)
+    with (
+        file_limit(100),
+        pytest.raises(RecordingError, match=r"toy\.jsonl\.gz: could not be written.*No answer is lost"),
+    ):
+        recordings.compact()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+    recordings.compact()
+    assert len(Recordings(path)) == 50
+
+
+def test_where_answers_can_be_written_there_is_room_and_nothing_is_written(path):
+    Recordings(path).make_room()
+    assert list(path.parent.iterdir()) == []
+    append_many(path, "left", 2)
+    before = path.read_bytes()
+    Recordings(path).make_room()
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(path):
+    recordings = Recordings(path)
+    path.parent.write_text("a file in the folder's place")
+    with pytest.raises(RecordingError, match=r"ml-100k: toy\.jsonl cannot be written there .*HYBRIDREC_RECORDINGS"):
+        recordings.make_room()
+    path.parent.unlink()
+    recordings.make_room()
+
+
+def test_a_read_only_file_system_is_no_room(path, monkeypatch):
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    recordings = Recordings(path)
+    monkeypatch.setattr(Path, "open", read_only)  # a test that runs as root can write wherever it likes
+    with pytest.raises(RecordingError, match=r"ml-100k: .*Read-only file system"):
+        recordings.make_room()
+
+
+def test_too_little_free_space_is_named_before_it_is_used_up(path, monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_FREE", shutil.disk_usage(path.parents[1]).total + 1)
+    with pytest.raises(RecordingError, match=r"ml-100k: [\d.]+ MB are free"):
+        Recordings(path).make_room()
+    monkeypatch.setattr(module, "_LEAST_FREE", 1)
+    Recordings(path).make_room()
 
 
 # --- the compact form -----------------------------------------------------------------------------------------------
@@ -199,6 +349,11 @@ def test_the_same_answers_give_the_same_bytes_whatever_their_order(tmp_path):
         recordings.compact()
         found.add(recordings.compact_path.read_bytes())
     assert len(found) == 1
+
+
+def test_folding_nothing_in_leaves_no_file(path):
+    Recordings(path).compact()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_folding_in_twice_changes_no_byte(path, compact):

@@ -1,14 +1,22 @@
 """Requests become answers: replayed where recorded, asked for once where not, and as they come."""
 
+import gzip
 import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_limit import file_limit
 from toy_model import USAGE, NeverAsked, ToyModel, reply
 
-from hybridrec import progress
+from hybridrec import paths, progress
+from hybridrec.llm import recordings as recordings_module
 from hybridrec.llm import runner
 from hybridrec.llm.recordings import RecordingError, Recordings
 from hybridrec.llm.runner import Answer, Asked, Failure, Response, Tally
@@ -119,6 +127,215 @@ def test_an_unknown_policy_is_refused_before_anything_is_asked(recordings, monke
     monkeypatch.setenv("HYBRIDREC_LLM", "sometimes")
     with pytest.raises(ValueError, match="HYBRIDREC_LLM is 'sometimes'; it must be auto, replay or live"):
         list(runner.ask([ask_for(1)], NeverAsked(), recordings))
+
+
+# --- what does not fit ----------------------------------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+GONE = "taken out"
+UNFIT = [
+    *(("score", "log_probs", value) for value in ([-1.0, NAN], [INF, -1.0], [-1.0, -INF], [-1.0, 10**400])),
+    *(("score", "log_probs", value) for value in ([-1.0], [-1.0] * 3, [], [-1.0, None], [-1.0, True], [-1.0, "-2"])),
+    *(("score", "log_probs", value) for value in (GONE, None, -1.0, "ab", {"a": 1, "b": 2}, [[-1.0], [-2.0]])),
+    *(("choose", "log_probs", value) for value in ([[-1.0, -2.0]], [[-1.0], [-2.0]], [[-1.0, -2.0, -3.0]] * 2)),
+    *(("choose", "log_probs", value) for value in ([-1.0, -2.0], [[-1.0, NAN], [-1.0, -2.0]], [[-1.0, -2.0], None])),
+    *((kind, "lengths", value) for kind in ("score", "choose") for value in ([1], [1, 2, 3], [1, 0], [-1, 1])),
+    *((kind, "lengths", value) for kind in ("score", "choose") for value in (GONE, None, [1, True], [1, 1.5], 2)),
+    *(("generate", "text", value) for value in (GONE, None, 3, ["Heat"])),
+    *(("generate", "finish_reason", value) for value in (GONE, None, "", 3)),
+    *(
+        (kind, name, value)
+        for kind in ("generate", "score", "choose")
+        for name in USAGE
+        for value in (GONE, None, NAN, INF, -1, -0.5, "3", True)
+    ),
+]
+
+
+def ask_kind(user: int, kind: str) -> Asked:
+    extra = {"choices": ["Yes", "No"]} if kind == "choose" else {}
+    return Asked(user, ask_for(user).request | {"kind": kind} | extra)
+
+
+def spoiled(asked: Asked, name: str, value: object) -> Response:
+    """The right response with one thing wrong in it."""
+    response = reply(asked) | {name: value}
+    return {key: one for key, one in response.items() if one is not GONE}
+
+
+@pytest.mark.parametrize("kind", ["generate", "score", "choose"])
+def test_a_response_that_fits_its_request_is_told_from_all_that_do_not(kind):
+    asked = ask_kind(7, kind)
+    assert runner.misfit(asked.request, reply(asked)) == ""
+    assert runner.misfit(asked.request, reply(asked) | {"seconds": 0, "cached_tokens": 0}) == ""
+    unfit = [(name, value) for of, name, value in UNFIT if of == kind]
+    found = [(name, runner.misfit(asked.request, spoiled(asked, name, value))) for name, value in unfit]
+    assert len(found) >= 32 and [wrong for name, wrong in found if name not in wrong] == []
+
+
+def test_a_written_answer_may_be_empty_and_end_for_any_reason():
+    asked = ask_kind(7, "generate")
+    assert runner.misfit(asked.request, reply(asked) | {"text": "", "finish_reason": "eos"}) == ""
+
+
+def test_a_request_of_a_kind_that_nobody_knows_fits_nothing():
+    assert "'guess'" in runner.misfit({"kind": "guess", "candidates": []}, dict(USAGE))
+
+
+def test_no_text_is_quoted_in_what_is_said_of_a_response():
+    """It may quote a history, or a key; what is said of it ends up in tables and logs."""
+    for _, name, _ in UNFIT:
+        for value in ("private", ["private"], {"private": 1}, [["private", "private"]] * 2):
+            for kind in ("generate", "score", "choose"):
+                asked = ask_kind(7, kind)
+                assert "private" not in runner.misfit(asked.request, spoiled(asked, name, value))
+
+
+@pytest.mark.parametrize("policy", ["auto", "replay"])
+@pytest.mark.parametrize("folded", [False, True], ids=["new answers", "compact form"])
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("score", "log_probs", [-1.0, NAN]),
+        ("choose", "lengths", [1]),
+        ("generate", "text", None),
+        ("score", "seconds", GONE),
+    ],
+)
+def test_a_recording_that_does_not_fit_is_found_in_replay_and_the_remedy_works(
+    kind, name, value, folded, policy, recordings, monkeypatch
+):
+    asked, model = [ask_kind(user, kind) for user in (11, 12, 13)], ToyModel()
+    for one in asked:
+        recordings.append(model.key(one), spoiled(one, name, value) if one.user == 12 else reply(one))
+    if folded:
+        recordings.compact()
+    monkeypatch.setenv("HYBRIDREC_LLM", policy)
+    with pytest.raises(RecordingError) as caught:
+        list(runner.ask(asked, NeverAsked(), Recordings(recordings.path)))
+    said = str(caught.value)
+    file, line, key, rest = re.match(r"(\S+), line (\d): the answer (\w{12}) for user 12 (.*)", said).groups()
+    assert file == (recordings.compact_path if folded else recordings.path).name
+    assert model.key(asked[1]).startswith(key)
+    assert name in rest and "asked for again" in rest
+
+    if folded:
+        subprocess.run(re.search("`(.*)`", rest)[1], shell=True, cwd=recordings.path.parent, check=True)
+    else:
+        lines = recordings.path.read_bytes().splitlines(keepends=True)
+        recordings.path.write_bytes(b"".join(lines[: int(line) - 1] + lines[int(line) :]))
+    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
+    answers = list(runner.ask(asked, model, Recordings(recordings.path)))
+    assert model.asked == [asked[1]]
+    assert by_user(answers) == {one.user: reply(one) for one in asked}
+
+
+def test_an_earlier_attempt_that_does_not_fit_is_found_too(recordings):
+    list(runner.ask([ask_for(1)], attempts_until(1), recordings, check=not_empty, attempts=2))
+    recordings.append(ToyModel().key(ask_for(1)), {"text": "", **USAGE})
+    with pytest.raises(RecordingError, match="user 1 .*finish_reason"):
+        list(runner.ask([ask_for(1)], NeverAsked(), recordings, check=not_empty, attempts=2))
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), [("score", "log_probs", [NAN, -1.0]), ("generate", "text", None)])
+def test_a_local_model_whose_answer_does_not_fit_ends_the_run_and_nothing_of_it_is_kept(kind, name, value, recordings):
+    def sometimes(asked: Asked) -> Response:
+        return spoiled(asked, name, value) if asked.user == 3 else reply(asked)
+
+    asked, model = [ask_kind(user, kind) for user in (1, 2, 3, 4)], ToyModel(sometimes)
+    seal = lambda asked, response: {**response, "text": response["text"].upper()}  # noqa: E731
+    with pytest.raises(runner.ResponseError, match=rf"toy, user 3: .*{name}") as caught:
+        list(runner.ask(asked, model, recordings, seal=seal if kind == "generate" else lambda _, response: response))
+    assert "not recorded" in str(caught.value)
+    assert set(Recordings(recordings.path)) == {model.key(one) for one in asked[:2]}
+    assert model.closed == 1
+    mended = ToyModel()
+    assert len(list(runner.ask(asked, mended, recordings))) == 4
+    assert mended.asked == asked[2:]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_endpoints_answer_that_does_not_fit_is_that_users_failure_and_is_not_kept(width, recordings):
+    model = ToyModel(lambda asked: spoiled(asked, "text", None) if asked.user == 3 else reply(asked), width=width)
+    model.endpoint = {"base_url": "http://127.0.0.1:9/v1"}
+    tally = Tally()
+    answers = {one.asked.user: one for one in runner.ask(map(ask_for, (1, 2, 3, 4)), model, recordings, tally=tally)}
+    assert {user for user, answer in answers.items() if answer.failed} == {3}
+    assert "text is missing" in answers[3].verdict
+    assert tally.failures == {answers[3].verdict: 1}
+    assert set(Recordings(recordings.path)) == {model.key(ask_for(user)) for user in (1, 2, 4)}
+    (again,) = runner.ask([ask_for(3)], ToyModel(), recordings)
+    assert again.outcome == reply(ask_for(3))
+
+
+COMMITTED = sorted((paths.ROOT / "data" / "recordings").glob("*/*.jsonl.gz"))
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_every_recording_that_is_committed_fits_a_request(file):
+    """The requests are not there, so their kind and length are those that the response suggests."""
+    for line in gzip.decompress(file.read_bytes()).splitlines():
+        response = json.loads(line)["response"]
+        request = {"kind": "generate", "candidates": []}
+        if "text" not in response:
+            kind = "choose" if isinstance(response["log_probs"][0], list) else "score"
+            request = {"kind": kind, "candidates": response["lengths"], "choices": ["Yes", "No"]}
+        assert runner.misfit(request, response) == "", line[:80]
+
+
+def test_there_are_committed_recordings():
+    assert len(COMMITTED) >= 9
+
+
+# --- room before paying ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_asked_where_answers_cannot_be_kept(tmp_path):
+    recordings = Recordings(tmp_path / "folder" / "toy.jsonl")
+    (tmp_path / "folder").write_text("a file in its place")
+    with pytest.raises(RecordingError, match=r"folder: toy\.jsonl cannot be written there"):
+        list(runner.ask([ask_for(1)], NeverAsked(), recordings))
+    (tmp_path / "folder").unlink()
+    assert len(list(runner.ask([ask_for(1)], ToyModel(), recordings))) == 1
+
+
+def test_nothing_is_asked_on_a_disk_that_is_nearly_full(recordings, monkeypatch):
+    monkeypatch.setattr(recordings_module, "_LEAST_FREE", shutil.disk_usage(recordings.path.parent).total + 1)
+    with pytest.raises(RecordingError, match="MB are free"):
+        list(runner.ask([ask_for(1)], NeverAsked(), recordings))
+
+
+@pytest.mark.parametrize(("policy", "live"), [("auto", []), ("replay", []), ("auto", [1])])
+def test_what_needs_no_room_runs_where_there_is_none(policy, live, recordings, monkeypatch):
+    """A replay, and a live user whose answer is recorded already: a read-only checkout is enough."""
+    asked = [ask_for(user) for user in (1, 2)]
+    list(runner.ask(asked, ToyModel(), recordings))
+    recordings.compact()
+    before = sorted(recordings.path.parent.iterdir())
+    monkeypatch.setenv("HYBRIDREC_LLM", policy)
+    monkeypatch.setattr(recordings_module, "_LEAST_FREE", shutil.disk_usage(recordings.path.parent).total + 1)
+    model = ToyModel()
+    assert len(list(runner.ask(asked, model, Recordings(recordings.path), live=live))) == 2
+    assert [one.user for one in model.asked] == live
+    assert sorted(recordings.path.parent.iterdir()) == before
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_the_next_one_goes_on(recordings):
+    asked = [ask_for(user) for user in (1, 2, 3, 4)]
+    list(runner.ask(asked[:2], ToyModel(), recordings))
+    model = ToyModel()
+    with (
+        file_limit(recordings.path.stat().st_size + 20),
+        pytest.raises(RecordingError, match=r"user 3: toy\.jsonl: the answer \w{12} could not be kept .*run again"),
+    ):
+        list(runner.ask(asked, model, recordings))
+    assert model.asked == [asked[2]] and model.closed == 1
+    with pytest.warns(UserWarning, match="cut off"):
+        reopened = Recordings(recordings.path)
+    resumed = ToyModel()
+    assert by_user(list(runner.ask(asked, resumed, reopened))) == {one.user: reply(one) for one in asked}
+    assert resumed.asked == asked[2:]
+    assert len(Recordings(recordings.path)) == 4
 
 
 # --- streaming ------------------------------------------------------------------------------------------------------

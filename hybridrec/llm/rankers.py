@@ -314,9 +314,16 @@ def _scores(mode: str, task: Task, response: runner.Response, prior: "pd.Series 
 
 
 def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, noun: str) -> pd.Series:
-    """History-free log-likelihood of every item, indexed by item."""
+    """History-free log-likelihood of every item, indexed by item.
+
+    Raises:
+        What runner.ask raises; ResponseError: a part of it was not to be had (says why).
+    """
     asked = prior_requests(items, noun)
     found = {id(answer.asked): answer.outcome for answer in runner.ask(asked, model, recordings, what="prior")}
+    for outcome in found.values():
+        if isinstance(outcome, runner.Failure):
+            raise runner.ResponseError(f"no prior of the catalogue: {outcome.reason}. Run again: the rest is recorded.")
     values = [value for one in asked for value in found[id(one)]["log_probs"]]
     return pd.Series(values, index=items.sort_values("item")["item"].to_numpy())
 

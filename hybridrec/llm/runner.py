@@ -4,7 +4,9 @@ The two models (``local.LocalModel`` on this machine, ``chat.ChatModel`` behind 
 small interface, ``Model``; this module knows nothing else about them, and nothing of rankings.
 """
 
+import functools
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,10 @@ from hybridrec.paths import within_root
 
 Response = dict[str, Any]
 USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
+
+
+class ResponseError(RuntimeError):
+    """A response that the run cannot go on without does not fit its request, or was not to be had."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,18 @@ class Asked:
     paid: tuple[Response, ...] = ()
 
 
-Keep = Callable[[Asked, Response], Response]
+Keep = Callable[[Asked, Response], Response | Failure]
+Seal = Callable[[Asked, Response], Response]
 Check = Callable[[Asked, Response], str]
 Finished = list[tuple[Asked, Response | Failure]]
 
 
 class Model(Protocol):
-    """What answers requests. Nothing is loaded, and no key is read, before the first ``submit``."""
+    """What answers requests. Nothing is loaded, and no key is read, before the first ``submit``.
+
+    One behind an endpoint has its settings in ``endpoint``: what a server sends that does not fit its request is a
+    Failure of this request, where a local model would have made the same mistake again.
+    """
 
     name: str
 
@@ -58,7 +69,8 @@ class Model(Protocol):
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         """Take a request on, if need be after others have finished; return what has finished meanwhile.
 
-        ``keep`` is called with every answer the moment it is there, and returns what was kept.
+        ``keep`` is called with every answer the moment it is there, and returns what was kept, or the Failure that
+        the request has finished with because its answer cannot be.
         """
 
     def wait(self) -> Finished:
@@ -128,6 +140,64 @@ class Tally:
         return f"{text}, ${self.usd:.4f}" if self.usd else text
 
 
+def misfit(request: dict[str, Any], response: Response) -> str:
+    """What of a response does not fit its request, in words that may be printed (no text is quoted); "" if it fits.
+
+    Every response has a finite number of at least 0 for each name of USAGE. A request to "generate" has ``text`` and
+    ``finish_reason``; one to "score" a finite number for each candidate in ``log_probs``, and a whole one of at least
+    1 in ``lengths``; one to "choose" the same, with a list of one number for each choice in ``log_probs``.
+    """
+    return next(_misfits(request, response), "")
+
+
+def _misfits(request: dict[str, Any], response: Response) -> Iterator[str]:
+    for name in USAGE:
+        if not (_is_finite(response.get(name)) and response[name] >= 0):
+            yield _told(name, response.get(name))
+    kind = request["kind"]
+    if kind == "generate":
+        text, reason = response.get("text"), response.get("finish_reason")
+        if not isinstance(text, str):
+            yield _told("text", text)
+        if not (isinstance(reason, str) and reason):
+            yield _told("finish_reason", reason or None)
+    elif kind in ("score", "choose"):
+        size = len(request["candidates"])
+        fits = _is_finite if kind == "score" else functools.partial(_are_finite, size=len(request["choices"]))
+        yield from _misfits_in("log_probs", response, size, fits)
+        yield from _misfits_in("lengths", response, size, lambda length: type(length) is int and length >= 1)
+    else:
+        yield f"its kind {kind!r} is not generate, score or choose"
+
+
+def _misfits_in(name: str, response: Response, size: int, fits: Callable[[Any], bool]) -> Iterator[str]:
+    """What is wrong with a list of one value a candidate."""
+    values = response.get(name)
+    if not isinstance(values, list):
+        yield _told(name, values)
+    elif len(values) != size:
+        yield f"{len(values)} {name} for {size} candidates"
+    else:
+        yield from (_told(f"{name}[{at}]", value) for at, value in enumerate(values) if not fits(value))
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold; NaN compares as False."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _are_finite(values: object, size: int) -> bool:
+    return isinstance(values, list) and len(values) == size and all(map(_is_finite, values))
+
+
+def _told(name: str, value: object) -> str:
+    if value is None:
+        return f"{name} is missing"
+    numbers = value if isinstance(value, list) else [value]
+    quotable = all(isinstance(one, int | float) for one in numbers)
+    return f"{name} is {value!r:.60}" if quotable else f"{name} is a {type(value).__name__}"
+
+
 def policy() -> str:
     """HYBRIDREC_LLM. auto: replay and run what has no recording. replay: a miss is an error. live: run all anew."""
     given = os.environ.get("HYBRIDREC_LLM", "auto")
@@ -144,7 +214,7 @@ def ask(
     what: str = "requests",
     total: int | None = None,
     check: Check = lambda asked, response: "",
-    seal: Keep = lambda asked, response: response,
+    seal: Seal = lambda asked, response: response,
     attempts: int = 1,
     live: Collection[int] = (),
     tally: Tally | None = None,
@@ -164,7 +234,10 @@ def ask(
         tally: counts; pass one to read it afterwards.
 
     Raises:
-        RecordingError: under HYBRIDREC_LLM=replay, a request without a recording (names the user and the remedy).
+        RecordingError: under HYBRIDREC_LLM=replay, a request without a recording; a recording that does not fit its
+            request; answers that cannot be kept, which is seen before the first is asked for (names the user or the
+            folder, and the remedy).
+        ResponseError: a model on this machine gave an answer that does not fit its request. Nothing of it is recorded.
         SpendingCapError, EndpointError: the run cannot go on. What was under way is yielded and recorded first.
     """
     tally, counted = Tally() if tally is None else tally, Counter(computed=0, replayed=0)
@@ -182,12 +255,13 @@ class _Run:
     """One pass over requests. A request that is under way already is not sent again: its twins wait for it."""
 
     def __init__(
-        self, model: Model, recordings: Recordings, check: Check, seal: Keep, attempts: int, live: Collection[int]
+        self, model: Model, recordings: Recordings, check: Check, seal: Seal, attempts: int, live: Collection[int]
     ) -> None:
         self.model, self.recordings, self.check, self.seal, self.attempts = model, recordings, check, seal, attempts
         self.live = () if policy() == "replay" else live
         self.again: deque[Asked] = deque()
         self.twins: dict[str, list[Asked]] = {}
+        self.has_room = False
 
     def answers(self, source: Iterator[Asked], what: str) -> Iterator[Answer]:
         """Every request's answer; re-asked ones go first, so that few are ever open."""
@@ -207,21 +281,42 @@ class _Run:
 
     def _take(self, one: Asked) -> list[tuple[Asked, Response | Failure, bool]]:
         key = self.model.key(one)
-        if key in self.recordings and one.user not in self.live:
-            return [(one, self.recordings[key], True)]
+        recorded = key in self.recordings
+        if recorded and one.user not in self.live:
+            return [(one, self._recorded(one, key), True)]
         if key in self.twins:
             self.twins[key].append(one)
             return []
+        if not recorded and not self.has_room:  # a replay writes nothing: it may lie on a read-only disk
+            self.recordings.make_room()
+            self.has_room = True
         self.twins[key] = []
         return [(done, outcome, False) for done, outcome in self.model.submit(one, self._keep)]
 
     def _wait(self) -> list[tuple[Asked, Response | Failure, bool]]:
         return [(done, outcome, False) for done, outcome in self.model.wait()]
 
-    def _keep(self, one: Asked, response: Response) -> Response:
+    def _recorded(self, one: Asked, key: str) -> Response:
+        response = self.recordings[key]
+        if wrong := misfit(one.request, response):
+            what = f"the answer {key[:12]} for {_who(one)} does not fit its request: {wrong}"
+            raise self.recordings.damaged(key, what)
+        return response
+
+    def _keep(self, one: Asked, response: Response) -> Response | Failure:
+        if wrong := misfit(one.request, response):
+            if hasattr(self.model, "endpoint"):  # see Model
+                return Failure(f"the answer does not fit the request: {wrong}")
+            raise ResponseError(
+                f"{self.model.name}, {_who(one)}: the answer does not fit the request: {wrong}. It was not recorded; "
+                "those before it were. See whether the model's files are whole and its precision is high enough."
+            )
         sealed, key = self.seal(one, response), self.model.key(one)
         if key not in self.recordings:
-            self.recordings.append(key, sealed)
+            try:
+                self.recordings.append(key, sealed)
+            except RecordingError as error:
+                raise RecordingError(f"{_who(one)}: {error}") from None
         return sealed
 
     def _settle(self, done: Asked, outcome: Response | Failure, replayed: bool) -> Iterator[Answer]:
@@ -236,8 +331,11 @@ class _Run:
 
     def _not_recorded(self, one: Asked, rest: Iterator[Asked], what: str) -> RecordingError:
         more = sum(self.model.key(other) not in self.recordings for other in rest)
-        who = "everybody" if one.user is None else f"user {one.user}"
         return RecordingError(
-            f"no recording of {what} for {who} (and {more} more) in {within_root(self.recordings.path)}. "
+            f"no recording of {what} for {_who(one)} (and {more} more) in {within_root(self.recordings.path)}. "
             "Run `make record`, or `make reproduce` to compute what is missing."
         )
+
+
+def _who(one: Asked) -> str:
+    return "everybody" if one.user is None else f"user {one.user}"
