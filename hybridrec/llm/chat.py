@@ -141,8 +141,8 @@ class ChatModel:
 
     def censored(self, text: str) -> str:
         """A server's words as they may be shown: one printable line of bounded length, without the key."""
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return self._censor.clean(line)[:_LONGEST_SAID]
+        printable = "".join(c if c.isprintable() else " " for c in self._censor.clean(text))
+        return " ".join(printable.split())[:_LONGEST_SAID]
 
     def kept(self, response: Response) -> Response:
         """A response as it may be recorded: without the key, should the server have repeated it."""
