@@ -249,9 +249,8 @@ def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
                 if not line.endswith(b"\n"):
                     counts.torn += 1
                     continue
-                what = (
-                    "bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON with custom_id"
-                )
+                undecodable = isinstance(error, UnicodeDecodeError)
+                what = "bytes that are not UTF-8" if undecodable else "not JSON with custom_id"
                 raise BatchError(
                     f"{within_root(path)}, line {number}: no batch result ({what}). "
                     "Fetch the file anew and leave it as it came."

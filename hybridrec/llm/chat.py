@@ -334,11 +334,8 @@ class _Censor:
     def clean(self, text: str) -> str:
         if len(self.key) < _SHORTEST_KEY:
             return text
-        for spelling in (
-            self.key,
-            self.key.replace("/", "\\/"),
-            json.dumps(self.key)[1:-1],
-        ):  # JSON that is shown as text
+        in_json = json.dumps(self.key)[1:-1]  # JSON may be shown as text
+        for spelling in (self.key, in_json, in_json.replace("/", "\\/")):
             text = text.replace(spelling, "[key]")
         return text
 
