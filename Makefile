@@ -8,18 +8,32 @@ VENV       ?= .venv
 NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost
 
 # Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
-# relative to this folder and none can be made to lead out of it: what is removed is always within.
+# relative to this folder and none can be made to lead out of it: what is removed is always within. What may be given
+# as an absolute path (PYTHON, VENV) is quoted for the shell; a ~ before it stays one.
 override SCRATCH := .stamps/scratch
 override STAMPS   = .stamps/$(EXPERIMENT)
-PY      := $(VENV)/bin/python
-MODULE  := $(wildcard hybridrec/*.py hybridrec/llm/*)
-ANSWERS := $(filter-out %.live.jsonl,$(wildcard data/recordings/*/*.jsonl data/recordings/*/*.jsonl.gz))
+quoted   = $(subst '~/,~/','$(subst ','\'',$(1))')
+PY      := $(call quoted,$(VENV)/bin/python)
 
-# An experiment's name becomes part of paths, and of commands.
-LETTERS := a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z
-STRANGE := $(EXPERIMENT)
-$(foreach one,$(LETTERS) 0 1 2 3 4 5 6 7 8 9 - _ .,$(eval STRANGE := $$(subst $(one),,$$(STRANGE))))
-ifneq ($(words $(EXPERIMENT))$(STRANGE)$(filter .% -%,$(EXPERIMENT)),1)
+# Blanks ("prompts 2.py", made by a synchronised folder), colons ("qwen2.5:7b.jsonl") and # in the names of files would
+# mean something else to make.
+files    = $(shell find $(1) 2>/dev/null | sed 's/[ :\#]/\\&/g')
+MODULE  := $(call files,hybridrec -type f \( -name '[!.]*.py' -o -name '[!.]*.toml' \))
+ANSWERS := $(call files,data/recordings -type f \( -name '[!.]*.jsonl' -o -name '[!.]*.jsonl.gz' \) ! -name '*.live.jsonl')
+
+# Elsewhere (make -f far/Makefile clean) the same commands would remove what somebody else has there.
+ifeq ($(wildcard hybridrec/paths.py),)
+$(error this is not the folder of the Makefile: stand in it, or say make -C folder)
+endif
+ifeq ($(strip $(VENV)),)
+$(error VENV is empty: leave it out, or name the folder of the environment)
+endif
+
+# An experiment's name becomes part of paths, and of commands. It is looked at before anything in it is carried out.
+override LETTERS := a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z
+override STRANGE := $(value EXPERIMENT)
+$(foreach one,$(LETTERS) 0 1 2 3 4 5 6 7 8 9 - _ .,$(eval override STRANGE := $$(subst $(one),,$$(STRANGE))))
+ifneq ($(words $(value EXPERIMENT))$(STRANGE)$(filter .% -%,$(value EXPERIMENT)),1)
 $(error EXPERIMENT is the name of a file in notebooks/experiments, without .toml: letters, digits, - _ and .)
 endif
 
@@ -41,12 +55,13 @@ env: .stamps/env  ## build .venv from requirements.lock (PYTHON=python3.11)
 # macOS and Windows have a CPU build under the plain name. The lock then finds torch satisfied.
 INSTALL    := $(PY) -m pip install --quiet
 TORCH       = torch==$(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
-TORCH_Linux = $(INSTALL) uv && $(VENV)/bin/uv pip install --python $(PY) --no-deps --torch-backend cpu "$(TORCH)"
+TORCH_Linux = $(INSTALL) uv && $(PY) -m uv pip install --python $(PY) --no-deps --torch-backend cpu "$(TORCH)"
 TORCH_else  = $(INSTALL) --no-deps "$(TORCH)"
 
-.stamps/env: requirements.lock pyproject.toml $(if $(wildcard $(PY)),,FORCE)
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11, or set PYTHON=" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+.stamps/env: requirements.lock pyproject.toml $(shell test -e $(PY) || echo FORCE)
+	@command -v $(call quoted,$(PYTHON)) >/dev/null || \
+	  { echo no $(call quoted,$(PYTHON)) "here: install Python 3.11, or set PYTHON=" >&2; exit 1; }
+	$(call quoted,$(PYTHON)) -m venv $(call quoted,$(VENV))
 	$(INSTALL) --no-deps "$(TORCH)+cpu" 2>/dev/null || { $(or $(TORCH_$(shell uname -s)),$(TORCH_else)); }
 	$(INSTALL) -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation -e .
@@ -54,7 +69,7 @@ TORCH_else  = $(INSTALL) --no-deps "$(TORCH)"
 
 # Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere.
 lock: .stamps/env  ## make requirements.lock anew from pyproject.toml (keeps the pins that still fit)
-	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/pip-compile --quiet --all-extras --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --all-extras --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==/d' requirements.lock && rm requirements.lock.old
 
 # --- the study -------------------------------------------------------------------------------------------------------
@@ -71,11 +86,11 @@ reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something chan
 
 # One dataset after the other: each fills both cores by itself.
 reproduce-all: .stamps/env  ## reproduce the experiments on all three datasets, then the overview
-	@for name in $(ALL); do $(MAKE) --no-print-directory reproduce EXPERIMENT=$$name || exit 1; done
-	@$(MAKE) --no-print-directory overview
+	@for name in $(ALL); do "$(MAKE)" --no-print-directory reproduce EXPERIMENT=$$name || exit 1; done
+	@"$(MAKE)" --no-print-directory overview
 
 class:  ## the whole study in minutes, on a subset of the users (docs/teaching.md)
-	@$(MAKE) --no-print-directory reproduce EXPERIMENT=class
+	@"$(MAKE)" --no-print-directory reproduce EXPERIMENT=class
 
 # Only this machine can reach it. PORT=8889 if the usual one is in use.
 PORT := 8888
@@ -103,17 +118,18 @@ $(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
 $(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))
 
 notebooks/experiments/%.toml:
-	@echo "no experiment '$*'. There are: $(basename $(notdir $(wildcard $(@D)/*.toml)))." >&2; exit 1
+	@echo "no experiment" $(call quoted,$*). "There are:" $(call quoted,$(basename $(notdir $(wildcard $(@D)/*.toml)))). >&2; exit 1
 
 # Only 04 asks the model: the notebooks after it read its tables, so they need not know that it ran live.
 record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then 05 and 06 (hours on a small machine)
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
-	HYBRIDREC_LLM=live $(MAKE) --no-print-directory $(STAMPS)/04_llm_prompting
-	@$(MAKE) --no-print-directory reproduce
+	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
+	@"$(MAKE)" --no-print-directory reproduce
 
 batch: $(STAMPS)/01_data  ## write what an endpoint has not answered yet as batch files (docs/endpoints.md)
 	$(PY) -m hybridrec batch $(EXPERIMENT)
 
+# A file whose name has blanks stands in quotes of its own: FILES="'my results.jsonl' errors.jsonl".
 import: $(STAMPS)/01_data  ## record a batch's answers (FILES="results.jsonl errors.jsonl")
 	$(PY) -m hybridrec import $(EXPERIMENT) $(FILES)
 
@@ -139,8 +155,8 @@ site-check: site data  ## look at every page of the site, and run a notebook in 
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 lint: .stamps/env  ## ruff: style and format, notebooks included
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 test: lint models  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
 	$(PY) -m pytest tests -m "not fresh and not browser and not exercises"

@@ -15,25 +15,39 @@ from hybridrec.hybrid import CONTROLS, ORACLE
 METRICS = ("ndcg_at_10", "recall_at_10", "hit_rate_at_10")
 
 
-def judge(lists: pd.DataFrame, likes: pd.DataFrame) -> pd.DataFrame:
+def judge(lists: pd.DataFrame, likes: pd.DataFrame, recommender: str = "the recommender") -> pd.DataFrame:
     """NDCG@10, Recall@10 and HR@10 of ranked lists.
 
     Args:
         lists: user, item, score, higher is better; ties count with their expectation.
         likes: user, item: what each user liked in the test. Users without a like are left out.
+        recommender: whose lists they are, for an error.
 
     Returns:
-        Columns METRICS, indexed by user: those who are in both tables.
+        Columns METRICS, indexed by user: those with a like.
+
+    Raises:
+        ValueError: a user with a like has no list, and leaving it out would change every mean (names both).
     """
-    users = np.intersect1d(lists["user"], likes["user"])
-    mine, liked = (table.loc[table["user"].isin(users)] for table in (lists, likes))
+    _refuse_absent(likes["user"], lists["user"], recommender)
+    mine = lists.loc[lists["user"].isin(likes["user"])]
     rows = mine[["user", "item", "score"]].merge(
-        liked[["user", "item"]].assign(relevant=True), "outer", on=["user", "item"]
+        likes[["user", "item"]].assign(relevant=True), "outer", on=["user", "item"]
     )
     rows["relevant"] = rows["relevant"].eq(True)
     rows["score"] = rows["score"].fillna(-np.inf)
     found = [metrics.ndcg_at_k(rows), metrics.recall_at_k(rows), metrics.hit_rate_at_k(rows)]
     return pd.concat(found, axis=1)[list(METRICS)]
+
+
+def _refuse_absent(users: pd.Series | pd.Index, listed: pd.Series | pd.Index, recommender: str) -> None:
+    absent = pd.Index(users).unique().difference(pd.Index(listed))
+    if len(absent):
+        raise ValueError(
+            f"user {absent[0]} has likes in the test and no list of {recommender}"
+            f"{f' (nor have {len(absent) - 1} more users)' if len(absent) > 1 else ''}. Retrieve a list for every user "
+            "with candidates: delete results/EXPERIMENT/02_baselines.ipynb and run `make reproduce` again."
+        )
 
 
 def rerankings(own: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -73,15 +87,17 @@ def quality(
         Columns recommender, ranker, user and METRICS.
 
     Raises:
-        ValueError: an item of a user's list that the model has not scored (names user and item).
+        ValueError: a user with a like whom a recommender has retrieved no list for (names both), or an item of a user's
+            list that the model has not scored (names user and item).
     """
     own = {name: rows.drop(columns="recommender") for name, rows in retrieved.groupby("recommender", sort=False)}
     parts = {}
     for name, lists in own.items():
         for ranker, ranked in rerankings(lists, known, likes):
-            parts[name, ranker] = judge(ranked, likes)
+            parts[name, ranker] = judge(ranked, likes, name)
         for ranker, scored in of_model.groupby("ranker", sort=False):
-            parts[name, ranker] = judge(_scored(lists, scored, name), likes)
+            sample = likes[likes["user"].isin(scored["user"])]
+            parts[name, ranker] = judge(_scored(lists, scored, name), sample, name)
     for name, other in best_other.items():
         parts[name, "best-other"] = parts[other, "recommender"]
     return pd.concat(parts, names=["recommender", "ranker"]).reset_index()
@@ -105,7 +121,7 @@ def comparison(
 
     Args:
         quality: what ``quality`` returned.
-        routed: whom each recommender routes (decided on known ratings).
+        routed: whom each recommender routes (decided on known ratings). Who has no like in the test cannot be scored.
         of_model: names of the language model's rankers; they may cover a sample of the users, and are then compared
             with the recommender and the controls on that sample.
         seed, samples, permutations: of the intervals and tests.
@@ -114,7 +130,14 @@ def comparison(
         recommender, ranker, users_routed, users_scored, METRICS before (the recommender's own list) and after, the best
         control on the same users, and the gain in NDCG@10 over the recommender and over that control, with its 95 %
         interval, permutation p, and p after Holm's correction over the rows of the language model.
+
+    Raises:
+        ValueError: a routed user whom other lists are scored for, and this recommender's or a control's are not.
     """
+    for name, users in routed.items():
+        for ranker in ("recommender", *CONTROLS, ORACLE):  # the model's may cover a sample
+            judged = quality.loc[(quality["recommender"] == name) & (quality["ranker"] == ranker), "user"]
+            _refuse_absent(users.intersection(quality["user"]), judged, f"{name} ({ranker})")
     rows = []
     for name, of_recommender in quality.groupby("recommender", sort=False):
         wide = {ranker: part.set_index("user")[list(METRICS)] for ranker, part in of_recommender.groupby("ranker")}

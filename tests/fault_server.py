@@ -28,6 +28,9 @@ from typing import Any
 
 HANG = 60.0  # longer than any timeout of a test
 
+# How far this server's clock is from that of the machine, in seconds. Only differences of its dates can be trusted.
+WRONG_BY = -5 * 3600.0
+
 # What may be done with a request, and how often per request. The first table gives no completion, so the client has to
 # try again; the second gives a completion with something wrong in it.
 NO_COMPLETION = {
@@ -151,6 +154,13 @@ def error(status: int, message: str = "no", code: str = "", headers: dict[str, s
     return Reply(str(status), content, status, headers=headers or {})
 
 
+def dates(wait: float, wrong_by: float = WRONG_BY) -> dict[str, str]:
+    """The headers of a server that wants so many seconds, by a clock that is wrong."""
+    now = time.time() + wrong_by
+    moments = {"Date": now, "Retry-After": now + wait}
+    return {name: email.utils.formatdate(moment, usegmt=True) for name, moment in moments.items()}
+
+
 def misbehave(what: str, request: Request, order: list[str]) -> Reply:
     """The reply of a fault by its name."""
     whole = ranked(request, order).content
@@ -160,9 +170,7 @@ def misbehave(what: str, request: Request, order: list[str]) -> Reply:
         case "429, Retry-After in seconds":
             return Reply(what, "slow down", 429, headers={"Retry-After": "1"})
         case "429, Retry-After as a date":
-            return Reply(
-                what, "slow down", 429, headers={"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)}
-            )
+            return Reply(what, "slow down", 429, headers=dates(2))
         case "429, retry-after-ms":
             return Reply(what, "slow down", 429, headers={"Retry-After-Ms": "50"})
         case "connection reset":

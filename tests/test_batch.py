@@ -5,6 +5,7 @@ reference), which ``vllm run-batch`` reads and writes as well.
 """
 
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -355,13 +358,22 @@ _OLD_VLLM = {"object": "error", "message": "too long", "type": "BadRequestError"
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"response": reply(429, _SAID)}, "status 429"),
+        ({"response": reply(429, _SAID)}, "status 429: rate_limit_exceeded slow down"),
         ({"response": reply(500, {})}, "status 500"),
-        ({"response": None, "error": {"code": "batch_expired", "message": "not in time"}}, "batch_expired"),
-        ({"response": reply(400), "error": _VLLM}, "status 400"),
-        ({"response": reply(400), "error": _OLD_VLLM}, "400"),
-        ({"response": reply(400), "error": "The URL is not supported."}, "status 400"),
-        ({"response": None}, "status None"),
+        ({"response": None, "error": {"code": "batch_expired", "message": "not in time"}}, "batch_expired not in time"),
+        ({"response": reply(400), "error": _VLLM}, "status 400: BadRequestError too long"),
+        ({"response": reply(400), "error": _OLD_VLLM}, "status 400: BadRequestError too long"),
+        ({"response": reply(400), "error": "The URL is not supported."}, "status 400: The URL is not supported."),
+        ({"response": reply(400, _SAID), "error": _SAID}, "status 400: rate_limit_exceeded slow down"),
+        ({"response": reply(403, {"error": {"code": None, "type": "denied", "message": None}})}, "status 403: denied"),
+        ({"response": reply(422, {"detail": [{"loc": ["body"], "msg": "too\nlong"}]})}, "status 422: too long"),
+        ({"response": reply(503, {"reason": "busy"})}, 'status 503: {"reason": "busy"}'),
+        ({"response": reply(503, {"error": "busy"})}, "status 503: busy"),
+        ({"response": reply(503, {"error": json.dumps(_SAID)})}, "status 503: rate_limit_exceeded slow down"),
+        ({"response": reply(200, _SAID)}, "broken body: no choices: rate_limit_exceeded slow down"),
+        ({"response": None, "error": "gone\x1b[31m \ud800"}, "gone [31m"),
+        ({"response": None, "error": {"code": None}}, "no response"),
+        ({"response": None}, "no response"),
         ({"response": reply(200, completion_of("") | {"choices": []})}, "broken body: no choices"),
         ({"response": reply(200)}, "broken body: no choices"),
     ],
@@ -376,11 +388,164 @@ def test_a_failed_line_is_counted_by_kind_and_stays_open(changes, kind, asked, m
     assert list(batch.open_requests(asked, model, recordings, check)) == asked[:1]
 
 
-@pytest.mark.parametrize("response", ["gone", 3, [], {"status_code": "200"}])
+def test_what_a_server_says_at_length_is_counted_in_short_and_without_the_key(asked, recordings, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_KEY", "sk/0123456789abcdef")
+    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    said = {"error": {"code": "denied", "message": "no sk/0123456789abcdef " + "and so on " * 1000}}
+    raw = {"reason": "no sk/0123456789abcdef"}
+    lines = [
+        result(owner.key(asked[0]), response=reply(401, said)),
+        result(owner.key(asked[1]), response=reply(500, raw)),
+    ]
+    short, kept = read([results_file(tmp_path / "errors", lines)], asked, owner, recordings).failed
+    assert short.startswith("status 401: denied no [key] and so on")
+    assert len(short) < 400
+    assert "[key]" in kept
+    assert "0123456789" not in kept + short
+
+
+def test_an_answer_that_quotes_the_key_is_recorded_without_it(asked, recordings, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_KEY", "sk-0123456789abcdef")
+    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    read(
+        [results_file(tmp_path / "a", [result(owner.key(asked[0]), "1. sk-0123456789abcdef")])],
+        asked,
+        owner,
+        recordings,
+    )
+    assert recordings[owner.key(asked[0])]["text"] == "1. [key]"
+
+
+def test_results_are_read_without_the_key(asked, recordings, tmp_path, monkeypatch):
+    monkeypatch.delenv("TOY_KEY", raising=False)
+    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    lines = [result(owner.key(asked[0]), response=reply(500)), result(owner.key(asked[1]), ranked(asked[1]))]
+    counts = read([results_file(tmp_path / "a", lines)], asked, owner, recordings)
+    assert (counts.recorded, counts.failed) == (1, {"status 500": 1})
+
+
+def test_of_many_reasons_the_most_frequent_are_shown_and_the_rest_counted():
+    failed = Counter({f"status 400: prompt of {n} tokens": 1 for n in range(50)}) + Counter({"status 500": 7})
+    shown = str(batch.Imported(failed=failed))
+    assert "57 failed (7 status 500, 1 status 400" in shown
+    assert "41 for 41 other reasons" in shown
+    assert len(shown) < 1000
+
+
+NO_ERROR = [None, {}, "", [], False, {"code": None}, {"code": None, "message": None, "param": None}, {"code": ""}]
+
+
+@pytest.mark.parametrize("error", NO_ERROR)
+def test_an_error_that_says_nothing_takes_no_answer_away(error, asked, model, recordings, tmp_path):
+    file = results_file(tmp_path / "good", [result(model.key(asked[0]), ranked(asked[0]), error=error)])
+    counts = read([file], asked, model, recordings)
+    assert (counts.recorded, counts.failed, counts.odd) == (1, {}, {})
+    assert recordings[model.key(asked[0])]["text"] == ranked(asked[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "odd"),
+    [
+        (
+            lambda line: line.update(error={"code": "late", "message": "but here"}),
+            "with an error beside .*late but here",
+        ),
+        (lambda line: line.update(error={"code": None, "message": "hm"}), r"with an error beside the answer \(hm\)"),
+        (lambda line: line["response"].update(status_code="200"), "with the status as text"),
+        (lambda line: line["response"].update(status_code=None), "without a status"),
+        (lambda line: line["response"].pop("status_code"), "without a status"),
+        (lambda line: line["response"].update(status_code="OK"), "without a status"),
+        (lambda line: line["response"].update(body=json.dumps(line["response"]["body"])), "with the body as text"),
+    ],
+)
+def test_a_completion_in_an_odd_line_is_recorded_and_the_oddity_counted(
+    change, odd, asked, model, recordings, tmp_path
+):
+    line = result(model.key(asked[0]), ranked(asked[0]))
+    change(line)
+    counts = read([results_file(tmp_path / "odd", [line])], asked, model, recordings)
+    assert (counts.recorded, counts.failed.total(), counts.missing) == (1, 0, 4)
+    (said,) = counts.odd
+    assert re.search(odd, said)
+    assert said in str(counts)
+    assert recordings[model.key(asked[0])]["text"] == ranked(asked[0])
+
+
+@pytest.mark.parametrize("status", [201, 200.0])
+def test_any_status_of_success_is_one(status, asked, model, recordings, tmp_path):
+    line = {
+        "custom_id": model.key(asked[0]),
+        "response": {"status_code": status, "body": completion_of(ranked(asked[0]))},
+    }
+    counts = read([results_file(tmp_path / "good", [line])], asked, model, recordings)
+    assert (counts.recorded, counts.odd) == (1, {})
+
+
+@pytest.mark.parametrize("status", ["429", 300, "500"])
+def test_a_status_of_failure_is_one_even_beside_a_completion(status, asked, model, recordings, tmp_path):
+    line = {
+        "custom_id": model.key(asked[0]),
+        "response": {"status_code": status, "body": completion_of(ranked(asked[0]))},
+    }
+    counts = read([results_file(tmp_path / "bad", [line])], asked, model, recordings)
+    (kind,) = counts.failed
+    assert kind.startswith(f"status {status}")
+    assert len(recordings) == 0
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda part: st.lists(part) | st.dictionaries(
+    st.sampled_from(["response", "error", "body", "status_code", "code", "type", "message", "choices", "detail"]), part
+)))  # fmt: skip
+def test_a_line_of_any_shape_is_recorded_or_counted_and_never_stops_the_import(part):
+    """No oracle but the promise: one line, one count, and reasons of one printable line."""
+    model = ChatModel("some/model", ENDPOINT)
+    for line in ({"response": part}, {"response": {"status_code": 400, "body": part}, "error": part}, {"error": part}):
+        found, _ = batch._outcome(line, model)
+        assert isinstance(found, str)
+        assert 0 < len(found) < 400
+        assert found.isprintable()
+
+
+@pytest.mark.parametrize("response", ["gone", 3, [], [{"status_code": 200}], {"status_code": "200"}, {"body": "{}"}])
 def test_a_response_of_no_documented_shape_is_a_failure_like_others(response, asked, model, recordings, tmp_path):
     file = results_file(tmp_path / "strange", [{"custom_id": model.key(asked[0]), "response": response}])
     counts = read([file], asked, model, recordings)
     assert (counts.recorded, counts.failed.total(), counts.missing) == (0, 1, 5)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order mark"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n", b"\r\n\r\n", b"\n \t\n"])
+def test_files_saved_by_other_systems_are_read_alike(start, end, asked, model, recordings, tmp_path):
+    file = results_file(tmp_path / "saved", [result(model.key(one), ranked(one)) for one in asked])
+    file.write_bytes(start + end + start + file.read_bytes().replace(b"\n", end))
+    counts = read([file], asked, model, recordings)
+    assert (counts.recorded, counts.torn, counts.missing) == (5, 0, 0)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_bytes_that_are_not_utf8_are_an_error_with_file_and_line(encoding, asked, model, recordings, tmp_path):
+    lines = [json.dumps(result(model.key(one), "Les Misérables"), ensure_ascii=False) for one in asked]
+    file = tmp_path / "saved.jsonl"
+    file.write_bytes("\n".join([*lines, ""]).encode(encoding))
+    with pytest.raises(batch.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file anew"):
+        read([file], asked, model, recordings)
+
+
+def test_of_two_answers_the_first_good_one_stays_and_the_second_is_counted(asked, model, recordings, tmp_path):
+    key = model.key(asked[0])
+    texts = ["", ranked(asked[0]), "another order", ranked(asked[0])]
+    lines = [result(key, response=reply(500)), *(result(key, text) for text in texts[1:])]
+    counts = read([results_file(tmp_path / "twice", lines)], asked[:1], model, recordings)
+    assert (counts.recorded, counts.second, counts.known, counts.failed.total()) == (1, 1, 1, 1)
+    assert recordings[key]["text"] == ranked(asked[0])
+    assert "1 second answers left out" in str(counts)
+
+
+def test_a_failure_after_the_answer_is_counted_as_one_before_it_is(asked, model, recordings, tmp_path):
+    key = model.key(asked[0])
+    file = results_file(tmp_path / "both", [result(key, ranked(asked[0])), result(key, response=reply(500))])
+    counts = read([file], asked[:1], model, recordings)
+    assert (counts.recorded, counts.failed.total(), counts.missing) == (1, 1, 0)
 
 
 def test_a_failure_followed_by_an_answer_is_answered(asked, model, recordings, tmp_path):

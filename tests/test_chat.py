@@ -17,6 +17,8 @@ import httpx2
 import pytest
 import rank_users
 from fault_server import Reply, Request, completion, error, ranked, serve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybridrec.experiment import Endpoint
 from hybridrec.llm import chat, prompts, rankers, runner
@@ -324,6 +326,17 @@ def test_an_error_nobody_waited_for_does_not_come_up_in_the_next_run(recordings)
         ({"Retry-After": "inf"}, None),
         ({"Retry-After": "tomorrow"}, None),
         ({"Retry-After": ""}, None),
+        ({"Retry-After": "1e400"}, None),
+        ({"Retry-After": "1e300"}, None),
+        ({"Retry-After": "1795725000"}, None),  # the moment itself, as seconds since 1970
+        ({"Retry-After": "-5", "retry-after-ms": "-5000"}, None),
+        ({"retry-after-ms": "-5000", "Retry-After": "3"}, 3.0),
+        ({"retry-after-ms": "nan", "Retry-After": "3"}, 3.0),
+        ({"retry-after-ms": "1e300", "Retry-After": "3"}, 3.0),
+        ({"retry-after-ms": " 250 "}, 0.25),
+        ({"Retry-After": "3600"}, 3600.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 +9999999999999"}, None),
+        ({"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT"}, None),
         ({}, None),
     ],
 )
@@ -331,9 +344,78 @@ def test_the_time_to_wait_is_read_in_every_form(headers, seconds):
     assert chat.retry_after(httpx2.Headers(headers)) == seconds
 
 
-def test_a_date_to_wait_for_is_read_as_seconds_from_now():
-    date = email.utils.formatdate(time.time() + 90, usegmt=True)
-    assert 87 < chat.retry_after(httpx2.Headers({"Retry-After": date})) <= 90
+NOON = "Tue, 03 Nov 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize("clock", [0.0, 1e9, 1793707200.0 + 7_200, 1793707200.0 - 7_200, 4e9])
+@pytest.mark.parametrize(
+    ("until", "seconds"),
+    [
+        ("Tue, 03 Nov 2026 12:00:02 GMT", 2.0),
+        ("Tue, 03 Nov 2026 13:00:02 +0100", 2.0),
+        ("Tue, 03 Nov 2026 12:01:30 -0000", 90.0),
+        ("Tue Nov  3 12:00:05 2026", 5.0),  # without a zone: UTC, wherever this machine is
+        ("Tuesday, 03-Nov-26 12:00:07 GMT", 7.0),
+        ("Tue, 03 Nov 2026 11:59:58 GMT", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Tue, 03 Nov 2026 14:00:00 GMT", 7_200.0),
+        ("Wed, 03 Nov 2027 12:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+    ],
+)
+def test_a_date_is_measured_by_the_clock_of_the_server_whatever_ours_says(until, seconds, clock, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: clock)
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        assert chat.retry_after(httpx2.Headers({"Retry-After": until, "Date": NOON})) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("date", [{}, {"Date": ""}, {"Date": "now"}])
+@pytest.mark.parametrize(
+    ("ours", "seconds"),
+    [(0, 90), (-300, 390), (-3_600, 600), (-365 * 86_400, 600), (60, 30), (3_600, 0), (365 * 86_400, 0)],
+)
+def test_without_the_servers_clock_ours_measures_and_can_neither_end_the_run_nor_hold_it_long(
+    date, ours, seconds, monkeypatch
+):
+    monkeypatch.setattr(time, "time", lambda: 1793707200.0 + ours)
+    found = chat.retry_after(httpx2.Headers({"Retry-After": "Tue, 03 Nov 2026 12:01:30 GMT"} | date))
+    assert found == pytest.approx(seconds)
+    assert found <= chat._LONGEST_WAIT
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(
+            ("retry-after", "retry-after-ms", "date"),
+            st.one_of(
+                st.floats().map(str), st.integers().map(str), st.text(st.characters(codec="ascii"), max_size=30),
+                st.datetimes().map(lambda moment: moment.strftime("%a, %d %b %Y %H:%M:%S GMT")),
+            ),
+        ),
+    )
+)  # fmt: skip
+def test_whatever_a_server_says_the_wait_is_none_or_a_time_that_can_be_waited(headers):
+    found = chat.retry_after(httpx2.Headers(headers))
+    assert found is None or 0 <= found <= chat._ABSURD_WAIT
+
+
+def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, monkeypatch):
+    """The machine's clock is set forward or back by hours at every look; the server's is five hours slow."""
+    jumps = itertools.cycle([0.0, 1e5, -1e5, 4e9])
+    with serve(in_turn(*[lambda request: error(429, headers=headers)] * 2)) as server:
+        headers = fault_server.dates(1)
+        monkeypatch.setattr(chat.time, "time", lambda: next(jumps))
+        began = time.monotonic()
+        rankings = rank(model(server.url, requests_per_minute=6_000), recordings, users=5)
+        seconds = time.monotonic() - began
+    assert not [ranking for ranking in rankings if ranking.failure]
+    assert 1 <= seconds < 10
 
 
 @pytest.mark.parametrize(
@@ -341,9 +423,10 @@ def test_a_date_to_wait_for_is_read_as_seconds_from_now():
     [
         (lambda: {"Retry-After": "1"}, 1.0),
         (lambda: {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)}, 0.9),
+        (lambda: fault_server.dates(1), 1.0),
         (lambda: {"Retry-After-Ms": "700"}, 0.7),
     ],
-    ids=["seconds", "date", "milliseconds"],
+    ids=["seconds", "date", "date by another clock", "milliseconds"],
 )
 def test_a_server_is_given_the_time_it_asks_for(headers, least, recordings):
     with serve(in_turn(lambda request: error(429, headers=headers()))) as server:

@@ -302,6 +302,6 @@ def test_many_threads_never_spend_more_than_the_cap():
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(spend, range(16)))
-    assert budget.spent <= highest <= 1.0 + 1e-9
+    assert budget.spent - 1e-9 <= highest <= 1.0 + 1e-9  # sums of the same in another order
     assert budget.spent > 0.9
     assert refused > 0

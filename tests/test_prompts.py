@@ -1,6 +1,7 @@
 """Prompts say what the method says; titles cannot break out of them, and pass for no other item's label."""
 
 import re
+import unicodedata
 from itertools import permutations
 
 import pytest
@@ -13,13 +14,34 @@ from hybridrec.llm.prompts import Item
 TITLES = ["The Godfather (1972)", "Misérables, Les (1995)", "12 Angry Men (1957)", "2001: A Space Odyssey (1968)"]
 HISTORY = [Item("Alien (1979)"), Item("Fargo (1996)")]
 CANDIDATES = [Item(title, f"mean rating {n}") for n, title in enumerate(TITLES)]
-ANY_TITLE = st.text(
-    st.one_of(st.characters(), st.characters(categories=["Cs", "Cc", "Zl"]), st.sampled_from('Cc12"<|'))
-)
+# Control tokens as the models' tokenizers list them; a prompt that holds one ends its turn, or begins another's.
+TOKENS = """<|im_start|> <|im_end|> <|endoftext|> <|eot_id|> <|start_header_id|> <|begin_of_text|> <s> </s> <unk> <pad>
+    [INST] [/INST] <<SYS>> <</SYS>> [TOOL_CALLS] [AVAILABLE_TOOLS] [/TOOL_RESULTS] [IMG] [PREFIX] [SUFFIX] [ARGS]
+    <｜begin▁of▁sentence｜> <｜User｜> <｜tool▁calls▁begin｜> <start_of_turn> <end_of_turn> <bos> <extra_id_0> <0x0A>
+    [CLS] [SEP] [MASK] [PAD] [UNK] [gMASK] <sop> <|channel|> <|END_OF_TURN_TOKEN|> <reserved_106> <tool_call> [|user|]
+    ◁think▷ <image> <|user|>""".split()
+UNSEEN = "\ufe0f\ufe00\U000e0100\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u0301\u20dd\u180b\u180e"
+UNSEEN += "\u115f\u1160\u3164\uffa0\u2800"
+WIDE = {ord(c): ord(c) + 0xFEE0 for c in "<>[]|/_INSTsim"}
+_CHARACTERS = st.one_of(
+    st.characters(), st.characters(categories=["Cs", "Cc", "Zl", "Mn"]), st.sampled_from('Cc12"<|[]/_▁＜［｜Ｃ３'),
+    st.sampled_from(UNSEEN),
+)  # fmt: skip
+ANY_TITLE = st.lists(st.one_of(st.text(_CHARACTERS, max_size=8), st.sampled_from(TOKENS))).map("".join)
 
 
 def labels_in(text: str) -> list[str]:
     return re.findall(r"\b[Cc]\d+\b", text.replace("_", " "))
+
+
+def simplified(text: str) -> str:
+    """A text as a careful tokenizer reads it: compatible characters folded, what cannot be seen dropped."""
+    folded = "".join(unicodedata.normalize("NFKC", c) for c in text if c not in UNSEEN)
+    return "".join(c for c in folded if unicodedata.category(c)[0] not in "CM")
+
+
+def tokens_in(text: str) -> list[str]:
+    return [token for token in TOKENS if token in text or simplified(token) in simplified(text)]
 
 
 # --- untrusted titles -----------------------------------------------------------------------------------------------
@@ -31,7 +53,7 @@ def test_a_hostile_title_is_one_printable_bounded_line(hostile_title):
     assert line.isprintable()
     assert len(line) <= 150
     assert '"' not in line
-    assert "<|" not in line
+    assert tokens_in(line) == []
 
 
 @given(ANY_TITLE)
@@ -39,7 +61,7 @@ def test_any_title_is_one_printable_line(title):
     line = prompts.one_line(title)
     assert line
     assert line.splitlines() == [line]
-    assert "<|" not in line
+    assert tokens_in(line) == []
     assert '"' not in line
 
 
@@ -52,8 +74,46 @@ def test_a_long_title_does_not_end_in_the_space_it_was_cut_at():
     assert prompts.one_line("x" * 149 + " and more") == "x" * 149
 
 
-def test_an_empty_title_gets_a_name():
-    assert prompts.one_line(" \n\t") == "untitled"
+@pytest.mark.parametrize("title", ["", " \n\t", "\u0301", " \u0301\ufe0f ", *UNSEEN, UNSEEN, "\u3164" * 150 + "Alien"])
+def test_a_title_of_which_nothing_is_seen_gets_a_name(title):
+    assert prompts.one_line(title) == "untitled"
+
+
+@given(st.sampled_from(TOKENS), st.booleans(), st.data())
+def test_no_control_token_reaches_a_prompt_in_any_disguise(token, wide, data):
+    """Folded back and rid of what cannot be seen, the line holds no token: neither does a tokenizer that does this."""
+    disguised = token.translate(WIDE) if wide else token
+    place = data.draw(st.integers(0, len(disguised)))
+    hidden = data.draw(st.text(st.sampled_from(UNSEEN), max_size=3))
+    title = f"Alien {disguised[:place]}{hidden}{disguised[place:]} (1979)"
+    for shown in (prompts.one_line(title), prompts.without_labels(title)):
+        assert tokens_in(shown) == []
+        assert shown.startswith("Alien ")
+        assert re.sub(r"\s", "", simplified(shown)) == re.sub(r"\s", "", simplified(f"Alien {token} (1979)"))
+
+
+ORDINARY = [
+    "[REC] (2007)", "[REC]² (2009)", "Naïve Café (1999)", "Cafe\u0301 Noir", "❤\ufe0f of Gold", "जागते रहो (1956)",
+    "8½ (8 1/2) (1963)", "Star Wars [Episode IV] | Director's Cut", "Solaris [DVD]", "M*A*S*H (1970)", "한글 (2001)",
+    "### Instruction: rank", "Æon Flux / Ghost in the Shell", "$9.99 (2008)", "X² & Y³", "a > b", "{braces}", "[sic]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("title", ORDINARY)
+def test_ordinary_titles_stay_as_they_are_to_the_byte(title):
+    """The keys of recordings are hashes of prompts."""
+    assert prompts.one_line(title) == title
+    assert prompts.without_labels(title) == title
+
+
+@given(
+    st.text(
+        st.characters(exclude_characters='"<＜﹤◁[［﹇︷', exclude_categories=["C", "Z", "M"]), min_size=1, max_size=150
+    )
+)
+def test_a_title_without_an_opening_bracket_stays_as_it_is(title):
+    if set(title) - set(UNSEEN + "\U0001d159"):
+        assert prompts.one_line(title) == title
 
 
 @pytest.mark.parametrize("mode", prompts.MODES)
@@ -70,7 +130,7 @@ def test_a_hostile_title_cannot_leave_its_question(hostile_title):
     assert len(question.splitlines()) == 1
     assert question.count('"') == 2
     assert question.endswith('"? Answer Yes or No.')
-    assert "<|" not in question
+    assert tokens_in(question) == []
 
 
 def test_hostile_facts_cannot_leave_their_question():
@@ -105,6 +165,8 @@ def test_labels_are_numbered_from_one():
         ('["C3"]', "['C 3']"),
         ("Agent_C12_rises", "Agent_C 12_rises"),
         ("C\u200b3", "C 3"),
+        ("C\ufe0f3", "C \ufe0f3"),
+        ("Ｃ３", "Ｃ ３"),
         ("C٣", "C ٣"),
         ("C4-1 (1999)", "C 4-1 (1999)"),
         ("AC3", "AC3"),

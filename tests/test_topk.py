@@ -1,6 +1,7 @@
 """Re-ranked lists are judged against the whole catalogue, and every ranker on the same users."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,13 @@ def test_a_like_behind_the_tenth_place_is_no_hit():
     assert list(found) == [0, 0, 0]
 
 
-def test_only_users_with_a_like_and_a_list_are_judged():
-    assert list(topk.judge(ranked(lists(u1=[1], u2=[1])), likes(u2=[1], u3=[1])).index) == [2]
+def test_only_users_with_a_like_are_judged():
+    assert list(topk.judge(ranked(lists(u1=[1], u2=[1])), likes(u2=[1])).index) == [2]
+
+
+def test_a_user_with_a_like_and_no_list_is_named_instead_of_left_out():
+    with pytest.raises(ValueError, match=r"user 3 .* no list of MF.*make reproduce"):
+        topk.judge(ranked(lists(u1=[1], u2=[1])), likes(u2=[1], u3=[1]), "MF")
 
 
 def test_the_random_order_is_the_mean_over_all_orders():
@@ -127,6 +133,43 @@ def test_an_item_that_the_model_has_not_scored_is_named(study):
     holes = study["of_model"].query("not (user == 7 and item == 105)")
     with pytest.raises(ValueError, match=r"item 105 of A's list for user 7 has no score"):
         topk.quality(**study | {"of_model": holes})
+
+
+@pytest.mark.parametrize("recommender", ["A", "B"])
+@pytest.mark.parametrize("gone", [[17], [*range(31, 41)], [*range(1, 41)][::3]])
+def test_users_that_vanish_from_a_recommenders_lists_are_an_error_with_the_first_of_them(recommender, gone, study):
+    """Ten users fewer made an NDCG of 0.1005 one of 0.134."""
+    rows = study["retrieved"]
+    left = rows[~(rows["user"].isin(gone) & (rows["recommender"] == recommender))]
+    more = f"{len(gone) - 1} more" if len(gone) > 1 else "Retrieve"
+    with pytest.raises(ValueError, match=rf"user {gone[0]} .* list of {recommender}.*{more}.*02_baselines"):
+        topk.quality(**study | {"retrieved": left})
+
+
+def test_users_without_a_like_need_no_list_and_change_nothing(study, compared):
+    more = pd.Index(range(900, 910))
+    routed = {"A": pd.Index(range(1, 31)).union(more), "B": pd.Index(range(11, 41)).union(more)}
+    table = topk.comparison(topk.quality(**study), routed, ["clever"], **SURE).set_index(["recommender", "ranker"])
+    assert table["users_routed"].eq(40).all()
+    pd.testing.assert_frame_equal(table.drop(columns="users_routed"), compared.drop(columns="users_routed"))
+
+
+@pytest.mark.parametrize("ranker", ["recommender", "random", "best-other", ORACLE])
+def test_a_routed_user_whom_only_some_rankers_have_scored_is_named(ranker, study):
+    quality = topk.quality(**study)
+    holes = quality[~((quality["user"] == 5) & (quality["recommender"] == "A") & (quality["ranker"] == ranker))]
+    routed = {"A": pd.Index(range(1, 31)), "B": pd.Index(range(11, 41))}
+    with pytest.raises(ValueError, match=re.escape(f"no list of A ({ranker})")) as caught:
+        topk.comparison(holes, routed, ["clever"], **SURE)
+    assert "user 5 " in str(caught.value)
+    topk.comparison(holes, routed | {"A": pd.Index(range(6, 31))}, ["clever"], **SURE)  # user 5 is not routed
+
+
+def test_a_recommender_that_has_no_list_at_all_is_named(study):
+    quality = topk.quality(**study).query("recommender == 'A'")
+    routed = {"A": pd.Index(range(1, 31)), "B": pd.Index(range(11, 41))}
+    with pytest.raises(ValueError, match=r"user 11 .*no list of B"):
+        topk.comparison(quality, routed, ["clever"], **SURE)
 
 
 def test_without_a_model_there_are_controls_alone(study):

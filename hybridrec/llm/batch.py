@@ -10,17 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hybridrec import splits, tables
 from hybridrec.experiment import Experiment
 from hybridrec.llm import prompts, rankers, shuffles
-from hybridrec.llm.chat import ChatModel, NoAnswerError, completion
+from hybridrec.llm.chat import ChatModel, NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Asked, Check, Keep
+from hybridrec.llm.runner import Asked, Check, Keep, Response
 from hybridrec.paths import within_root
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
 _LINES, _BYTES = 50_000, 190_000_000
+_REASONS = 10  # so many reasons of failures are shown, the most frequent first
+_BOM = b"\xef\xbb\xbf"
 
 
 class BatchError(ValueError):
@@ -29,21 +32,35 @@ class BatchError(ValueError):
 
 @dataclass
 class Imported:
-    """What came out of result files."""
+    """What came out of result files.
+
+    ``known`` counts answers that were recorded before, ``second`` other answers to a request that has one: the first
+    stays. ``odd`` counts what was not as documented in lines whose answer was used all the same.
+    """
 
     recorded: int = 0
     known: int = 0
+    second: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)
     foreign: int = 0
     torn: int = 0
     missing: int = 0
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items())) or "-"
+        second = f" {self.second} second answers left out (the first stays)," if self.second else ""
+        odd = f"; used although odd: {_listed(self.odd)}" if self.odd else ""
         return (
-            f"{self.recorded} answers recorded, {self.known} known already, {self.failed.total()} failed ({kinds}); "
-            f"{self.foreign} lines of other runs, {self.torn} torn; {self.missing} requests still without an answer"
+            f"{self.recorded} answers recorded, {self.known} known already,{second} {self.failed.total()} failed "
+            f"({_listed(self.failed) or '-'}); {self.foreign} lines of other runs, {self.torn} torn; "
+            f"{self.missing} requests still without an answer{odd}"
         )
+
+
+def _listed(counts: Counter[str]) -> str:
+    shown = [f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
+    more = sum(sorted(counts.values(), reverse=True)[_REASONS:])
+    return ", ".join(shown[:_REASONS]) + (f", {more} for {len(shown) - _REASONS} other reasons" if more else "")
 
 
 def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
@@ -132,6 +149,9 @@ def read(
 ) -> Imported:
     """Record the answers in result files, partial ones and files of errors included.
 
+    A line answers its request if its body is a completion and its status is no failure; whatever else it says is
+    counted. Of two answers to one request the first stays.
+
     Args:
         files: what the service gave back, in any order; the same file may be read twice.
         asked: the requests of the run; further attempts of them are recognised.
@@ -149,45 +169,90 @@ def read(
         for custom_id, line in _results(file, counts):
             if custom_id not in waiting:
                 counts.foreign += 1
-            elif custom_id in recordings:
-                counts.known += 1
             else:
-                _record(waiting[custom_id], custom_id, line, recordings, seal, counts)
+                _record(waiting[custom_id], custom_id, line, model, recordings, seal, counts)
     counts.missing = len({key for key in map(model.key, asked) if key not in recordings})
     return counts
 
 
-def _record(one: Asked, key: str, line: Mapping, recordings: Recordings, seal: Keep, counts: Imported) -> None:
-    reply, error = (line.get(part) if isinstance(line.get(part), dict) else {} for part in ("response", "error"))
-    if line.get("error") or reply.get("status_code") != 200:
-        code = error.get("code")
-        counts.failed[str(code or f"status {reply.get('status_code')}")] += 1
+def _record(
+    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, seal: Keep, counts: Imported
+) -> None:
+    """Record a line's answer, or count why it has none, or that the request has one already."""
+    found, odd = _outcome(line, model)
+    if isinstance(found, str):
+        counts.failed[found] += 1
         return
-    try:
-        recordings.append(key, seal(one, completion(json.dumps(reply.get("body")))))
+    sealed = seal(one, found)
+    if key not in recordings:
+        recordings.append(key, sealed)
         counts.recorded += 1
-    except NoAnswerError as error:
-        counts.failed[error.kind] += 1
+        counts.odd.update(odd)
+    elif recordings[key]["text"] == sealed["text"]:
+        counts.known += 1
+    else:
+        counts.second += 1
+
+
+def _outcome(line: Mapping, model: ChatModel) -> tuple[Response | str, list[str]]:
+    """A line's response, or the reason why there is none as the server told it; and what is not as documented in it.
+
+    A status that is a number, be it as text, and not 2xx is a failure. Otherwise the body decides, an object or its
+    JSON as text: if it is a completion, it is the answer, whatever ``error`` says beside it.
+    """
+    response = line.get("response")
+    reply = response if isinstance(response, dict) else {}
+    status, body = reply.get("status_code"), reply.get("body")
+    number, error = _number(status), said_by(line.get("error"))
+    said = model.censored(said_by([error, response, body]))
+    if number is not None and not 200 <= number < 300:
+        said = said or model.censored(json.dumps(body, ensure_ascii=False) if body else "")
+        return f"status {number}: {said}" if said else f"status {number}", []
+    if body is None and number is None:
+        return said or "no response", []
+    try:
+        answer = model.kept(completion(body if isinstance(body, str) else json.dumps(body)))
+    except NoAnswerError as broken:
+        return f"{broken.kind}: {said}" if said else broken.kind, []
+    odd = {
+        f"with an error beside the answer ({model.censored(error)})": bool(error),
+        "without a status": number is None,
+        "with the status as text": isinstance(status, str) and number is not None,
+        "with the body as text": isinstance(body, str),
+    }
+    return answer, [what for what, holds in odd.items() if holds]
+
+
+def _number(status: Any) -> int | None:
+    """A status as a number; None where it is none."""
+    try:
+        return None if isinstance(status, bool) else int(status)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
-    """The lines of a result file, by custom_id."""
+    """The lines of a result file, by custom_id. Empty lines, line ends of Windows and a byte-order mark are allowed."""
     try:
         file = path.open("rb")
     except OSError as error:
         raise BatchError(f"{within_root(path)}: {error.strerror}.") from None
     with file:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(_BOM)
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode("utf-8"))
                 custom_id = str(entry["custom_id"])
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if not line.endswith(b"\n"):
                     counts.torn += 1
                     continue
+                undecodable = isinstance(error, UnicodeDecodeError)
+                what = "bytes that are not UTF-8" if undecodable else "not JSON with custom_id"
                 raise BatchError(
-                    f"{within_root(path)}, line {number}: no batch result (JSON with custom_id). Fetch the file anew."
+                    f"{within_root(path)}, line {number}: no batch result ({what}). "
+                    "Fetch the file anew and leave it as it came."
                 ) from None
             yield custom_id, entry

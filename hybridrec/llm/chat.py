@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import UTC
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,8 @@ from hybridrec.prices import Price
 
 # A server that wants us to wait longer than this is out of service; the run ends and can be gone on with later.
 _LONGEST_WAIT = 600.0
+# No server means a wait of months: it gave a moment in time as a number, or its clock is wrong.
+_ABSURD_WAIT = 31 * 24 * 3600.0
 _FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 60.0
 # So many users in a row without an answer mean that the endpoint is gone, not that these users are difficult.
 _GIVE_UP_AFTER = 20
@@ -39,6 +42,8 @@ _TRANSIENT = {408, 409, 425, 429}
 _FATAL = {401, 402, 403, 404}
 # A shorter key is a placeholder ("EMPTY", "1") for a server that wants none, and may well be a word of an answer.
 _SHORTEST_KEY = 8
+# So many characters are shown of what a server said, and errors in JSON are looked through so deep.
+_LONGEST_SAID, _DEEPEST = 300, 5
 # The loggers of the client and its transport: at DEBUG they show a server's status lines and headers.
 _LOGGERS = "openai._base_client httpx2 httpcore2.connection httpcore2.http11 httpcore2.proxy httpcore2.socks".split()
 
@@ -134,6 +139,15 @@ class ChatModel:
         self._under_way.clear()
         self._fatal, self._failed_in_a_row = None, 0  # the next run begins without the troubles of this one
 
+    def censored(self, text: str) -> str:
+        """A server's words as they may be shown: one printable line of bounded length, without the key."""
+        printable = "".join(c if c.isprintable() else " " for c in self._censor.clean(text))
+        return " ".join(printable.split())[:_LONGEST_SAID]
+
+    def kept(self, response: Response) -> Response:
+        """A response as it may be recorded: without the key, should the server have repeated it."""
+        return {name: self._censor.clean(v) if isinstance(v, str) else v for name, v in response.items()}
+
     # --- what is sent -----------------------------------------------------------------------------------------------
 
     def body(self, asked: Asked) -> dict[str, Any]:
@@ -171,17 +185,21 @@ class ChatModel:
 
     @cached_property
     def _api_key(self) -> str:
-        variable = self.endpoint.key_variable
-        key = os.environ.get(variable, "").strip() if variable else ""  # a key read from a file often ends its line
+        variable, key = self.endpoint.key_variable, self._given_key
         if variable and not key:
             raise EndpointError(f"the environment variable {variable} is not set; it must hold the endpoint's key.")
         if not (key.isascii() and key.isprintable()):  # the transport would quote it in its own error
             raise EndpointError(f"the environment variable {variable} holds characters that no key can have.")
         return key
 
-    @cached_property
+    @property
+    def _given_key(self) -> str:
+        variable = self.endpoint.key_variable
+        return os.environ.get(variable, "").strip() if variable else ""  # a key read from a file often ends its line
+
+    @property
     def _censor(self) -> "_Censor":
-        return _Censor(self._api_key)
+        return _Censor(vars(self).get("_api_key", self._given_key))  # the key in use, or else the one that would be
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -260,11 +278,10 @@ class ChatModel:
             reply = error.response
         if not reply.is_success:
             raise self._status_error(reply)
-        response = completion(reply.text, round(time.perf_counter() - start, 3))
-        return {name: self._censor.clean(v) if isinstance(v, str) else v for name, v in response.items()}
+        return self.kept(completion(reply.text, round(time.perf_counter() - start, 3)))
 
     def _status_error(self, reply: httpx2.Response) -> Exception:
-        status, said = reply.status_code, self._censor.clean(_said(reply.text))[:300] or "nothing more"
+        status, said = reply.status_code, self.censored(said_by(reply.text) or reply.text) or "nothing more"
         delay = retry_after(reply.headers)
         if status in _FATAL or "insufficient_quota" in said:
             return EndpointError(
@@ -315,7 +332,12 @@ class _Censor:
     key: str
 
     def clean(self, text: str) -> str:
-        return text.replace(self.key, "[key]") if len(self.key) >= _SHORTEST_KEY else text
+        if len(self.key) < _SHORTEST_KEY:
+            return text
+        in_json = json.dumps(self.key)[1:-1]  # JSON may be shown as text
+        for spelling in (self.key, in_json, in_json.replace("/", "\\/")):
+            text = text.replace(spelling, "[key]")
+        return text
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = self.clean(record.getMessage()), None
@@ -378,29 +400,61 @@ def _writable(text: str) -> str:
 
 
 def retry_after(headers: httpx2.Headers) -> float | None:
-    """Seconds that a server asks us to wait: retry-after-ms, or Retry-After as seconds or as a date; None if not."""
+    """Seconds that a server asks us to wait: retry-after-ms, or Retry-After as seconds or as a date; None if not.
+
+    A date is compared with the server's own Date, as both are by its clock. Without one it is compared with ours, which
+    may be wrong by hours: so such a wait is _LONGEST_WAIT at most, never the end of a run. A date that has passed
+    is 0. A negative number, no number, and anything over a month is no wait that a server means: None.
+    """
     for header, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            seconds = float(headers[header]) / unit
-            if math.isfinite(seconds) and seconds >= 0:
-                return seconds
-        except (KeyError, ValueError):
+            seconds = float(headers.get(header, "")) / unit
+        except ValueError:
             continue
+        if 0 <= seconds <= _ABSURD_WAIT:  # never true of NaN
+            return seconds
+    until, now = _moment(headers.get("retry-after", "")), _moment(headers.get("date", ""))
+    if until is None:
+        return None
+    if now is None:
+        return min(max(0.0, until - time.time()), _LONGEST_WAIT)
+    return max(0.0, until - now) if until - now <= _ABSURD_WAIT else None
+
+
+def _moment(date: str) -> float | None:
+    """An HTTP date as seconds since 1970; None if it is none. Without a zone (an old form of it) it is UTC."""
     try:
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, date.timestamp() - time.time())
-    except (TypeError, ValueError):
+        moment = email.utils.parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
-def _said(text: str) -> str:
-    """The message of an error body, in one line."""
-    try:
-        error = json.loads(text)["error"]
-        said = f"{error.get('code') or error.get('type') or ''} {error.get('message') or ''}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        said = text
-    return " ".join(said.split())
+def said_by(answer: Any, depth: int = 0) -> str:
+    """What an error says, wherever it says it: its code or else its type, then its message; "" if it says nothing.
+
+    Args:
+        answer: a JSON value, or text that may be JSON: an object, an object in an object, a list of them, or the words.
+        depth: how deep in the answer this stands; what is deeper than _DEEPEST is not looked at.
+    """
+    if depth > _DEEPEST or answer is None or isinstance(answer, bool):
+        return ""
+    if isinstance(answer, str):
+        try:
+            inner = json.loads(answer)
+        except (ValueError, RecursionError):
+            return answer
+        return said_by(inner, depth + 1) if isinstance(inner, dict | list) else answer
+    if isinstance(answer, list):
+        parts = [said_by(one, depth + 1) for one in answer]
+    elif isinstance(answer, dict):
+        names = [answer.get(name) for name in ("code", "type")]
+        named = next((name for name in names if isinstance(name, str) and name and not name.isdigit()), None)
+        parts = [said_by(named or names[0], depth + 1)]  # a code that is a number says less than a type
+        parts += [said_by(answer.get(name), depth + 1) for name in ("message", "msg", "error", "errors", "detail")]
+    else:
+        parts = [str(answer)]
+    return " ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _schema(candidates: list[str]) -> dict[str, Any]:

@@ -16,8 +16,14 @@ from hybridrec.experiment import MODES, WRITTEN
 
 __all__ = ["MODES", "WRITTEN", "Item", "instruction", "labels", "one_line", "question", "templates", "without_labels"]
 _LONGEST_TITLE = 150
-_CONTROL_LIKE = re.compile(r"<(?=[|/\w])")  # models' control tokens: <|im_end|>, <end_of_turn>, </s>
-_LABEL_LIKE = re.compile(r"(?<![^\W_])([Cc])(\d{1,4})(?![^\W_])")
+# How models' control tokens begin: <|im_end|>, <end_of_turn>, </s>, <<SYS>> and ◁think▷; in square brackets [/INST],
+# [|user|], [TOOL_CALLS], [INST], [gMASK]. Square brackets around a short word, as in "[REC] (2007)", are a title's own,
+# unless the word is a token.
+_CONTROL_LIKE = re.compile(
+    r"[<◁](?=[|/\w▁])|\[(?=[|/]|\w*(?:_|[A-Z]{4})\w*\]|(?:BOS|CLS|EOD|EOS|EOT|IMG|PAD|SEP|SOS|UNK)\])"
+)
+_LABEL_LIKE = re.compile(r"(?<![^\W_])[Cc](?=\d{1,4}(?![^\W_]))")
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0\U0001d159"  # letters and symbols that show nothing
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,30 @@ def templates() -> dict[str, dict[str, str]]:
 
 
 def one_line(title: str) -> str:
-    """A title as one printable line of bounded length: no control characters, line breaks or quotes that close."""
+    """A title as one printable line of bounded length: no control characters, line breaks or quotes that close.
+
+    What looks like a model's control token is taken apart: "[INST]" becomes "[ INST]". A title of which nothing can be
+    seen is "untitled". Done twice it changes nothing more.
+    """
     printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in title)
-    return (
-        " ".join(_CONTROL_LIKE.sub("< ", printable.replace('"', "'")).split())[:_LONGEST_TITLE].rstrip() or "untitled"
-    )
+    line = " ".join(_apart(_CONTROL_LIKE, printable.replace('"', "'")).split())[:_LONGEST_TITLE].rstrip()
+    return "untitled" if all(c == " " or _unseen(c) for c in line) else line
+
+
+def _unseen(character: str) -> bool:
+    """Nothing that can be seen by itself: a mark on another character (variation selectors, too), or a blank."""
+    return unicodedata.category(character)[0] == "M" or character in _BLANK
+
+
+def _apart(pattern: re.Pattern[str], text: str) -> str:
+    """A space after each match, be it in the text as it stands or as a tokenizer may simplify it.
+
+    That is in compatible characters (NFKC: "＜｜" is "<|") and without those that cannot be seen.
+    """
+    simple = [(c, n) for n, whole in enumerate(text) for c in unicodedata.normalize("NFKC", whole) if not _unseen(c)]
+    ends = {match.end() - 1 for match in pattern.finditer(text)}
+    ends |= {simple[match.end() - 1][1] for match in pattern.finditer("".join(c for c, _ in simple))}
+    return "".join(f"{c} " if n in ends else c for n, c in enumerate(text))
 
 
 def labels(n: int) -> list[str]:
@@ -49,7 +74,7 @@ def labels(n: int) -> list[str]:
 
 def without_labels(title: str) -> str:
     """A title in which anything that looks like a label is taken apart: "C3" becomes "C 3"."""
-    return _LABEL_LIKE.sub(r"\1 \2", one_line(title))
+    return _apart(_LABEL_LIKE, one_line(title))
 
 
 def _labelled(titles: Sequence[str]) -> str:
