@@ -36,7 +36,7 @@ RECOMMENDERS: dict[str, tuple[type, float, float] | None] = {
 }
 
 
-def _between(low: float, high: float, **default: Any) -> Any:
+def between(low: float, high: float, **default: Any) -> Any:
     """A field whose value must lie in a range; every field that is a number has one."""
     return field(metadata={"range": (low, high)}, **default)
 
@@ -154,13 +154,13 @@ class Endpoint:
     key_variable: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     json_schema: bool = False
-    requests_per_minute: float = _between(1, 1e6, default=60.0)
-    tokens_per_minute: float | None = _between(1, 1e9, default=None)
-    concurrency: int = _between(1, 256, default=8)
-    timeout: float = _between(0.1, 3600, default=60.0)
-    retries: int = _between(0, 20, default=6)
-    attempts: int = _between(1, 10, default=2)
-    spending_cap_usd: float | None = _between(0, 1e6, default=None)
+    requests_per_minute: float = between(1, 1e6, default=60.0)
+    tokens_per_minute: float | None = between(1, 1e9, default=None)
+    concurrency: int = between(1, 256, default=8)
+    timeout: float = between(0.1, 3600, default=60.0)
+    retries: int = between(0, 20, default=6)
+    attempts: int = between(1, 10, default=2)
+    spending_cap_usd: float | None = between(0, 1e6, default=None)
 
     def __post_init__(self) -> None:
         # What stands in these three may be a secret put in the wrong place, so it is not repeated.
@@ -169,7 +169,7 @@ class Endpoint:
         if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", self.base_url):
             raise ExperimentError("endpoint: base_url must be like https://host/v1, without a user, password or query.")
         _check_parameters(self.parameters)
-        _check_ranges(self, "endpoint: ")
+        check_ranges(self, "endpoint: ")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,9 @@ class Rung:
     def __post_init__(self) -> None:
         check_name("model", self.model)
         if not self.users:
-            raise ExperimentError(f"ladder: {self.model} has no users for any mode: add a mode, or leave the table out.")
+            raise ExperimentError(
+                f"ladder: {self.model} has no users for any mode: add a mode, or leave the table out."
+            )
         for mode, count in self.users.items():
             if mode not in MODES:
                 raise ExperimentError(f"ladder: {self.model} has mode {mode!r}, which is none of {', '.join(MODES)}.")
@@ -200,40 +202,40 @@ class Experiment:
     name: str
     dataset: str
     ratings: dict[str, Any] | None
-    users: int | None = _between(50, 1_000_000)
+    users: int | None = between(50, 1_000_000)
     noun: str
-    like_threshold: float = _between(-1e6, 1e6)
-    rating_scale: int = _between(-1e6, 1e6)
-    seed: int = _between(0, 1_000_000)
+    like_threshold: float = between(-1e6, 1e6)
+    rating_scale: int = between(-1e6, 1e6)
+    seed: int = between(0, 1_000_000)
     recommenders: tuple[str, ...]
     grids: dict[str, Any] | None
-    folds: int = _between(2, 20)
-    top: int = _between(10, 1000)
-    performance_threshold: float = _between(0.0, 1.0)
-    sparsity_threshold: float | None = _between(0.0, 1.0)
+    folds: int = between(2, 20)
+    top: int = between(10, 1000)
+    performance_threshold: float = between(0.0, 1.0)
+    sparsity_threshold: float | None = between(0.0, 1.0)
     model: str
     endpoint: Endpoint | None
     modes: tuple[str, ...]
     everybody_modes: tuple[str, ...]
-    live_users: int = _between(0, 1000)
-    history_length: int = _between(1, 200)
-    shuffles: int = _between(2, 20)
-    shuffled_users: int = _between(2, 100_000)
+    live_users: int = between(0, 1000)
+    history_length: int = between(1, 200)
+    shuffles: int = between(2, 20)
+    shuffled_users: int = between(2, 100_000)
     topk_modes: tuple[str, ...]
-    topk_users: int = _between(2, 100_000)
+    topk_users: int = between(2, 100_000)
     ladder: tuple[Rung, ...]
-    bootstrap_samples: int = _between(100, 100_000)
-    permutations: int = _between(100, 1_000_000)
+    bootstrap_samples: int = between(100, 100_000)
+    permutations: int = between(100, 1_000_000)
 
     def __post_init__(self) -> None:
         for key in ("name", "dataset", "model"):
             check_name(key, getattr(self, key))
         if not re.fullmatch(r"[^\W_](?:[^{}<>\"]{0,38}[^\s{}<>\"])?", self.noun) or not self.noun.isprintable():
             raise ExperimentError(
-                f"noun is {_shown('noun', self.noun)}; it must be a word or phrase like \"film\": no more than 40 "
-                "characters in one line, beginning with a letter or digit, none of them among { } < > \"."
+                f'noun is {_shown("noun", self.noun)}; it must be a word or phrase like "film": no more than 40 '
+                'characters in one line, beginning with a letter or digit, none of them among { } < > ".'
             )
-        _check_ranges(self)
+        check_ranges(self)
         _check_recommenders(self)
         _check_modes(self)
         if self.like_threshold > self.rating_scale:
@@ -242,6 +244,12 @@ class Experiment:
                 f"{self.rating_scale}): nothing could be a like."
             )
         own = self.ratings or {}
+        lowest = own.get("lowest", float("-inf"))
+        if isinstance(lowest, int | float) and not lowest < self.rating_scale:
+            raise ExperimentError(
+                f"lowest is {_shown('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
+                f"= {self.rating_scale})."
+            )
         if "pointwise-facts" in self.modes and (
             own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")
         ):
@@ -269,11 +277,8 @@ def _check_recommenders(settings: Experiment) -> None:
             raise ExperimentError(f"grids has {_shown('', name)}, but {why}: leave it out.")
         kind, low, high = tuned
         if not isinstance(values, list | tuple) or not values or not all(_is_number(one, *tuned) for one in values):
-            what = "whole numbers" if kind is int else "numbers"
-            raise ExperimentError(
-                f"grids: {name} is {_shown('', values)}; it must be a list of {what} from {low:,} to {high:,}, at least "
-                "one."
-            )
+            what = f"one or more {'whole ' if kind is int else ''}numbers from {low:,} to {high:,}"
+            raise ExperimentError(f"grids: {name} is {_shown('', values)}; it must be a list of {what}.")
         _check_once(f"grids: {name}", values)
 
 
@@ -306,16 +311,23 @@ def _check_once(key: str, values: Sequence[Any]) -> None:
         raise ExperimentError(f"{key} has {twice[0]!r} twice: remove one of them.")
 
 
-def _check_ranges(settings: Any, where: str = "") -> None:
-    """Every number within the range that its field declares; NaN is within none."""
+def check_ranges(settings: Any, where: str = "", error: type[Exception] = ExperimentError) -> None:
+    """Every number of a settings class within the range that its field declares (``between``); NaN is within none.
+
+    Args:
+        settings: an instance of a dataclass.
+        where: what stands before the key in the message.
+        error: what is raised.
+
+    Raises:
+        ExperimentError, or ``error``: names the key, its value and the range.
+    """
     for one in fields(settings):
         value = getattr(settings, one.name)
         if "range" in one.metadata and value is not None:
             low, high = one.metadata["range"]
             if not low <= value <= high:
-                raise ExperimentError(
-                    f"{where}{one.name} is {_shown(one.name, value)}; it must be from {low} to {high}."
-                )
+                raise error(f"{where}{one.name} is {_shown(one.name, value)}; it must be from {low} to {high}.")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

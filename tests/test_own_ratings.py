@@ -241,7 +241,9 @@ GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-0
         ),
         (GOOD.replace("\n", ",7\n").replace("title,7", "title"), {}, r"r\.csv: lines have more fields than the header"),
         (GOOD, {"feedback": "stars"}, r"\[ratings\]: feedback is 'stars'; it must be one of ratings, counts"),
-        (GOOD, {"untitled_share": 1.0}, r"untitled_share is 1\.0; it must be from 0 to below 1"),
+        (GOOD, {"untitled_share": 1.1}, r"\[ratings\]: untitled_share is 1\.1; it must be from 0 to 1"),
+        (GOOD, {"lowest": float("nan")}, r"\[ratings\]: lowest is nan; it must be from"),
+        (GOOD, {"core": 0}, r"\[ratings\]: core is 0; it must be from 1 to"),
         (GOOD, {"separator": "::"}, r"separator is '::'; it must be one character"),
     ],
 )
@@ -286,7 +288,8 @@ def toy(rated: pd.DataFrame) -> datasets.Dataset:
     [
         (lambda t: t.assign(rating=t["rating"] * 2), {}, r"r\.csv: a rating is 10, above rating_scale = 5"),
         (lambda t: t.assign(rating=t["rating"].clip(upper=3)), {}, r"no rating is a like: the highest is 3.*Lower it"),
-        (lambda t: t.assign(rating=5.0), {}, r"every rating is a like: the lowest is 5.*Raise it.*counts"),
+        (lambda t: t, {"like_threshold": 1.0}, r"every rating is a like: the lowest is 1.*Raise it to 2\.0.*counts"),
+        (lambda t: t.assign(rating=5.0), {}, r"every rating is 5, so nothing tells likes .*whatever like_threshold is"),
         (lambda t: t[t["user"] < 12], {}, r"r\.csv: only \d of \d inactive users.*the study needs 10"),
         (
             lambda t: t.groupby("user").head(6),
