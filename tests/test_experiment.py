@@ -334,7 +334,7 @@ def test_unknown_experiment_lists_those_there():
 
 
 def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path):
-    (tmp_path / "toy.toml").write_text("folds = = 5")
+    (tmp_path / "toy.toml").write_text("folds = = 5", encoding="utf-8")
     with pytest.raises(ExperimentError, match=r"toy\.toml"):
         experiment.read(tmp_path / "toy.toml")
 

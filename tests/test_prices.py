@@ -61,7 +61,7 @@ def test_what_the_error_says_to_write_can_be_read(file):
     with pytest.raises(PriceError) as caught:
         Prices("2026-01-01", Price(hour=1.0)).of_endpoint("org/other-4.1")
     header = str(caught.value).split("add ")[1].split(" with")[0]
-    file.write_text(f"{LOCAL}{header}\nprompt = 1\ncached = 0\ncompletion = 2\n")
+    file.write_text(f"{LOCAL}{header}\nprompt = 1\ncached = 0\ncompletion = 2\n", encoding="utf-8")
     assert read_prices(file).of_endpoint("org/other-4.1") == Price(prompt=1.0, completion=2.0)
 
 
@@ -69,19 +69,19 @@ def test_what_the_error_says_to_write_can_be_read(file):
 
 
 def test_prices_are_read_with_their_date(file):
-    file.write_text(LOCAL)
+    file.write_text(LOCAL, encoding="utf-8")
     assert read_prices(file) == Prices("2026-01-01", Price(hour=3.6))
 
 
 def test_models_are_read_by_name(file):
-    file.write_text(LOCAL + MODEL + "[models.own]\nprompt = 0\ncached = 0\ncompletion = 0\n")
+    file.write_text(LOCAL + MODEL + "[models.own]\nprompt = 0\ncached = 0\ncompletion = 0\n", encoding="utf-8")
     assert read_prices(file).models == {"org/toy-4.1": Price(0.0, 2.0, 0.5, 8.0), "own": Price()}
 
 
 def test_the_committed_prices_can_be_read():
     prices = read_prices(paths.PRICES)
     assert prices.local.hour > 0
-    assert len(prices.models) == len(tomllib.loads(paths.PRICES.read_text()).get("models", {}))
+    assert len(prices.models) == len(tomllib.loads(paths.PRICES.read_text(encoding="utf-8")).get("models", {}))
     date.fromisoformat(prices.date)
 
 
@@ -113,6 +113,6 @@ def test_the_committed_prices_can_be_read():
          "negative tokens", "tokens as text", "tokens nan"],
 )  # fmt: skip
 def test_a_price_file_that_cannot_be_used_is_named_with_the_key(file, text, why):
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(PriceError, match=rf"prices\.toml: .*{why}"):
         read_prices(file)

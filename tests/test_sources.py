@@ -140,8 +140,8 @@ GIVEN |= {"timestamp": "when", "title": "name", "genres": "kind"}
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path))
-    (tmp_path / "ratings.csv").write_text(RATINGS)
-    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "ratings.csv").write_text(RATINGS, encoding="utf-8")
+    (tmp_path / "items.csv").write_text(ITEMS, encoding="utf-8")
     return tmp_path
 
 
@@ -153,12 +153,14 @@ def test_ratings_of_ones_own_with_any_column_names(folder):
 
 
 def test_numbers_as_names_are_kept(folder):
-    (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "9"))
+    (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "9"), encoding="utf-8")
     assert datasets.load("mine", GIVEN).interactions["user"].tolist() == [9, 70, 70]
 
 
 def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
-    (folder / "ratings.csv").write_text("who;what;stars;name\nann;x1;5;First\nann;x2;1;Second\nbob;x1;4;First\n")
+    (folder / "ratings.csv").write_text(
+        "who;what;stars;name\nann;x1;5;First\nann;x2;1;Second\nbob;x1;4;First\n", encoding="utf-8"
+    )
     one_file = {key: value for key, value in GIVEN.items() if key not in ("timestamp", "genres")}
     data = datasets.load("mine", one_file | {"items_file": "ratings.csv", "separator": ";"})
     assert data.interactions["timestamp"].tolist() == [0, 0, 0]
@@ -195,8 +197,8 @@ def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
     ],
 )
 def test_what_is_wrong_with_ones_own_files_is_said(folder, ratings, items, changes, says):
-    (folder / "ratings.csv").write_text(ratings)
-    (folder / "items.csv").write_text(items)
+    (folder / "ratings.csv").write_text(ratings, encoding="utf-8")
+    (folder / "items.csv").write_text(items, encoding="utf-8")
     with pytest.raises(DatasetError, match=says):
         datasets.load("mine", GIVEN | changes)
 
