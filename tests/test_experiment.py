@@ -201,9 +201,7 @@ def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule
         experiment.build(name, VALUES, "toy.toml")
     with pytest.raises(ExperimentError, match="dataset is .*letters, digits"):
         datasets.load(name, {"file": "r.csv"})
-    with pytest.raises(
-        ExperimentError, match="ladder|model is .*letters, digits" if "/" in name else "letters, digits"
-    ):
+    with pytest.raises(ExperimentError, match="model is .*letters, digits"):
         build(ladder=[{"model": f"../{name}", "users": {"listwise": 1}}])
 
 
@@ -270,10 +268,10 @@ def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"recommenders": [*VALUES["recommenders"], "SVD++"]}, "recommenders has 'SVD[+][+]', which is none of MostPop"),
+        ({"recommenders": [*VALUES["recommenders"], "SVD"]}, "recommenders has 'SVD', which is none of MostPop"),
         ({"recommenders": [*VALUES["recommenders"], "../x"]}, "recommenders has '../x'"),
         ({"recommenders": [*VALUES["recommenders"], "BPR"]}, "recommenders has 'BPR' twice"),
-        ({"modes": ["listwise", "likelihood", "listwise"]}, "modes has 'listwise' twice"),
+        ({"modes": [*VALUES["modes"], "listwise"]}, "modes has 'listwise' twice"),
         ({"everybody_modes": ["likelihood", "likelihood"]}, "everybody_modes has 'likelihood' twice"),
         ({"topk_modes": ["likelihood", "likelihood"]}, "topk_modes has 'likelihood' twice"),
         ({"ladder": [{"model": "a", "users": {"listwise": 1}}] * 2}, "ladder has 'a' twice"),
