@@ -48,7 +48,7 @@ _MODEL = r"(?=.{1,200}$)[A-Za-z0-9_@][A-Za-z0-9_.:@+-]*(?:/[A-Za-z0-9_@][A-Za-z0
 
 
 def check_name(key: str, name: str) -> str:
-    """The name itself, if it can safely be part of a path: names of experiments, datasets, recommenders, models.
+    """The name itself, if it can safely be part of a path: names of experiments, datasets and models.
 
     Args:
         key: the setting, such as "dataset". A "model" may have parts, as names of hubs and servers do: "org/name".
