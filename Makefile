@@ -104,9 +104,13 @@ seeds: .stamps/env  ## repeat the comparison on five splits, three of them with 
 overview: .stamps/env  ## put the results of all experiments side by side (results/README.md)
 	$(PY) -m hybridrec overview
 
-# One stamp a notebook. It waits for the notebook before it, and is stale when its results were deleted.
+# One stamp a notebook. It waits for the notebook before it, and is stale when its results or its tables were deleted:
+# later notebooks read those. Which notebook writes which table is said in hybridrec/tables.py alone.
+WRITTEN := $(shell sed -n 's/^    "\(.*\)": "\(.*\)",$$/\2:\1/p' hybridrec/tables.py)
+written  = results/$(EXPERIMENT)/$(1).ipynb $(patsubst $(1):%,data/tables/$(EXPERIMENT)/%.parquet,$(filter $(1):%,$(WRITTEN)))
+lacking  = $(filter-out $(wildcard $(written)),$(written))
 define stamp
-$(STAMPS)/$(1): notebooks/$(1).ipynb $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(wildcard results/$(EXPERIMENT)/$(1).ipynb),,FORCE)
+$(STAMPS)/$(1): notebooks/$(1).ipynb $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(lacking),FORCE)
 	@$$(eval RAN := yes)$(PY) -m hybridrec run $(EXPERIMENT) $(1)
 	@mkdir -p $$(@D) && touch $$@
 endef

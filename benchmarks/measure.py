@@ -102,7 +102,11 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     """What the numbers were measured on."""
     info = Path("/proc/cpuinfo")
     names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        [
+            line.split(":")[1].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         if (info.exists())
         else [platform.processor()]
     )

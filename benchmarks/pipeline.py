@@ -60,10 +60,10 @@ def _fits(root: Path) -> dict[str, dict[str, float]]:
 
 def main(experiments: list[str]) -> None:
     """Measure, and put what was measured beside what was measured before."""
-    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     for experiment in experiments:
         known[experiment] = {**cold(experiment), "machine": measure.machine(["cornac", "torch", "transformers"])}
-        FILE.write_text(json.dumps(known, indent=1) + "\n")
+        FILE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main(names: Sequence[str]) -> None:
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise SystemExit(f"no benchmark {unknown[0]!r}. There are: {', '.join(NAMES)}.")
-    found = json.loads(measure.RESULTS.read_text()) if measure.RESULTS.is_file() else {}
+    found = json.loads(measure.RESULTS.read_text(encoding="utf-8")) if measure.RESULTS.is_file() else {}
     for name in names:
         start = time.perf_counter()
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

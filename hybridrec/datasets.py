@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from hybridrec.experiment import check_name
 from hybridrec.sources import book_crossing, movielens, own
 from hybridrec.sources.canonical import DatasetError
 
@@ -37,11 +38,13 @@ def load(name: str, ratings: Mapping[str, Any] | None = None) -> Dataset:
 
     Raises:
         DatasetError: unknown name (lists the known ones), or a file that cannot be read.
+        ExperimentError: a name that cannot be part of a path.
         DownloadError: the files could not be had or are not the right ones.
     """
     if ratings is not None:
         if name in LOADERS:
             raise DatasetError(f"{name!r} is a dataset of this repository: give the one in [ratings] another name.")
+        check_name("dataset", name)
         return Dataset(name, *own.load(ratings))
     if name not in LOADERS:
         raise DatasetError(

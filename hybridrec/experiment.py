@@ -1,9 +1,11 @@
 """The settings of a study: typed, checked, and read from one small file per experiment."""
 
+import math
 import re
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,126 @@ class ExperimentError(ValueError):
     """A setting that does not exist or has the wrong type or value; the message says which and what is possible."""
 
 
+# Every recommender there is, with the values that may be tried of what is tuned of it (recipes: recommenders.py).
+RECOMMENDERS: dict[str, tuple[type, float, float] | None] = {
+    "MostPop": None,
+    "ItemKNN": (int, 1, 10_000),
+    "UserKNN": (int, 1, 10_000),
+    "MF": (float, 0, 10),
+    "BPR": (int, 1, 10_000),
+    "WBPR": (int, 1, 10_000),
+    "NeuMF": (int, 1, 10_000),
+    "EASE": (float, 1e-3, 1e9),
+    "VAECF": (int, 1, 10_000),
+}
+
+
+def between(low: float, high: float, **default: Any) -> Any:
+    """A field whose value must lie in a range; every field that is a number has one."""
+    return field(metadata={"range": (low, high)}, **default)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+_MODEL = r"(?=.{1,200}$)[A-Za-z0-9_@][A-Za-z0-9_.:@+-]*(?:/[A-Za-z0-9_@][A-Za-z0-9_.:@+-]*)*"
+
+
+def check_name(key: str, name: str) -> str:
+    """The name itself, if it can safely be part of a path: names of experiments, datasets and models.
+
+    Args:
+        key: the setting, such as "dataset". A "model" may have parts, as names of hubs and servers do: "org/name".
+        name: its value.
+
+    Raises:
+        ExperimentError: it could lead out of a folder, or is no file's name everywhere (says what is allowed).
+    """
+    if re.fullmatch(_MODEL if key == "model" else _PLAIN, name):
+        return name
+    if key == "model":
+        allowed = (
+            "parts of letters, digits, . _ - + : @ with one / between two of them, none beginning with . or -, no more "
+            "than 200 characters. Give a server's model such a name (vLLM: --served-model-name, llama.cpp: --alias)"
+        )
+    else:
+        allowed = "letters, digits, - _ and ., beginning with none of - and ., no more than 100"
+    raise ExperimentError(f"{key} is {_shown(key, name)}; it becomes part of a path, so it may have {allowed}.")
+
+
+# --- the endpoint -----------------------------------------------------------------------------------------------------
+
+_MONEY = "it would cost more than the answers that are read, past spending_cap_usd"
+_PROMPT = "the prompt is the study's"
+_SECRET = "a key belongs into the environment variable that key_variable names"
+_OUTSIDE = "what stands in it is sent if it stands in parameters itself"
+# Names that parameters must not have, at any depth, and why.
+_RESERVED = {
+    **dict.fromkeys(("n", "best_of", "num_return_sequences", "prediction"), _MONEY),
+    **dict.fromkeys(("tools", "functions", "plugins", "web_search_options", "modalities", "audio"), _MONEY),
+    **dict.fromkeys(("messages", "prompt", "input", "instructions", "system", "suffix", "prompt_embeds"), _PROMPT),
+    **dict.fromkeys(("model", "models", "fallbacks", "route"), "which model answers is said by model, above"),
+    **dict.fromkeys(("stream", "stream_options", "background"), "an answer is read when it is whole"),
+    **dict.fromkeys(("api_key", "authorization", "headers", "extra_headers"), _SECRET),
+    **dict.fromkeys(("extra_body", "extra_query"), _OUTSIDE),
+    **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_output_tokens"), "max_tokens says it"),
+    "response_format": "json_schema = true sets it",
+}
+_BOUNDS = ("max_tokens", "max_completion_tokens")
+# Parameters that every server knows: their type and range. The seed leaves room for the attempts that are added to it.
+_RANGES: dict[str, tuple[type, float, float]] = {
+    **dict.fromkeys(_BOUNDS, (int, 1, 1_000_000)),
+    "temperature": (float, 0, 2),
+    "top_p": (float, 0, 1),
+    "seed": (int, 0, 2_000_000_000),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), (float, -2, 2)),
+}
+
+
+def _is_number(value: Any, kind: type, low: float, high: float) -> bool:
+    """A number of its kind (an int passes for a float, a bool for neither) in the range; NaN is in none."""
+    return type(value) in ((int, float) if kind is float else (kind,)) and low <= value <= high
+
+
+def _check_parameters(parameters: dict[str, Any]) -> None:
+    """Refuse parameters that would be no request, pass the spending cap, or put something else in the prompt's place.
+
+    No value is repeated in an error: one of them may be a secret in the wrong place.
+    """
+    for key, why in _RESERVED.items():
+        if key in _keys(parameters):
+            raise ExperimentError(f"endpoint: parameters has {key!r}: leave it out, since {why}.")
+    for key in _BOUNDS:
+        if key in _keys(list(parameters.values())):
+            raise ExperimentError(f"endpoint: parameters has {key!r} within a table: put it beside the others.")
+    for key, (kind, low, high) in _RANGES.items():
+        if key in parameters and not _is_number(parameters[key], kind, low, high):
+            what = "a whole number" if kind is int else "a number"
+            raise ExperimentError(f"endpoint: parameters: {key} must be {what} from {low:,} to {high:,}.")
+    if all(key in parameters for key in _BOUNDS):
+        raise ExperimentError(f"endpoint: parameters has both {' and '.join(_BOUNDS)}: leave one of them out.")
+    if not _is_json(parameters):
+        raise ExperimentError(
+            "endpoint: parameters must be text, finite numbers, true, false, and lists and tables of them: leave out "
+            "dates, nan and inf."
+        )
+
+
+def _keys(value: Any) -> set[str]:
+    """The names in a table, in those within it, and so on."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set().union(*map(_keys, value)) if isinstance(value, list | tuple) else set()
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """An OpenAI-compatible endpoint: where it is, how it may be used. The table ``[endpoint]`` of an experiment.
@@ -32,30 +154,22 @@ class Endpoint:
     key_variable: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     json_schema: bool = False
-    requests_per_minute: float = 60.0
-    tokens_per_minute: float | None = None
-    concurrency: int = 8
-    timeout: float = 60.0
-    retries: int = 6
-    attempts: int = 2
-    spending_cap_usd: float | None = None
+    requests_per_minute: float = between(1, 1e6, default=60.0)
+    tokens_per_minute: float | None = between(1, 1e9, default=None)
+    concurrency: int = between(1, 256, default=8)
+    timeout: float = between(0.1, 3600, default=60.0)
+    retries: int = between(0, 20, default=6)
+    attempts: int = between(1, 10, default=2)
+    spending_cap_usd: float | None = between(0, 1e6, default=None)
 
     def __post_init__(self) -> None:
-        # What stands in these two may be a secret put in the wrong place, so it is not repeated.
+        # What stands in these three may be a secret put in the wrong place, so it is not repeated.
         if not re.fullmatch(r"(?:[A-Z_][A-Z0-9_]{0,63})?", self.key_variable):
             raise ExperimentError("endpoint: key_variable must be the NAME of an environment variable, not a key.")
         if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", self.base_url):
             raise ExperimentError("endpoint: base_url must be like https://host/v1, without a user, password or query.")
-        limits = {
-            "requests_per_minute": (1, 1e6),
-            "tokens_per_minute": (1, 1e9),
-            "concurrency": (1, 256),
-            "timeout": (0.1, 3600),
-            "retries": (0, 20),
-            "attempts": (1, 10),
-            "spending_cap_usd": (0, 1e6),
-        }
-        _within(self, limits, "endpoint: ")
+        _check_parameters(self.parameters)
+        check_ranges(self, "endpoint: ")
 
 
 @dataclass(frozen=True)
@@ -66,11 +180,19 @@ class Rung:
     users: dict[str, Any]
 
     def __post_init__(self) -> None:
+        check_name("model", self.model)
+        if not self.users:
+            raise ExperimentError(
+                f"ladder: {self.model} has no users for any mode: add a mode, or leave the table out."
+            )
         for mode, count in self.users.items():
             if mode not in MODES:
                 raise ExperimentError(f"ladder: {self.model} has mode {mode!r}, which is none of {', '.join(MODES)}.")
-            if type(count) is not int or count < 1:
-                raise ExperimentError(f"ladder: {self.model} has {count!r} users for {mode}; it must be 1 or more.")
+            if not _is_number(count, int, 1, 100_000):
+                raise ExperimentError(
+                    f"ladder: {self.model} has {_shown('users', count)} users for {mode}; it must be a whole number "
+                    "from 1 to 100,000."
+                )
 
 
 @dataclass(frozen=True)
@@ -80,69 +202,54 @@ class Experiment:
     name: str
     dataset: str
     ratings: dict[str, Any] | None
-    users: int | None
+    users: int | None = between(50, 1_000_000)
     noun: str
-    like_threshold: float
-    rating_scale: int
-    seed: int
+    like_threshold: float = between(-1e6, 1e6)
+    rating_scale: int = between(-1e6, 1e6)
+    seed: int = between(0, 1_000_000)
     recommenders: tuple[str, ...]
     grids: dict[str, Any] | None
-    folds: int
-    top: int
-    performance_threshold: float
-    sparsity_threshold: float | None
+    folds: int = between(2, 20)
+    top: int = between(10, 1000)
+    performance_threshold: float = between(0.0, 1.0)
+    sparsity_threshold: float | None = between(0.0, 1.0)
     model: str
     endpoint: Endpoint | None
     modes: tuple[str, ...]
     everybody_modes: tuple[str, ...]
-    live_users: int
-    history_length: int
-    shuffles: int
-    shuffled_users: int
+    live_users: int = between(0, 1000)
+    history_length: int = between(1, 200)
+    shuffles: int = between(2, 20)
+    shuffled_users: int = between(2, 100_000)
     topk_modes: tuple[str, ...]
-    topk_users: int
+    topk_users: int = between(2, 100_000)
     ladder: tuple[Rung, ...]
-    bootstrap_samples: int
-    permutations: int
+    bootstrap_samples: int = between(100, 100_000)
+    permutations: int = between(100, 1_000_000)
 
     def __post_init__(self) -> None:
-        limits = {
-            "users": (50, 1_000_000),
-            "live_users": (0, 1000),
-            "folds": (2, 20),
-            "top": (10, 1000),
-            "performance_threshold": (0.0, 1.0),
-            "history_length": (1, 200),
-            "shuffles": (2, 20),
-            "shuffled_users": (2, 100_000),
-            "topk_users": (2, 100_000),
-            "bootstrap_samples": (100, 100_000),
-            "permutations": (100, 1_000_000),
-        }
-        lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in self.recommenders]
-        if lacking:
-            raise ExperimentError(f"recommenders lacks {lacking[0]!r}: the claims are about {PUBLISHED_RECOMMENDERS}.")
-        unknown = [mode for mode in self.modes if mode not in MODES]
-        if unknown or not self.modes:
-            what = f"has {unknown[0]!r}, which is none" if unknown else "is empty"
-            raise ExperimentError(f"modes {what}. Known: {', '.join(MODES)}.")
-        if PUBLISHED_MODE not in self.modes:
-            raise ExperimentError(f"modes lacks {PUBLISHED_MODE!r}: the claims are about this way to ask.")
-        scored = [mode for mode in self.modes if mode not in WRITTEN]
-        if self.endpoint and scored:
-            raise ExperimentError(f"modes has {scored[0]!r}, but an endpoint answers in text: {' and '.join(WRITTEN)}.")
-        for key, allowed in (("everybody_modes", self.modes), ("topk_modes", set(self.modes) - set(WRITTEN))):
-            strange = [mode for mode in getattr(self, key) if mode not in allowed]
-            if strange:
-                extra = " that read probabilities" if key == "topk_modes" else ""
-                raise ExperimentError(f"{key} has {strange[0]!r}, which is not among modes{extra}.")
-        _within(self, limits)
+        for key in ("name", "dataset", "model"):
+            check_name(key, getattr(self, key))
+        if not re.fullmatch(r"[^\W_](?:[^{}<>\"]{0,38}[^\s{}<>\"])?", self.noun) or not self.noun.isprintable():
+            raise ExperimentError(
+                f'noun is {_shown("noun", self.noun)}; it must be a word or phrase like "film": no more than 40 '
+                'characters in one line, beginning with a letter or digit, none of them among { } < > ".'
+            )
+        check_ranges(self)
+        _check_recommenders(self)
+        _check_modes(self)
         if self.like_threshold > self.rating_scale:
             raise ExperimentError(
                 f"like_threshold is {self.like_threshold:g}, above the highest rating (rating_scale = "
                 f"{self.rating_scale}): nothing could be a like."
             )
         own = self.ratings or {}
+        lowest = own.get("lowest", float("-inf"))
+        if isinstance(lowest, int | float) and not lowest < self.rating_scale:
+            raise ExperimentError(
+                f"lowest is {_shown('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
+                f"= {self.rating_scale})."
+            )
         if "pointwise-facts" in self.modes and (
             own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")
         ):
@@ -152,11 +259,78 @@ class Experiment:
             )
 
 
-def _within(settings: Any, limits: dict[str, tuple[float, float]], where: str = "") -> None:
-    for key, (low, high) in limits.items():
-        value = getattr(settings, key)
-        if value is not None and not low <= value <= high:
-            raise ExperimentError(f"{where}{key} is {value}; it must be from {low} to {high}.")
+def _check_recommenders(settings: Experiment) -> None:
+    names = settings.recommenders
+    _check_once("recommenders", names)
+    for name in names:
+        if name not in RECOMMENDERS:
+            raise ExperimentError(f"recommenders has {_shown('', name)}, which is none of {', '.join(RECOMMENDERS)}.")
+    lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in names]
+    if lacking:
+        raise ExperimentError(
+            f"recommenders lacks {lacking[0]!r}: the claims are about {PUBLISHED_RECOMMENDERS}. Add it."
+        )
+    for name, values in (settings.grids or {}).items():
+        tuned = RECOMMENDERS[name] if name in names else None
+        if tuned is None:
+            why = "nothing of it is tuned" if name in names else "it is not among recommenders"
+            raise ExperimentError(f"grids has {_shown('', name)}, but {why}: leave it out.")
+        kind, low, high = tuned
+        if not isinstance(values, list | tuple) or not values or not all(_is_number(one, *tuned) for one in values):
+            what = f"one or more {'whole ' if kind is int else ''}numbers from {low:,} to {high:,}"
+            raise ExperimentError(f"grids: {name} is {_shown('', values)}; it must be a list of {what}.")
+        _check_once(f"grids: {name}", values)
+
+
+def _check_modes(settings: Experiment) -> None:
+    modes = settings.modes
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or not modes:
+        what = f"has {_shown('', unknown[0])}, which is none" if unknown else "is empty"
+        raise ExperimentError(f"modes {what}. Known: {', '.join(MODES)}.")
+    if PUBLISHED_MODE not in modes:
+        raise ExperimentError(f"modes lacks {PUBLISHED_MODE!r}: the claims are about this way to ask. Add it.")
+    scored = [mode for mode in modes if mode not in WRITTEN]
+    if settings.endpoint and scored:
+        raise ExperimentError(
+            f"modes has {scored[0]!r}, but an endpoint answers in text: {' and '.join(WRITTEN)}. Leave it out."
+        )
+    for key, allowed in (("everybody_modes", modes), ("topk_modes", set(modes) - set(WRITTEN))):
+        strange = [mode for mode in getattr(settings, key) if mode not in allowed]
+        if strange:
+            extra = " that read probabilities" if key == "topk_modes" else ""
+            raise ExperimentError(f"{key} has {_shown('', strange[0])}, which is not among modes{extra}. Leave it out.")
+    for key in ("modes", "everybody_modes", "topk_modes"):
+        _check_once(key, getattr(settings, key))
+    _check_once("ladder", [rung.model for rung in settings.ladder])
+
+
+def _check_once(key: str, values: Sequence[Any]) -> None:
+    twice = [value for at, value in enumerate(values) if value in values[:at]]
+    if twice:
+        raise ExperimentError(f"{key} has {twice[0]!r} twice: remove one of them.")
+
+
+def check_ranges(settings: Any, where: str = "", error: type[Exception] = ExperimentError) -> None:
+    """Every number of a settings class within the range that its field declares (``between``); NaN is within none.
+
+    Args:
+        settings: an instance of a dataclass.
+        where: what stands before the key in the message.
+        error: what is raised.
+
+    Raises:
+        ExperimentError, or ``error``: names the key, its value and the range.
+    """
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if "range" in one.metadata and value is not None:
+            low, high = one.metadata["range"]
+            if not low <= value <= high:
+                raise error(f"{where}{one.name} is {_shown(one.name, value)}; it must be from {low} to {high}.")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def load(name: str) -> Experiment:
@@ -165,6 +339,7 @@ def load(name: str) -> Experiment:
     Raises:
         ExperimentError: no such file (lists those there are), or an unknown, missing or mistyped key.
     """
+    check_name("experiment", name)
     path = paths.EXPERIMENTS / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in paths.EXPERIMENTS.glob("*.toml")))
@@ -176,7 +351,9 @@ def read(path: Path) -> Experiment:
     """The experiment written in a TOML file; its name is the file's."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{path.name}: not UTF-8 text (byte {error.start + 1}). Save it as UTF-8.") from None
+    except ValueError as error:  # no TOML, or a number of thousands of digits
         raise ExperimentError(f"{path.name}: {error}.") from None
     return build(path.stem, values, path.name)
 
@@ -229,18 +406,23 @@ def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
     if typing.get_origin(wanted) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
-        raise ExperimentError(f"{source}: {key} is {value!r}; it must be a list of names.")
+        raise ExperimentError(f"{source}: {key} is {_shown(key, value)}; it must be a list of names.")
     accepted = (int, float) if wanted is float else wanted
     if typing.get_origin(wanted) or (isinstance(value, bool) and wanted is not bool) or not isinstance(value, accepted):
         called = "table" if wanted is Endpoint or typing.get_origin(wanted) else wanted.__name__
         raise ExperimentError(f"{source}: {key} is {_shown(key, value)}; it must be a {called}.")
-    return wanted(value)
+    try:
+        return wanted(value)
+    except OverflowError:
+        raise ExperimentError(f"{source}: {key} is {_shown(key, value)}, too large a number.") from None
 
 
 def _shown(key: str, value: Any) -> str:
-    """A value in an error message; never of a setting that stands near a secret."""
-    secret = key in ("key_variable", "base_url", "endpoint", "parameters")
-    return "not what it should be" if secret else repr(value)
+    """A value in an error message, in one short line; never of a setting that stands near a secret."""
+    if key in ("key_variable", "base_url", "endpoint", "parameters"):
+        return "not what it should be"
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What things cost, from a dated price file: a machine by the hour, an endpoint's model by the token."""
 
+import datetime
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 from hybridrec.paths import within_root
 
 _PER = 1_000_000
+_MOST = 1e6  # US dollars
 
 
 class PriceError(ValueError):
@@ -65,15 +67,21 @@ def read_prices(path: Path) -> Prices:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         local = Price(hour=_number(_table(values, "local")["usd_per_hour"], "local.usd_per_hour", above=True))
         models = {name: _model(name, entry) for name, entry in _table({"models": {}, **values}, "models").items()}
-        return Prices(str(values["date"]), local, models)
-    except tomllib.TOMLDecodeError as error:
-        raise PriceError(f"{within_root(path)}: {error}.") from None
+        return Prices(_date(values["date"]), local, models)
     except KeyError as error:
         raise PriceError(
             f"{within_root(path)}: {error.args[0]!r} is missing (needs date and local.usd_per_hour)."
         ) from None
-    except ValueError as error:
+    except ValueError as error:  # one of ours, or no TOML
         raise PriceError(f"{within_root(path)}: {error}.") from None
+
+
+def _date(value: Any) -> str:
+    """A day as it stands in the file: a TOML date, or text like "2026-01-31"."""
+    try:
+        return datetime.date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError(f"date is {value!r}; it must be a day like 2026-01-31") from None
 
 
 def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
@@ -90,11 +98,7 @@ def _model(name: str, entry: dict[str, Any]) -> Price:
 
 
 def _number(value: Any, key: str, above: bool = False) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value < float("inf")
-        or (above and value == 0)
-    ):
-        raise ValueError(f"{key} is {value!r}; it must be a number {'above' if above else 'not below'} 0")
+    if type(value) not in (int, float) or not 0 <= value <= _MOST or (above and value == 0):
+        least = "above 0" if above else "not below 0"
+        raise ValueError(f"{key} is {value!r}; it must be a number {least} and not above {_MOST:,.0f}")
     return float(value)

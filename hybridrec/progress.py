@@ -42,7 +42,7 @@ def _terminal() -> TextIO | None:
         return None
     if given:
         try:
-            return open(given, "w")
+            return open(given, "w", encoding="utf-8")
         except OSError:
             return None
     in_lab = _in_kernel() and "JPY_SESSION_NAME" in os.environ
@@ -125,7 +125,7 @@ def told(found: dict[str, Counter[str]]) -> str:
 def journal(path: Path) -> Iterator[None]:
     """A fresh journal for the kernels that are started meanwhile; its plain lines come out on stderr here."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     os.environ["HYBRIDREC_JOURNAL"] = str(path)
     done = threading.Event()
     reader = threading.Thread(target=_tell, args=(path, done), daemon=True)

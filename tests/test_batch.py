@@ -158,7 +158,7 @@ def ranked(one: Asked) -> str:
 
 
 def results_file(path: Path, lines: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
 
 
@@ -269,13 +269,13 @@ def test_the_real_limits_are_within_the_services():
 def test_only_files_of_the_same_name_are_replaced(asked, model, tmp_path):
     others = ["study-mini-1.jsonl", "study-1.results.jsonl", "study-results.jsonl", "mystudy-1.jsonl", "study-2.json"]
     for name in ("study-7.jsonl", *others):
-        (tmp_path / name).write_text("{}\n")
+        (tmp_path / name).write_text("{}\n", encoding="utf-8")
     batch.write(asked, model, tmp_path, "study")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["study-1.jsonl", *others])
 
 
 def test_nothing_to_ask_leaves_no_file_behind(model, tmp_path):
-    (tmp_path / "study-1.jsonl").write_text("{}\n")
+    (tmp_path / "study-1.jsonl").write_text("{}\n", encoding="utf-8")
     assert batch.write([], model, tmp_path, "study") == []
     assert not list(tmp_path.iterdir())
 
@@ -588,7 +588,7 @@ def test_a_request_asked_for_two_users_is_missing_once(asked, model, recordings,
 def test_histories_never_reach_the_recordings(asked, model, recordings, tmp_path):
     echo = "You liked " + " and ".join(HISTORY) + ".\n"
     file = results_file(tmp_path / "echo", [result(model.key(one), echo + ranked(one)) for one in asked])
-    assert all(name in file.read_text() for name in HISTORY)
+    assert all(name in file.read_text(encoding="utf-8") for name in HISTORY)
     assert read([file], asked, model, recordings).recorded == 5
     written = recordings.path.read_text(encoding="utf-8")
     assert not [name for name in HISTORY if name in written or name[:-7] in written]

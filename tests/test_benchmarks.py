@@ -35,14 +35,16 @@ def test_every_benchmark_was_run_and_the_page_shows_it(run):
 
 
 def test_a_benchmark_that_stops_stops_the_run_and_keeps_what_was_found(run, monkeypatch, tmp_path):
-    (tmp_path / "bench_fails.py").write_text("def run():\n    raise SystemExit('not the same work')\n")
+    (tmp_path / "bench_fails.py").write_text(
+        "def run():\n    raise SystemExit('not the same work')\n", encoding="utf-8"
+    )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(run, "NAMES", ["fails"])
     monkeypatch.setattr(run.measure, "RESULTS", tmp_path / "results.json")
-    (tmp_path / "results.json").write_text('{"other": 1}')
+    (tmp_path / "results.json").write_text('{"other": 1}', encoding="utf-8")
     with pytest.raises(SystemExit, match="not the same work"):
         run.main(["fails"])
-    assert (tmp_path / "results.json").read_text() == '{"other": 1}'
+    assert (tmp_path / "results.json").read_text(encoding="utf-8") == '{"other": 1}'
 
 
 def test_metrics_met_every_peer_on_every_shape_with_the_same_values():

@@ -143,11 +143,13 @@ def test_what_is_wrong_with_a_page_is_seen(browser, tmp_path):
     (tmp_path / "bad.html").write_text(
         '<link rel="icon" href="data:,"><article><img src="gone.png">'
         '<div style="width: 3000px">wide</div><a href="#lost">x</a><a href="no.html">y</a>'
-        "</article><script>console.error('oh'); fetch('http://127.0.0.1:9/x').catch(() => 0)</script>"
+        "</article><script>console.error('oh'); fetch('http://127.0.0.1:9/x').catch(() => 0)</script>",
+        encoding="utf-8",
     )
     (tmp_path / "good.html").write_text(
         '<link rel="icon" href="data:,"><article><div style="overflow-x: auto"><div style="width: 3000px">wide</div>'
-        "</div></article>"
+        "</div></article>",
+        encoding="utf-8",
     )
     for address in serve(tmp_path):
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -196,7 +198,7 @@ def lab(tmp_path) -> Iterator[tuple[str, str, Path, int]]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
     command += [f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly", "--LabApp.news_url=None"]
     command += ["--ServerApp.port_retries=0", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with (tmp_path / "lab.log").open("w") as log:
+    with (tmp_path / "lab.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}/"
     try:
@@ -216,7 +218,7 @@ def wait_for_server(url: str, server: subprocess.Popen, log: Path, seconds: int 
             return
         except OSError:
             time.sleep(0.3)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def run_all(page: Page, file: Path, seconds: int = 300) -> list[nbformat.NotebookNode]:

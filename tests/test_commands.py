@@ -27,7 +27,8 @@ def notebook() -> nbformat.NotebookNode:
 def notes(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path)
     (tmp_path / "mine.md").write_text(
-        "# Notes\n\n## 02_baselines\n\nOther.\n\n## 03_user_triage\n\nThis one.\n\nTwice.\n"
+        "# Notes\n\n## 02_baselines\n\nOther.\n\n## 03_user_triage\n\nThis one.\n\nTwice.\n",
+        encoding="utf-8",
     )
 
 
@@ -52,14 +53,16 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
     if path.stem == "README":
         pytest.skip("explains the keys")
     assert path.with_suffix(".toml").is_file()
-    headings = [line[3:] for line in path.read_text().splitlines() if line.startswith("## ")]
+    headings = [line[3:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
     assert set(headings) <= {file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")}
 
 
 def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "results", lambda name: tmp_path)
     monkeypatch.setattr(paths, "work", lambda name: tmp_path)
-    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n")
+    (tmp_path / "claims.csv").write_text("claim,verdict
+overall performance,not supported
+", encoding="utf-8")
     settings = experiment.load("ml-100k")
     commands.summary(settings)
     assert "last ran" not in capsys.readouterr().out, "nothing ran here: the results are the committed ones"

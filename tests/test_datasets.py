@@ -96,7 +96,7 @@ def test_natural_title(title, natural):
 @pytest.mark.parametrize(("line", "found"), [("1\t2\t3", 3), ("1\t2\t3\t4\t5", 5)])
 def test_a_line_with_too_few_or_too_many_fields_is_refused(line, found, tmp_path):
     path = tmp_path / "u.data"
-    path.write_text(f"1\t1\t4\t9\n{line}\n1\t3\t4\t9\n")
+    path.write_text(f"1\t1\t4\t9\n{line}\n1\t3\t4\t9\n", encoding="utf-8")
     with pytest.raises(DatasetError, match=rf"u\.data, line 2: {found} fields, expected 4.*Mend or remove"):
         canonical.read_table(path, COLUMNS)
 
@@ -111,14 +111,14 @@ def test_wrong_encoding_names_file_line_and_remedy(tmp_path):
 
 def test_fields_stay_text(tmp_path):
     path = tmp_path / "u.item"
-    path.write_text('1|NA\n2|"Quoted\n3|\n')
+    path.write_text('1|NA\n2|"Quoted\n3|\n', encoding="utf-8")
     assert list(canonical.read_table(path, ["item", "title"], "|")["title"]) == ["NA", '"Quoted', ""]
 
 
 @pytest.mark.parametrize("value", ["good", "", "nan", "inf"])
 def test_a_rating_that_is_no_number_names_its_line(value, atomic):
     ratings, items = atomic
-    ratings.write_text(ratings.read_text().replace("\t4\t", f"\t{value}\t"))
+    ratings.write_text(ratings.read_text(encoding="utf-8").replace("\t4\t", f"\t{value}\t"), encoding="utf-8")
     line = 1 + next(i for i, row in enumerate(RATINGS, 1) if row[2] == 4)
     message = rf"ml-100k\.inter, line {line}: rating is '{value}', not a number.*Mend or remove"
     with pytest.raises(DatasetError, match=message):
@@ -127,10 +127,10 @@ def test_a_rating_that_is_no_number_names_its_line(value, atomic):
 
 def test_a_blank_line_is_refused_in_the_middle_and_harmless_at_the_end(tmp_path):
     path = tmp_path / "u.data"
-    path.write_text("1\t1\t4\t9\n\n1\t2\t4\t9\n")
+    path.write_text("1\t1\t4\t9\n\n1\t2\t4\t9\n", encoding="utf-8")
     with pytest.raises(DatasetError, match=r"u\.data, line 2: 1 fields, expected 4"):
         canonical.read_table(path, COLUMNS)
-    path.write_text("1\t1\t4\t9\r\n1\t2\t4\t9\r\n\r\n")
+    path.write_text("1\t1\t4\t9\r\n1\t2\t4\t9\r\n\r\n", encoding="utf-8")
     assert list(canonical.read_table(path, COLUMNS)["timestamp"]) == ["9", "9"]
 
 
@@ -142,28 +142,30 @@ def test_an_identifier_with_a_fraction_is_refused_not_rounded():
 
 def test_missing_ratings_column_is_named_with_those_there(atomic):
     ratings, items = atomic
-    ratings.write_text(ratings.read_text().replace("timestamp:float", "when:float"))
+    ratings.write_text(ratings.read_text(encoding="utf-8").replace("timestamp:float", "when:float"), encoding="utf-8")
     with pytest.raises(DatasetError, match=r"ml-100k\.inter: no column 'timestamp'; it has user, item, rating, when"):
         movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_missing_items_column_is_named(atomic):
     ratings, items = atomic
-    items.write_text(items.read_text().replace("movie_title:token_seq", "name:token_seq"))
+    items.write_text(
+        items.read_text(encoding="utf-8").replace("movie_title:token_seq", "name:token_seq"), encoding="utf-8"
+    )
     with pytest.raises(DatasetError, match=r"ml-100k\.item: no column 'movie_title'"):
         movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_item_number_that_is_no_number_names_its_line(atomic):
     ratings, items = atomic
-    items.write_text(items.read_text().replace("543\t", "x543\t"))
+    items.write_text(items.read_text(encoding="utf-8").replace("543\t", "x543\t"), encoding="utf-8")
     with pytest.raises(DatasetError, match=r"ml-100k\.item, line 3: item_id is 'x543'"):
         movielens.read_ml100k_atomic(ratings, items)
 
 
 def test_duplicate_rating_names_the_second_line(atomic):
     ratings, items = atomic
-    ratings.write_text(ratings.read_text() + "1\t267\t3\t881250999\n")
+    ratings.write_text(ratings.read_text(encoding="utf-8") + "1\t267\t3\t881250999\n", encoding="utf-8")
     line = len(RATINGS) + 2
     with pytest.raises(DatasetError, match=rf"line {line}: user 1 rated item 267 twice.*Keep one"):
         movielens.read_ml100k_atomic(ratings, items)
@@ -171,7 +173,7 @@ def test_duplicate_rating_names_the_second_line(atomic):
 
 def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "ml-100k.inter"
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     with pytest.raises(DatasetError, match=re.escape("ml-100k.inter")):
         canonical.read_table(path, None)
 

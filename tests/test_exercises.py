@@ -467,7 +467,9 @@ def test_what_is_right_for_one_dataset_is_wrong_for_another(name, world):
 def test_every_check_has_wrong_answers_and_is_used():
     checks = {name for name, node in public(ast.parse(Path(check.__file__).read_text(encoding="utf-8")))
               if not isinstance(node, ast.ClassDef)} - {"scrambled", "fields", "compare"}  # fmt: skip
-    used = {used for path in SOLUTIONS.values() for used in re.findall(r"check\.(\w+)\(", path.read_text())}
+    used = {
+        used for path in SOLUTIONS.values() for used in re.findall(r"check\.(\w+)\(", path.read_text(encoding="utf-8"))
+    }
     assert checks == set(RIGHT) == {name for name, _, _ in WRONG} == used - {"scrambled", "compare"}
 
 

@@ -1,13 +1,20 @@
 """Settings are typed: whatever is unknown, missing, mistyped or out of range is an error that names the key."""
 
+import math
 import re
 import tomllib
+import typing
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hybridrec import experiment, paths
-from hybridrec.experiment import Endpoint, ExperimentError
+from hybridrec import datasets, experiment, paths, recommenders
+from hybridrec.experiment import Endpoint, Experiment, ExperimentError, Rung
+from hybridrec.llm import rankers
+from hybridrec.sources import own
 
 DEFAULT = paths.EXPERIMENTS / "ml-100k.toml"
 VALUES = tomllib.loads(DEFAULT.read_text(encoding="utf-8"))
@@ -106,6 +113,194 @@ def test_an_experiment_without_a_recommender_of_the_paper_names_it(recommenders)
     lacking = "NeuMF" if "BPR" in recommenders else "ItemKNN"
     with pytest.raises(ExperimentError, match=rf"toy\.toml: recommenders lacks '{lacking}'"):
         build(recommenders=recommenders)
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+NUMBERS = {
+    f"{kind.__name__}.{one.name}": (kind, one)
+    for kind in (Experiment, Endpoint, Rung, own.RatingsFile)
+    for one in fields(kind)
+    if {int, float} & {one.type, *typing.get_args(one.type)}
+}
+
+
+def settle(kind: type, key: str, value: object) -> object:
+    """The settings with one number changed."""
+    if kind is own.RatingsFile:
+        return own.settings({"file": "r.csv", key: value})
+    return with_endpoint(**{key: value}) if kind is Endpoint else build(**{key: value})
+
+
+def test_every_number_among_the_settings_is_known_here():
+    assert {"Experiment.seed", "Endpoint.timeout", "RatingsFile.lowest"} <= NUMBERS.keys()
+    assert len(NUMBERS) > 20
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range_and_is_held_to_it(name):
+    kind, one = NUMBERS[name]
+    low, high = one.metadata["range"]
+    assert -math.inf < low < high < math.inf
+    is_float = float in {one.type, *typing.get_args(one.type)}
+    beyond = [low - 1, high + 1] if not is_float else [low - 0.5, high + 0.5, math.nan, math.inf, -math.inf]
+    for value in beyond:
+        value = value if is_float else int(value)
+        with pytest.raises(ValueError, match=rf"{one.name} is {re.escape(str(value))}"):
+            settle(kind, one.name, value)
+
+
+def test_a_like_must_be_possible_and_the_scale_must_have_two_ends():
+    with pytest.raises(ExperimentError, match=r"toy\.toml: lowest is 5 in \[ratings\]; .*rating_scale = 5"):
+        build(dataset="mine", ratings={"file": "r.csv", "lowest": 5})
+    assert build(dataset="mine", ratings={"file": "r.csv", "lowest": 4}).ratings["lowest"] == 4
+
+
+@pytest.mark.parametrize("key", ["like_threshold", "performance_threshold"])
+def test_a_whole_number_that_no_float_can_hold_is_refused(key):
+    with pytest.raises(ExperimentError, match=rf"toy\.toml: {key} is 1000.*too large a number"):
+        build(**{key: 10**400})
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+LEADING_OUT = [
+    "..",
+    "../x",
+    "../../etc/x",
+    "/x",
+    "a/../../x",
+    "a/..",
+    "\\x",
+    "a\\b",
+    "C:\\x",
+    "a\0b",
+    ".x",
+    "-x",
+    "",
+    "a\nb",
+    "x\n",
+]
+LEADING_OUT += ["a" * 300, "a b", "//", "a//b", "a/", "~", "$HOME", "a;b", "\u202ex"]
+
+
+@pytest.mark.parametrize("name", LEADING_OUT)
+@pytest.mark.parametrize("key", ["dataset", "model"])
+def test_a_name_that_leads_out_of_its_folder_names_the_key_the_value_and_what_is_allowed(key, name):
+    with pytest.raises(ExperimentError) as caught:
+        build(**{key: name})
+    assert str(caught.value).startswith(f"toy.toml: {key} is {name!r:.77}")
+    assert "letters, digits" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*LEADING_OUT, "a/b"])
+def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule(name):
+    with pytest.raises(ExperimentError, match="letters, digits"):
+        experiment.load(name)
+    with pytest.raises(ExperimentError, match="name is .*letters, digits"):
+        experiment.build(name, VALUES, "toy.toml")
+    with pytest.raises(ExperimentError, match="dataset is .*letters, digits"):
+        datasets.load(name, {"file": "r.csv"})
+    with pytest.raises(ExperimentError, match="model is .*letters, digits"):
+        build(ladder=[{"model": f"../{name}", "users": {"listwise": 1}}])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SmolLM2-135M-Instruct", "gpt-4o-mini", "Qwen/Qwen2.5-7B-Instruct", "qwen2.5:7b", "@cf/meta/llama-3-8b"]
+    + ["data/models/SmolLM2-135M-Instruct-b179c9523d0e", "ft:gpt-4o-mini-2024-07-18:org::id", "a/b/c:free", "x" * 200],
+)
+def test_names_that_models_have_are_accepted(name):
+    assert build(model=name, ladder=[]).model == name
+
+
+@given(st.text(alphabet="ab/.\\-:\0~ _@\n", max_size=12), st.text(alphabet="ab/.\\-\0", max_size=8))
+def test_whatever_is_accepted_as_a_name_stays_in_the_folder_of_recordings(model, dataset):
+    try:
+        settings = build(model=model, dataset=dataset)
+    except ExperimentError:
+        return
+    path = rankers._path(settings.dataset, settings.model)
+    assert path.resolve().parent.parent == paths.RECORDINGS.resolve()
+    assert "\\" not in str(path.relative_to(paths.RECORDINGS))
+
+
+@pytest.mark.parametrize("noun", ["film", "board game", "película", "TV show's episode", "映画", "3-D film", "a" * 40])
+def test_a_noun_is_a_word_or_a_phrase(noun):
+    assert build(noun=noun).noun == noun
+
+
+@pytest.mark.parametrize(
+    "noun",
+    [
+        "",
+        " ",
+        " film",
+        "film ",
+        "film\n",
+        "film\n- Another",
+        "fi\tlm",
+        "{noun}",
+        "film {0}",
+        "}",
+        "a" * 41,
+        "\x00",
+        "x\x1b[31m",
+    ]
+    + ["film\u2028", "<|im_end|>", 'film" Yes', "\ud800", "-", "x\u202ey"],
+)
+def test_a_noun_that_would_break_a_prompt_is_refused(noun):
+    with pytest.raises(ExperimentError, match=r"toy\.toml: noun is .*word or phrase"):
+        build(noun=noun)
+
+
+# --- lists ----------------------------------------------------------------------------------------------------------
+
+
+def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_are_in_range():
+    assert list(experiment.RECOMMENDERS) == list(recommenders.RECIPES)
+    for name, recipe in recommenders.RECIPES.items():
+        tuned = experiment.RECOMMENDERS[name]
+        assert (tuned is None) == (recipe.grid is None)
+        assert all(experiment._is_number(value, *tuned) for value in (recipe.grid[1] if tuned else ()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"recommenders": [*VALUES["recommenders"], "SVD"]}, "recommenders has 'SVD', which is none of MostPop"),
+        ({"recommenders": [*VALUES["recommenders"], "../x"]}, "recommenders has '../x'"),
+        ({"recommenders": [*VALUES["recommenders"], "BPR"]}, "recommenders has 'BPR' twice"),
+        ({"modes": [*VALUES["modes"], "listwise"]}, "modes has 'listwise' twice"),
+        ({"everybody_modes": ["likelihood", "likelihood"]}, "everybody_modes has 'likelihood' twice"),
+        ({"topk_modes": ["likelihood", "likelihood"]}, "topk_modes has 'likelihood' twice"),
+        ({"ladder": [{"model": "a", "users": {"listwise": 1}}] * 2}, "ladder has 'a' twice"),
+        ({"ladder": [{"model": "a", "users": {}}]}, "ladder: a has no users for any mode"),
+        ({"ladder": [{"model": "a", "users": {"listwise": True}}]}, "ladder: a has True users"),
+        ({"ladder": [{"model": "a", "users": {"listwise": 10**6}}]}, "ladder: a has 1000000 users"),
+        ({"grids": {"SVD": [1]}}, "grids has 'SVD', but it is not among recommenders"),
+        ({"grids": {"MostPop": [1]}}, "grids has 'MostPop', but nothing of it is tuned"),
+        ({"grids": {"BPR": []}}, "grids: BPR is .*one or more whole numbers from 1 to"),
+        ({"grids": {"BPR": 100}}, "grids: BPR is 100"),
+        ({"grids": {"BPR": [100, 0]}}, "grids: BPR is"),
+        ({"grids": {"BPR": [10**9]}}, "grids: BPR is"),
+        ({"grids": {"BPR": [True]}}, "grids: BPR is"),
+        ({"grids": {"BPR": [100.5]}}, "grids: BPR is .*whole"),
+        ({"grids": {"BPR": ["100"]}}, "grids: BPR is"),
+        ({"grids": {"MF": [math.nan]}}, "grids: MF is .*nan"),
+        ({"grids": {"EASE": [math.inf]}}, "grids: EASE is .*inf"),
+        ({"grids": {"EASE": [0]}}, "grids: EASE is"),
+        ({"grids": {"BPR": [100, 200, 100]}}, "grids: BPR has 100 twice"),
+    ],
+)  # fmt: skip
+def test_a_list_with_something_strange_twice_or_missing_names_it(changes, says):
+    with pytest.raises(ExperimentError, match=rf"toy\.toml: {says}"):
+        experiment.build("toy", VALUES | changes, "toy.toml")
+
+
+def test_a_grid_arrives_as_it_stands():
+    grids = {"MF": [0.5, 1], "BPR": [7], "EASE": [300]}
+    assert build(grids=grids).grids == grids
 
 
 # --- ways to ask ----------------------------------------------------------------------------------------------------
@@ -325,6 +520,97 @@ def test_addresses_in_use_are_accepted(base_url):
     assert with_endpoint(base_url=base_url).base_url == base_url
 
 
+# --- what is sent with every request ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"temperature": 0, "max_tokens": 400},
+        {"temperature": 0.7, "seed": 1, "max_completion_tokens": 4000, "reasoning_effort": "low"},
+        {
+            "top_p": 0.9,
+            "top_k": -1,
+            "min_p": 0.1,
+            "repetition_penalty": 1.05,
+            "logprobs": True,
+            "stop": ["\n\n", "###"],
+        },
+        {"chat_template_kwargs": {"enable_thinking": False}, "logit_bias": {"50256": -100}},
+        {"presence_penalty": -2, "frequency_penalty": 2.0, "user": "study"},
+    ],
+)
+def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters):
+    assert with_endpoint(parameters=parameters).parameters == parameters
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "n",
+        "best_of",
+        "tools",
+        "web_search_options",
+        "plugins",
+        "messages",
+        "prompt",
+        "input",
+        "model",
+        "models",
+        "stream",
+    ]
+    + ["stream_options", "response_format", "extra_body", "extra_headers", "api_key", "authorization", "num_predict"],
+)
+def test_what_would_cost_more_or_ask_something_else_is_refused_at_any_depth(key, nested):
+    given = {key: SECRET}
+    with pytest.raises(
+        ExperimentError, match=rf"toy\.toml: endpoint: parameters has '{key}': leave it out, since"
+    ) as caught:
+        with_endpoint(parameters={"options": [{"more": given}]} if nested else given)
+    assert SECRET not in chain(caught.value)
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
+def test_a_bound_on_the_answer_is_not_hidden_in_a_table(key):
+    with pytest.raises(ExperimentError, match=f"parameters has '{key}' within a table"):
+        with_endpoint(parameters={"max_tokens": 20, "options": {key: 10**6}})
+
+
+def test_two_bounds_on_the_answer_are_one_too_many():
+    with pytest.raises(ExperimentError, match="parameters has both max_tokens and max_completion_tokens"):
+        with_endpoint(parameters={"max_tokens": 20, "max_completion_tokens": 10**6})
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("max_tokens", [0, -1, 1.5, math.nan, math.inf, True, SECRET, 10**9, [400]]),
+        ("max_completion_tokens", [0, -1, 400.0, "400"]),
+        ("temperature", [-0.1, 2.1, math.nan, "0", False, SECRET]),
+        ("top_p", [-0.1, 1.1, math.nan, SECRET]),
+        ("seed", [-1, 1.0, math.nan, True, SECRET, 2**31]),
+        ("presence_penalty", [-2.1, 2.1, math.nan]),
+        ("frequency_penalty", [-2.1, 2.1, math.inf]),
+    ],
+)
+def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeated(key, values):
+    for value in values:
+        with pytest.raises(
+            ExperimentError, match=rf"toy\.toml: endpoint: parameters: {key} must be a .*from .* to"
+        ) as caught:
+            with_endpoint(parameters={key: value})
+        assert SECRET not in chain(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, -math.inf, [1, math.nan], {"a": {"b": math.inf}}, tomllib.loads("d = 2026-01-01")["d"], None]
+)
+def test_a_parameter_that_no_json_can_hold_is_refused(value):
+    with pytest.raises(ExperimentError, match="parameters must be text, finite numbers"):
+        with_endpoint(parameters={"other": value, "more": SECRET})
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,8 +620,28 @@ def test_unknown_experiment_lists_those_there():
 
 
 def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path):
-    (tmp_path / "toy.toml").write_text("folds = = 5")
+    (tmp_path / "toy.toml").write_text("folds = = 5", encoding="utf-8")
     with pytest.raises(ExperimentError, match=r"toy\.toml"):
+        experiment.read(tmp_path / "toy.toml")
+
+
+def test_a_file_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "toy.toml").write_bytes('noun = "película"'.encode("latin-1"))
+    with pytest.raises(ExperimentError, match=r"toy\.toml: not UTF-8 text \(byte 12\)"):
+        experiment.read(tmp_path / "toy.toml")
+
+
+def test_a_number_of_thousands_of_digits_is_refused_by_the_files_name(tmp_path):
+    (tmp_path / "toy.toml").write_text(f"seed = {'1' * 5000}", encoding="utf-8")
+    with pytest.raises(ExperimentError, match=r"toy\.toml: .*digits") as caught:
+        experiment.read(tmp_path / "toy.toml")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_mode_twice_in_the_ladder_is_no_toml(tmp_path):
+    table = '\n[[ladder]]\nmodel = "a"\nusers = { listwise = 1, listwise = 2 }\n'
+    (tmp_path / "toy.toml").write_text(DEFAULT.read_text(encoding="utf-8") + table, encoding="utf-8")
+    with pytest.raises(ExperimentError, match=r"toy\.toml: .*line"):
         experiment.read(tmp_path / "toy.toml")
 
 

@@ -62,7 +62,7 @@ def graph() -> dict[str, set[str]]:
     """What each module imports, relative imports resolved within its own package."""
     first = {name: name.split(".")[0] for name in MODULES}
     package = {name: f"hybridrec.{first[name]}" if first[name] in ("llm", "sources") else "hybridrec" for name in first}
-    return {name: imports(path.read_text(), package[name]) for name, path in MODULES.items()}
+    return {name: imports(path.read_text(encoding="utf-8"), package[name]) for name, path in MODULES.items()}
 
 
 # --- imports --------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def untyped(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_says_what_it_is(module):
-    tree = ast.parse(MODULES[module].read_text())
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     silent = [name for name, node in public(tree) if not ast.get_docstring(node)]
     assert ast.get_docstring(tree), f"{module} has no docstring"
     assert not silent
@@ -143,7 +143,7 @@ def test_everything_public_says_what_it_is(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_is_fully_typed(module):
-    tree = ast.parse(MODULES[module].read_text())
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     functions = {name: node for name, node in public(tree) if not isinstance(node, ast.ClassDef)}
     assert {name: untyped(node) for name, node in functions.items() if untyped(node)} == {}
 
@@ -249,10 +249,10 @@ def test_a_committed_notebook_ran_without_an_error(notebook):
 
 
 def test_every_figure_is_shown_in_a_notebook():
-    functions = dict(public(ast.parse(MODULES["figures"].read_text())))
+    functions = dict(public(ast.parse(MODULES["figures"].read_text(encoding="utf-8"))))
     drawn = {name for name, node in functions.items() if node.returns and ast.unparse(node.returns) == "Figure"}
     code = "\n".join(cell.source for path in NOTEBOOKS.values() for cell in code_cells(nbformat.read(path, 4)))
-    code += MODULES["overview"].read_text()  # what all experiments say together is in no notebook
+    code += MODULES["overview"].read_text(encoding="utf-8")  # what all experiments say together is in no notebook
     assert len(drawn) > 5
     assert {name for name in drawn if not re.search(rf"\bfigures\.{name}\(", code)} == set()
 

@@ -17,7 +17,7 @@ def test_the_three_datasets_have_results():
 def test_a_study_on_a_subset_is_no_dataset_of_its_own(tmp_path, monkeypatch):
     for name in ("class", "ml-100k", "no longer declared"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "claims.csv").write_text("claim\n")
+        (tmp_path / name / "claims.csv").write_text("claim\n", encoding="utf-8")
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     assert overview.experiments() == ["ml-100k", "no longer declared"]
 
@@ -25,12 +25,14 @@ def test_a_study_on_a_subset_is_no_dataset_of_its_own(tmp_path, monkeypatch):
 def test_committed_overview_is_what_the_results_give(tmp_path):
     assert overview.write(tmp_path) == NAMES
     for name in ("README.md", "overview.csv", "beyond_controls.csv", "seeds.csv"):
-        assert (tmp_path / name).read_text() == (paths.RESULTS / name).read_text(), f"{name}: run `make overview`"
+        assert (tmp_path / name).read_text(encoding="utf-8") == (paths.RESULTS / name).read_text(encoding="utf-8"), (
+            f"{name}: run `make overview`"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_of_the_overview_stands_in_the_experiments_metrics(name):
-    headline = json.loads((paths.RESULTS / name / "metrics.json").read_text())["headline"]
+    headline = json.loads((paths.RESULTS / name / "metrics.json").read_text(encoding="utf-8"))["headline"]
     rows = pd.read_csv(paths.RESULTS / "overview.csv").query("dataset == @name")
     assert set(rows["ranker"]) == set(overview.RANKERS)
     for row in rows.itertuples():

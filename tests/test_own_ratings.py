@@ -110,7 +110,7 @@ def test_a_tenth_of_the_items_without_a_title_leaves_the_study_and_is_told(folde
 
 def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(folder, capsys):
     log = "who,what,at,title\n" + "ann,a,3,A\n" * 4 + "ann,b,5,B\nann,b,9,B\nann,c,1,C\nbob,a,1,A\nbob,b,1,B\n"
-    (folder / "log.csv").write_text(log)
+    (folder / "log.csv").write_text(log, encoding="utf-8")
     data = load(
         {"file": "log.csv", "user": "who", "item": "what", "timestamp": "at", "rating": "", "feedback": "counts"}
     )
@@ -126,7 +126,9 @@ def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(fo
 
 
 def test_a_column_of_counts_is_summed(folder):
-    (folder / "plays.csv").write_text("user,item,plays,title\n1,1,2.5,A\n1,1,1.5,A\n1,2,2,B\n1,3,1,C\n")
+    (folder / "plays.csv").write_text(
+        "user,item,plays,title\n1,1,2.5,A\n1,1,1.5,A\n1,2,2,B\n1,3,1,C\n", encoding="utf-8"
+    )
     given = {"file": "plays.csv", "rating": "plays", "feedback": "counts"}
     assert load(given).interactions["rating"].tolist() == [4.5, 3, 2]
 
@@ -176,7 +178,7 @@ def test_what_the_core_leaves_out_is_told(folder, rated, capsys):
     ],
 )
 def test_timestamps_are_numbers_or_iso_dates(folder, written, seconds):
-    (folder / "r.csv").write_text(f"user,item,rating,when,title\n1,1,5,{written},A\n")
+    (folder / "r.csv").write_text(f"user,item,rating,when,title\n1,1,5,{written},A\n", encoding="utf-8")
     assert load({"file": "r.csv", "timestamp": "when"}).interactions["timestamp"].tolist() == [seconds]
 
 
@@ -190,7 +192,7 @@ def test_a_byte_order_mark_and_a_quoted_title_are_read_as_meant(folder):
 
 
 def test_a_decimal_comma_is_read_where_it_is_named(folder):
-    (folder / "r.csv").write_text("user;item;rating;title\n1;1;4,5;A\n1;2;3;B\n")
+    (folder / "r.csv").write_text("user;item;rating;title\n1;1;4,5;A\n1;2;3;B\n", encoding="utf-8")
     given = {"file": "r.csv", "separator": ";"}
     with pytest.raises(DatasetError, match="line 2: rating is '4,5', not a number"):
         load(given)
@@ -253,7 +255,9 @@ GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-0
         ),
         (GOOD.replace("\n", ",7\n").replace("title,7", "title"), {}, r"r\.csv: lines have more fields than the header"),
         (GOOD, {"feedback": "stars"}, r"\[ratings\]: feedback is 'stars'; it must be one of ratings, counts"),
-        (GOOD, {"untitled_share": 1.0}, r"untitled_share is 1\.0; it must be from 0 to below 1"),
+        (GOOD, {"untitled_share": 1.1}, r"\[ratings\]: untitled_share is 1\.1; it must be from 0 to 1"),
+        (GOOD, {"lowest": float("nan")}, r"\[ratings\]: lowest is nan; it must be from"),
+        (GOOD, {"core": 0}, r"\[ratings\]: core is 0; it must be from 1 to"),
         (GOOD, {"separator": "::"}, r"separator is '::'; it must be one character"),
     ],
 )
@@ -264,7 +268,7 @@ def test_a_broken_file_is_refused_by_name_place_and_remedy(folder, content, chan
 
 
 def test_the_good_file_is_good(folder):
-    (folder / "r.csv").write_text(GOOD)
+    (folder / "r.csv").write_text(GOOD, encoding="utf-8")
     assert len(load({"file": "r.csv", "timestamp": "when"}).interactions) == 3
 
 
@@ -298,7 +302,8 @@ def toy(rated: pd.DataFrame) -> datasets.Dataset:
     [
         (lambda t: t.assign(rating=t["rating"] * 2), {}, r"r\.csv: a rating is 10, above rating_scale = 5"),
         (lambda t: t.assign(rating=t["rating"].clip(upper=3)), {}, r"no rating is a like: the highest is 3.*Lower it"),
-        (lambda t: t.assign(rating=5.0), {}, r"every rating is a like: the lowest is 5.*Raise it.*counts"),
+        (lambda t: t, {"like_threshold": 1.0}, r"every rating is a like: the lowest is 1.*Raise it to 2\.0.*counts"),
+        (lambda t: t.assign(rating=5.0), {}, r"every rating is 5, so nothing tells likes .*whatever like_threshold is"),
         (lambda t: t[t["user"] < 12], {}, r"r\.csv: only \d of \d inactive users.*the study needs 10"),
         (
             lambda t: t.groupby("user").head(6),

@@ -61,7 +61,7 @@ def test_what_the_error_says_to_write_can_be_read(file):
     with pytest.raises(PriceError) as caught:
         Prices("2026-01-01", Price(hour=1.0)).of_endpoint("org/other-4.1")
     header = str(caught.value).split("add ")[1].split(" with")[0]
-    file.write_text(f"{LOCAL}{header}\nprompt = 1\ncached = 0\ncompletion = 2\n")
+    file.write_text(f"{LOCAL}{header}\nprompt = 1\ncached = 0\ncompletion = 2\n", encoding="utf-8")
     assert read_prices(file).of_endpoint("org/other-4.1") == Price(prompt=1.0, completion=2.0)
 
 
@@ -69,19 +69,24 @@ def test_what_the_error_says_to_write_can_be_read(file):
 
 
 def test_prices_are_read_with_their_date(file):
-    file.write_text(LOCAL)
+    file.write_text(LOCAL, encoding="utf-8")
     assert read_prices(file) == Prices("2026-01-01", Price(hour=3.6))
 
 
+def test_a_day_may_be_written_as_one(file):
+    file.write_text("date = 2026-01-01\n[local]\nusd_per_hour = 3.6\n", encoding="utf-8")
+    assert read_prices(file).date == "2026-01-01"
+
+
 def test_models_are_read_by_name(file):
-    file.write_text(LOCAL + MODEL + "[models.own]\nprompt = 0\ncached = 0\ncompletion = 0\n")
+    file.write_text(LOCAL + MODEL + "[models.own]\nprompt = 0\ncached = 0\ncompletion = 0\n", encoding="utf-8")
     assert read_prices(file).models == {"org/toy-4.1": Price(0.0, 2.0, 0.5, 8.0), "own": Price()}
 
 
 def test_the_committed_prices_can_be_read():
     prices = read_prices(paths.PRICES)
     assert prices.local.hour > 0
-    assert len(prices.models) == len(tomllib.loads(paths.PRICES.read_text()).get("models", {}))
+    assert len(prices.models) == len(tomllib.loads(paths.PRICES.read_text(encoding="utf-8")).get("models", {}))
     date.fromisoformat(prices.date)
 
 
@@ -98,6 +103,10 @@ def test_the_committed_prices_can_be_read():
         ('date = "2026-01-01"\n[local]\nusd_per_hour = inf', "local.usd_per_hour is inf"),
         ('date = "2026-01-01"\n[local]\nusd_per_hour = "cheap"', "local.usd_per_hour is 'cheap'"),
         ('date = "2026-01-01"\n[local]\nusd_per_hour = true', "local.usd_per_hour is True"),
+        ('date = "today"\n[local]\nusd_per_hour = 1', "date is 'today'; it must be a day like"),
+        ("date = true\n[local]\nusd_per_hour = 1", "date is True"),
+        (f'date = "2026-01-01"\n[local]\nusd_per_hour = 1{"0" * 400}', "local.usd_per_hour is 10"),
+        (f'date = "2026-01-01"\n[local]\nusd_per_hour = {"1" * 5000}', "digits"),
         ("date is today", "line 1"),
         ("", "'local' is missing"),
         ("models = 3\n" + LOCAL, r"models is 3; it must be a table, \[models\]"),
@@ -109,10 +118,10 @@ def test_the_committed_prices_can_be_read():
         (LOCAL + "[models.toy]\nprompt = 1\ncached = 0\ncompletion = nan", r"models.'toy'.completion is nan"),
     ],
     ids=["no date", "no table", "no price", "no table but a number", "negative", "zero", "nan", "infinite", "text",
-         "boolean", "not TOML", "empty", "models a number", "a model a number", "a kind missing", "a kind too many",
-         "negative tokens", "tokens as text", "tokens nan"],
+         "boolean", "no day", "a boolean day", "too large", "too long", "not TOML", "empty", "models a number",
+         "a model a number", "a kind missing", "a kind too many", "negative tokens", "tokens as text", "tokens nan"],
 )  # fmt: skip
 def test_a_price_file_that_cannot_be_used_is_named_with_the_key(file, text, why):
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(PriceError, match=rf"prices\.toml: .*{why}"):
         read_prices(file)

@@ -31,7 +31,7 @@ def test_a_terminal_that_was_named_gets_the_bar(tmp_path, monkeypatch, capsys, k
     monkeypatch.setenv("HYBRIDREC_TERMINAL", str(tmp_path / "terminal"))
     monkeypatch.setenv("HYBRIDREC_JOURNAL", str(tmp_path / "journal"))
     work()
-    assert "tuning fits:   0%" in (tmp_path / "terminal").read_text()
+    assert "tuning fits:   0%" in (tmp_path / "terminal").read_text(encoding="utf-8")
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "journal").exists()
 
@@ -133,10 +133,14 @@ def test_a_journal_ends_with_an_error_too(tmp_path, monkeypatch):
     with pytest.raises(KeyError), progress.journal(tmp_path / "journal"):
         raise KeyError
     progress.count("fits", computed=1)
-    assert (tmp_path / "journal").read_text() == ""
+    assert (tmp_path / "journal").read_text(encoding="utf-8") == ""
 
 
 def test_a_journal_is_lines_of_json(tmp_path):
     with progress.journal(tmp_path / "journal"):
         progress.count("answers", computed=1, replayed=2)
-    assert json.loads((tmp_path / "journal").read_text()) == {"what": "answers", "computed": 1, "replayed": 2}
+    assert json.loads((tmp_path / "journal").read_text(encoding="utf-8")) == {
+        "what": "answers",
+        "computed": 1,
+        "replayed": 2,
+    }

@@ -388,7 +388,7 @@ def test_pointwise_is_yes_minus_no(mode, rank):
 def test_the_titles_of_the_history_are_taken_out_before_anything_is_written(recordings):
     model = ToyModel(lambda _: says("1. Psycho\n2. Heat\n3. Fargo"))
     (ranking,) = rankers.rank([three()], "listwise", model, recordings, noun="film", seed=1)
-    written = recordings.path.read_text()
+    written = recordings.path.read_text(encoding="utf-8")
     assert "Psycho" not in written
     assert "1. ⟨history 1⟩\\n2. Heat\\n3. Fargo" in written
     assert (ranking.invalid, ranking.missing) == (1, 1)
@@ -419,7 +419,7 @@ def priced(tmp_path, monkeypatch) -> None:
     """A price file with one model behind an endpoint: toy, at a dollar a million prompt tokens."""
     file = tmp_path / "prices.toml"
     toy = "[models.toy]\nprompt = 1\ncached = 0.5\ncompletion = 2\n"
-    file.write_text(f'date = "2026-01-01"\n[local]\nusd_per_hour = 1\n{toy}')
+    file.write_text(f'date = "2026-01-01"\n[local]\nusd_per_hour = 1\n{toy}', encoding="utf-8")
     monkeypatch.setattr(rankers.paths, "PRICES", file)
 
 

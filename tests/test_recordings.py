@@ -518,6 +518,6 @@ def test_an_append_that_waited_while_the_file_was_folded_away_is_not_lost(path):
 
 def test_the_file_holds_neither_history_nor_prompt(path):
     Recordings(path).append(request_key(REQUEST), {"log_probs": [-1.0, -2.0]})
-    (line,) = path.read_text().splitlines()
+    (line,) = path.read_text(encoding="utf-8").splitlines()
     assert set(json.loads(line)) == {"key", "response"}
     assert not any(word in line for word in ("Alien", "Fargo", "liked", "toy"))

@@ -21,7 +21,7 @@ NOTEBOOKS = sorted(path.stem for path in paths.NOTEBOOKS.glob("0*.ipynb"))
 
 
 def read(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_table_2_has_the_papers_numbers_where_the_paper_has_the_dataset(study):
     settings, committed = study
     cells = {(row["recommender"], row["group"]): row for row in committed["table2"]}
     assert cells.keys() == {(name, group) for name in experiment.PUBLISHED_RECOMMENDERS for group in ("all", "weak")}
-    in_paper = settings.dataset in paths.PUBLISHED.read_text()
+    in_paper = settings.dataset in paths.PUBLISHED.read_text(encoding="utf-8")
     assert all((row["paper_with_gpt_35"] is not None) == in_paper for row in cells.values())
     assert all(row["random"] is not None and row["item-mean"] is not None for row in cells.values())
 
@@ -184,7 +184,7 @@ def test_a_number_from_nowhere_stays_and_is_named():
 
 
 def test_no_number_of_the_findings_stands_without_its_source():
-    section = (paths.ROOT / "README.md").read_text().split("## What we found")[1].split("\n## ")[0]
+    section = (paths.ROOT / "README.md").read_text(encoding="utf-8").split("## What we found")[1].split("\n## ")[0]
     prose = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", section)
     bare = ANNOTATED.sub("", prose)
     assert not re.findall(r"(?<![\w-])\d+\.\d", bare)  # but Qwen2.5 is a name

@@ -544,7 +544,7 @@ def test_nothing_is_written_before_it_is_sealed(width, recordings):
 
     answers = list(runner.ask([ask_for(1), ask_for(2)], ToyModel(width=width), recordings, seal=seal))
     assert {answer.outcome["text"] for answer in answers} == {"⟨sealed⟩\nFargo"}
-    written = recordings.path.read_text()
+    written = recordings.path.read_text(encoding="utf-8")
     assert written.count("⟨sealed⟩") == 2
     assert "Heat" not in written
 

@@ -128,13 +128,13 @@ def test_no_file_of_the_run_holds_the_key(run, area):
 
 
 def test_the_recordings_show_that_the_key_was_taken_out(run, area):
-    text = (area / "recordings" / "toy.jsonl").read_text()
+    text = (area / "recordings" / "toy.jsonl").read_text(encoding="utf-8")
     assert "said [key]" in text
     assert '"finish_reason":"[key]"' in text
 
 
 def test_the_log_holds_everything_but_the_key(run, logged):
-    text = logged.read_text()
+    text = logged.read_text(encoding="utf-8")
     for name in ("httpcore2.http11", "httpcore2.connection", "httpx2", "openai._base_client"):
         assert f"{name} DEBUG" in text or f"{name} INFO" in text
     assert "X-Your-Authorization', b'Bearer [key]'" in text
@@ -187,7 +187,7 @@ list(rank_users.rank(range(100, 101), model, recordings))
     assert "EndpointError" in done.stderr
     assert "openai._base_client" in done.stderr
     assert "Ranking(" in done.stdout
-    assert not quotes_the_key(done.stdout + done.stderr + (tmp_path / "toy.jsonl").read_text())
+    assert not quotes_the_key(done.stdout + done.stderr + (tmp_path / "toy.jsonl").read_text(encoding="utf-8"))
 
 
 # --- notebooks ------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_notebook_that_fails_on_the_way_holds_no_key(mode, server, area, monke
         papermill.execute_notebook(
             source, target, kernel_name="python3", cwd=area, progress_bar=False, extra_arguments=quiet
         )
-    assert "401: [key] no such key: [key]" in target.read_text()
+    assert "401: [key] no such key: [key]" in target.read_text(encoding="utf-8")
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
     files = [path for path in area.rglob("*") if path.is_file()]
     assert target in files
@@ -253,7 +253,7 @@ def test_a_key_in_the_wrong_place_is_refused_without_being_repeated(settings, me
 @pytest.mark.parametrize("line", [f"key_variable = {KEY}", f'key_variable = "{KEY}', f"{KEY}"])
 def test_a_key_that_breaks_the_experiment_file_is_not_repeated(line, tmp_path):
     path = tmp_path / "toy.toml"
-    path.write_text(f'[endpoint]\nbase_url = "{URL}"\n{line}\n')
+    path.write_text(f'[endpoint]\nbase_url = "{URL}"\n{line}\n', encoding="utf-8")
     with pytest.raises(ExperimentError, match="toy.toml") as caught:
         experiment.read(path)
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))

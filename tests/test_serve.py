@@ -118,7 +118,8 @@ def _await(url: str, server: subprocess.Popen, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    pytest.fail(f"the server did not start (exit status {server.poll()}):\n{log.read_text(errors='replace')[-2000:]}")
+    said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+    pytest.fail(f"the server did not start (exit status {server.poll()}):\n{said}")
 
 
 def _stop(server: subprocess.Popen) -> None:

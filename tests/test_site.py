@@ -53,8 +53,8 @@ def loaded_from_elsewhere(page: BeautifulSoup) -> list[str]:
 
 def test_no_page_loads_anything_from_another_server(site, pages):
     assert {name: found for name, page in pages.items() if (found := loaded_from_elsewhere(page))} == {}
-    assert {css.name: _FROM_CSS.findall(css.read_text()) for css in site.rglob("*.css")} != {}
-    assert [css.name for css in site.rglob("*.css") if _FROM_CSS.search(css.read_text())] == []
+    assert {css.name: _FROM_CSS.findall(css.read_text(encoding="utf-8")) for css in site.rglob("*.css")} != {}
+    assert [css.name for css in site.rglob("*.css") if _FROM_CSS.search(css.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_every_link_within_the_site_leads_somewhere(site, pages):
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
     html = '<p id="a"></p><a href="#a"></a><a href="#b"></a><a href="x.csv"></a><a href="p.html"></a>'
-    (tmp_path / "p.html").write_text(html)
+    (tmp_path / "p.html").write_text(html, encoding="utf-8")
     assert dangling(tmp_path, "p.html", {"p.html": BeautifulSoup(html, "html.parser")}) == ["#b", "x.csv"]
 
 

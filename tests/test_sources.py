@@ -1,5 +1,9 @@
 """Every source gives the canonical form: layouts of MovieLens, the Book-Crossing dump, and files of one's own."""
 
+import io
+import lzma
+import os
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -51,6 +55,42 @@ def test_latest_small_has_half_stars_and_films_without_a_title():
     assert ratings["rating"].tolist() == [4.0, 0.5, 2.5]
     assert films["title"].tolist() == ["The Postman (1994)", "untitled film 99"]
     assert films["genres"].tolist() == ["Comedy, Drama", ""]
+
+
+class Evil:
+    """Runs something when it is read from a pickle."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("ran",)
+
+
+def names_in(pickled: bytes) -> set[str]:
+    """Everything that a pickle names."""
+    found = set()
+
+    class Names(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> object:
+            found.add(f"{module}.{name}")
+            return super().find_class(module, name)
+
+    Names(io.BytesIO(pickled)).load()
+    return found
+
+
+def test_a_pickled_table_is_read_and_nothing_else_that_a_pickle_can_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "table.pkl.compress"
+    table = pd.DataFrame({"user": [1, 2], "rating": [4.0, 0.5]}, columns=pd.Index(["user", "rating"], dtype=object))
+    file.write_bytes(lzma.compress(pickle.dumps(table)))
+    # The file that is read for real was written years ago; the parts of a table are called otherwise today.
+    today = {tuple(name.rsplit(".", 1)) for name in names_in(pickle.dumps(table))}
+    monkeypatch.setattr(movielens, "_OF_A_TABLE", movielens._OF_A_TABLE | today)
+    pd.testing.assert_frame_equal(movielens.read_pickled_table(file), table)
+    for evil in (Evil(), table.assign(evil=[Evil(), Evil()])):
+        file.write_bytes(lzma.compress(pickle.dumps(evil)))
+        with pytest.raises(pickle.UnpicklingError, match="mkdir is no part of a table"):
+            movielens.read_pickled_table(file)
+    assert not (tmp_path / "ran").exists()
 
 
 # --- Book-Crossing ----------------------------------------------------------------------------------------------------
@@ -140,8 +180,8 @@ GIVEN |= {"timestamp": "when", "title": "name", "genres": "kind"}
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path))
-    (tmp_path / "ratings.csv").write_text(RATINGS)
-    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "ratings.csv").write_text(RATINGS, encoding="utf-8")
+    (tmp_path / "items.csv").write_text(ITEMS, encoding="utf-8")
     return tmp_path
 
 
@@ -153,12 +193,14 @@ def test_ratings_of_ones_own_with_any_column_names(folder):
 
 
 def test_numbers_as_names_are_kept(folder):
-    (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "9"))
+    (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "9"), encoding="utf-8")
     assert datasets.load("mine", GIVEN).interactions["user"].tolist() == [9, 70, 70]
 
 
 def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
-    (folder / "ratings.csv").write_text("who;what;stars;name\nann;x1;5;First\nann;x2;1;Second\nbob;x1;4;First\n")
+    (folder / "ratings.csv").write_text(
+        "who;what;stars;name\nann;x1;5;First\nann;x2;1;Second\nbob;x1;4;First\n", encoding="utf-8"
+    )
     one_file = {key: value for key, value in GIVEN.items() if key not in ("timestamp", "genres")}
     data = datasets.load("mine", one_file | {"items_file": "ratings.csv", "separator": ";"})
     assert data.interactions["timestamp"].tolist() == [0, 0, 0]
@@ -195,8 +237,8 @@ def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
     ],
 )
 def test_what_is_wrong_with_ones_own_files_is_said(folder, ratings, items, changes, says):
-    (folder / "ratings.csv").write_text(ratings)
-    (folder / "items.csv").write_text(items)
+    (folder / "ratings.csv").write_text(ratings, encoding="utf-8")
+    (folder / "items.csv").write_text(items, encoding="utf-8")
     with pytest.raises(DatasetError, match=says):
         datasets.load("mine", GIVEN | changes)
 

@@ -23,7 +23,7 @@ def frame() -> pd.DataFrame:
 
 
 def recorded() -> dict:
-    return json.loads((paths.results("toy") / "metrics.json").read_text())
+    return json.loads((paths.results("toy") / "metrics.json").read_text(encoding="utf-8"))
 
 
 # --- tables between notebooks ---------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_reading_an_unknown_table_lists_the_known_ones():
 
 def test_every_table_is_written_by_a_notebook_that_exists():
     for name, notebook in tables.WRITTEN_BY.items():
-        source = (paths.NOTEBOOKS / f"{notebook}.ipynb").read_text()
+        source = (paths.NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8")
         assert f"{name}=" in source, f"{notebook} does not write {name}"
 
 
@@ -78,7 +78,7 @@ def test_the_last_bits_of_a_float_do_not_show(frame):
     texts = []
     for nudge in (0, 1e-12):
         tables.publish("toy", "weak", frame.assign(sparsity=frame["sparsity"] + nudge))
-        texts.append((paths.results("toy") / "weak.csv").read_text())
+        texts.append((paths.results("toy") / "weak.csv").read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
 
 

