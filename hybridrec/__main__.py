@@ -166,7 +166,7 @@ def _run(settings: experiments.Experiment, source: Path, target: Path) -> None:
     if "experiment" in changed:
         _add_reading_note(executed, settings.name, name)
     # Before the result, so that there never is a result with the note of an earlier one.
-    _note(settings, name).write_text(inputs)
+    _note(settings, name).write_text(inputs, encoding="utf-8")
     with files.replacing(target) as partial:
         nbformat.write(executed, partial)
     done = progress.told(progress.counts([_journal(settings, name)]))
@@ -190,7 +190,7 @@ def _made_from_the_same(settings: experiments.Experiment, name: str) -> bool:
     That cannot be told of the first notebook: it reads files of the user's, wherever they lie, and takes seconds.
     """
     noted = _note(settings, name)
-    return name != _FIRST and noted.is_file() and noted.read_text() == _inputs(settings, name)
+    return name != _FIRST and noted.is_file() and noted.read_text(encoding="utf-8") == _inputs(settings, name)
 
 
 def _inputs(settings: experiments.Experiment, name: str) -> str:
@@ -293,7 +293,7 @@ def _what_failed(error: Exception, name: str) -> str:
 
 def _explains_itself(name: str) -> bool:
     """Is this the name of an error class of ours? Those say what was expected and what to do next."""
-    return any(f"class {name}(" in file.read_text() for file in Path(__file__).parent.rglob("*.py"))
+    return any(f"class {name}(" in file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("*.py"))
 
 
 # --- the other commands ---------------------------------------------------------------------------------------------

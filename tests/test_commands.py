@@ -60,9 +60,7 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
 def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "results", lambda name: tmp_path)
     monkeypatch.setattr(paths, "work", lambda name: tmp_path)
-    (tmp_path / "claims.csv").write_text("claim,verdict
-overall performance,not supported
-", encoding="utf-8")
+    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n", encoding="utf-8")
     settings = experiment.load("ml-100k")
     commands.summary(settings)
     assert "last ran" not in capsys.readouterr().out, "nothing ran here: the results are the committed ones"
@@ -131,26 +129,26 @@ def two_runs(study: Path, between: Callable[[], None], **first: str) -> tuple[li
 
     def start(**environment: str) -> None:
         command = [sys.executable, "-c", RUN, str(study), "run", "toy", "02_baselines"]
-        with said[len(runs)].open("w") as out:
+        with said[len(runs)].open("w", encoding="utf-8") as out:
             given = os.environ | folders | environment
             runs.append(subprocess.Popen(command, env=given, stdout=out, stderr=subprocess.STDOUT))
 
     def log() -> list[str]:
-        return (study / "log").read_text().splitlines() if (study / "log").exists() else []
+        return (study / "log").read_text(encoding="utf-8").splitlines() if (study / "log").exists() else []
 
     try:
         start(**first)
         until(lambda: log() != [])
         between()
         start()
-        until(lambda: "waiting for another run of `toy`" in said[1].read_text() or len(log()) > 1)
+        until(lambda: "waiting for another run of `toy`" in said[1].read_text(encoding="utf-8") or len(log()) > 1)
         (study / "go").touch()
         for run in runs:
             run.wait(timeout=60)
     finally:
         for run in runs:
             run.kill()
-    return runs, [file.read_text() for file in said], log()
+    return runs, [file.read_text(encoding="utf-8") for file in said], log()
 
 
 def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
@@ -203,9 +201,9 @@ def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_s
     monkeypatch.delenv("HYBRIDREC_LLM")
     write_notebook(toy / "notebooks" / "02_baselines.ipynb", "seed: int = 44  # of everything")
     found.append(inputs())
-    (toy / "experiments" / "toy.md").write_text("## 02_baselines\n\nIt differs.\n")
+    (toy / "experiments" / "toy.md").write_text("## 02_baselines\n\nIt differs.\n", encoding="utf-8")
     found.append(inputs())
-    (toy / "recordings" / "ml-100k" / "toy.jsonl").write_text("{}\n")
+    (toy / "recordings" / "ml-100k" / "toy.jsonl").write_text("{}\n", encoding="utf-8")
     found.append(inputs())
     (paths.tables("toy") / "sparsity.parquet").write_bytes(b"22")
     found.append(inputs())
@@ -219,7 +217,7 @@ def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_s
 def test_what_the_first_notebook_reads_lies_where_the_user_put_it_and_is_not_known(toy, name, known):
     settings = experiment.load("toy")
     assert not commands._made_from_the_same(settings, name), "nothing was noted yet"
-    commands._note(settings, name).write_text(commands._inputs(settings, name))
+    commands._note(settings, name).write_text(commands._inputs(settings, name), encoding="utf-8")
     assert commands._made_from_the_same(settings, name) == known
 
 

@@ -60,12 +60,12 @@ def names(folder: Path) -> set[str]:
 
 def test_a_file_is_the_former_one_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with files.replacing(path) as partial:
-        partial.write_text("new")
-        assert path.read_text() == "old"
+        partial.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
         assert partial.suffix == path.suffix, "savefig and others choose the format by it"
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
     assert names(tmp_path) == {"table.csv"}
 
 
@@ -73,48 +73,48 @@ def test_a_file_is_the_former_one_until_the_new_one_is_whole(tmp_path):
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
 def test_after_an_error_the_former_file_is_there_and_nothing_else(tmp_path, error, folder):
     path = tmp_path / "table.csv"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with pytest.raises(error), files.replacing(path) as partial:
         if folder:
             partial.mkdir()
-        (partial / "inner" if folder else partial).write_text("half")
+        (partial / "inner" if folder else partial).write_text("half", encoding="utf-8")
         raise error
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == {"table.csv"}
 
 
 def test_two_writers_of_one_file_do_not_write_into_each_other(tmp_path):
     path = tmp_path / "table.csv"
     with files.replacing(path) as one, files.replacing(path) as other:
-        one.write_text("one")
-        other.write_text("other")
-        assert one.read_text() == "one"
-    assert path.read_text() == "one"  # the last to end
+        one.write_text("one", encoding="utf-8")
+        other.write_text("other", encoding="utf-8")
+        assert one.read_text(encoding="utf-8") == "one"
+    assert path.read_text(encoding="utf-8") == "one"  # the last to end
 
 
 def test_a_folder_is_put_in_place_as_well(tmp_path):
     with files.replacing(tmp_path / "model") as partial:
         partial.mkdir()
-        (partial / "weights").write_text("1")
-    assert (tmp_path / "model" / "weights").read_text() == "1"
+        (partial / "weights").write_text("1", encoding="utf-8")
+    assert (tmp_path / "model" / "weights").read_text(encoding="utf-8") == "1"
 
 
 def test_what_a_killed_writer_left_is_no_file_of_that_kind_and_goes_when_it_is_old(tmp_path, start):
     path = tmp_path / "[1].csv"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     killed = start(WRITER, path)
     killed.kill()
     killed.wait()
     (left,) = names(tmp_path) - {path.name}
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert left.startswith(".") and ".partial" in left  # what .gitignore has
     with files.replacing(path) as partial:
-        partial.write_text("new")
+        partial.write_text("new", encoding="utf-8")
     assert names(tmp_path) == {path.name, left}, "another process may still be writing it"
     two_days_ago = time.time() - 2 * 24 * 3600
     os.utime(tmp_path / left, (two_days_ago, two_days_ago))
     with files.replacing(path) as partial:
-        partial.write_text("newer")
+        partial.write_text("newer", encoding="utf-8")
     assert names(tmp_path) == {path.name}
 
 
@@ -159,7 +159,7 @@ def test_a_wait_within_a_run_is_told_by_the_run_and_not_in_the_notebook(tmp_path
     holder = start(HOLDER, tmp_path / "run.lock", "for long")
     with progress.journal(tmp_path / "journal.jsonl"):
         waiting = start(HOLDER, tmp_path / "run.lock", wait=False)
-        until(lambda: "waiting for another holder" in (tmp_path / "journal.jsonl").read_text())
+        until(lambda: "waiting for another holder" in (tmp_path / "journal.jsonl").read_text(encoding="utf-8"))
     holder.kill()
     assert waiting.communicate(timeout=30) == ("held\n", "")
 

@@ -219,13 +219,13 @@ class Converter:
         self.conversions += 1
         folder.mkdir()
         for name in JSON[1:]:
-            (folder / name).write_text(json.dumps({"name": name}))
+            (folder / name).write_text(json.dumps({"name": name}), encoding="utf-8")
         assert self.go.wait(60)
         if self.dies:
             raise self.dies
 
     def save_model(self, folder: Path) -> None:
-        (folder / JSON[0]).write_text("{}")
+        (folder / JSON[0]).write_text("{}", encoding="utf-8")
         save_file({"weights": torch.ones(100)}, folder / WEIGHTS)
 
 
@@ -314,7 +314,7 @@ def test_a_damaged_folder_is_told_of_and_made_again(converter, name, damage, lis
 @pytest.mark.parametrize("text", ["", "{", "[1"])
 def test_a_damaged_list_of_sizes_is_damage_too(converter, text):
     folder = local.converted_folder(CARD)
-    (folder / local._SIZES).write_text(text)
+    (folder / local._SIZES).write_text(text, encoding="utf-8")
     with pytest.warns(UserWarning, match=f"{local._SIZES} is not readable"):
         local.converted_folder(CARD)
     assert converter.conversions == 2

@@ -41,7 +41,7 @@ def test_every_number_of_the_overview_stands_in_the_experiments_metrics(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_written_lists_say_how_much_of_them_is_random_repair(name):
-    validity = json.loads((paths.RESULTS / name / "metrics.json").read_text())["llm"]["validity"]
+    validity = json.loads((paths.RESULTS / name / "metrics.json").read_text(encoding="utf-8"))["llm"]["validity"]
     rows = overview.weak_users([name])
     (missing,) = [row["missing"] for row in validity if row["ranker"] == "listwise"]
     assert 0 < missing <= 1

@@ -84,12 +84,12 @@ class Checkout:
         self.log = top / "log"
         self.python = self.root / "stub" / "bin" / "python"
         self.python.parent.mkdir(parents=True)
-        self.python.write_text(PYTHON.format(log=self.log))
+        self.python.write_text(PYTHON.format(log=self.log), encoding="utf-8")
         self.python.chmod(0o755)
         for place in (top, top / PARENT, self.root):
             for name in [*PIECES, *(REMOVED if place != self.root else [])]:
                 (place / name / "deep").mkdir(parents=True, exist_ok=True)
-                (place / name / "deep" / "thesis.txt").write_text(f"{name}: years of work")
+                (place / name / "deep" / "thesis.txt").write_text(f"{name}: years of work", encoding="utf-8")
         self.settle()
         self.before = self.files()
 
@@ -209,7 +209,7 @@ def test_every_recipe_run_for_real_leaves_what_is_not_its_own(checkout):
         checkout.make(target, "FILES=none.jsonl", "ONLY=metrics")
         assert checkout.lost() == [], target
         assert checkout.made_outside() == [], target
-    asked = checkout.log.read_text()
+    asked = checkout.log.read_text(encoding="utf-8")
     for command in ("-m hybridrec run ml-100k 06_cost", "-m ruff check", "-m sphinx", "-m venv", "-m hybridrec seeds"):
         assert command in asked
 
@@ -244,7 +244,7 @@ def test_a_test_run_empties_its_scratch_folder_wherever_another_is_named(given, 
     assert done.returncode == 0, done.stderr
     assert list(scratch.iterdir()) == []
     assert checkout.lost() == []
-    runs = [line for line in checkout.log.read_text().splitlines() if "hybridrec run" in line]
+    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec run" in line]
     assert len(runs) == 6
     assert {line.partition("|")[0] for line in runs} == {".stamps/scratch"}
 
@@ -296,12 +296,12 @@ def test_an_environment_anywhere_is_used_from_there(name, checkout):
     folder = str(elsewhere.parents[1]).replace("$", "$$")  # make's own way to write it
     done = checkout.make("lint", "env", f"VENV={folder}", f"PYTHON={folder}/bin/python")
     assert done.returncode == 0, done.stderr
-    assert "-m ruff check ." in checkout.log.read_text()
-    assert "-m venv" not in checkout.log.read_text()  # it is there
+    assert "-m ruff check ." in checkout.log.read_text(encoding="utf-8")
+    assert "-m venv" not in checkout.log.read_text(encoding="utf-8")  # it is there
     (checkout.root / "requirements.lock").touch()
     done = checkout.make("env", f"VENV={folder}", f"PYTHON={folder}/bin/python")
     assert done.returncode == 0, done.stderr
-    assert f"-m venv {elsewhere.parents[1]}" in checkout.log.read_text()
+    assert f"-m venv {elsewhere.parents[1]}" in checkout.log.read_text(encoding="utf-8")
     assert checkout.lost() == []
     assert not list(checkout.top.rglob("pwned"))
 
@@ -313,7 +313,7 @@ def test_a_home_that_is_abbreviated_is_still_found(checkout):
     (checkout.root / ".stamps" / "env").unlink()
     done = checkout.make("env", "VENV=stub", "PYTHON=~/my python")
     assert done.returncode == 0, done.stderr
-    assert "-m venv stub" in checkout.log.read_text()
+    assert "-m venv stub" in checkout.log.read_text(encoding="utf-8")
 
 
 def test_an_empty_environment_is_refused_and_not_taken_for_the_systems(checkout):
@@ -343,7 +343,7 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
     os.utime(file, (later, later))
     done = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr
-    runs = [line for line in checkout.log.read_text().splitlines() if "hybridrec run" in line]
+    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec run" in line]
     assert [line.rpartition(" ")[2] for line in runs] == ["04_llm_prompting", "05_evaluation", "06_cost"]
 
 

@@ -298,7 +298,7 @@ def test_where_answers_can_be_written_there_is_room_and_nothing_is_written(path)
 
 def test_a_folder_that_cannot_be_written_to_is_named(path):
     recordings = Recordings(path)
-    path.parent.write_text("a file in the folder's place")
+    path.parent.write_text("a file in the folder's place", encoding="utf-8")
     with pytest.raises(RecordingError, match=r"ml-100k: toy\.jsonl cannot be written there .*HYBRIDREC_RECORDINGS"):
         recordings.make_room()
     path.parent.unlink()

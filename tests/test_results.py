@@ -152,7 +152,7 @@ def test_numbers_on_a_page_are_those_of_the_results(page, at_least):
 
 
 def test_a_place_in_the_means_over_splits_is_looked_up_there():
-    with (paths.RESULTS / "seeds.csv").open(newline="") as file:
+    with (paths.RESULTS / "seeds.csv").open(newline="", encoding="utf-8") as file:
         wanted = ("ml-100k", "held-out", "best-other")
         (row,) = [row for row in csv.DictReader(file) if (row["dataset"], row["protocol"], row["ranker"]) == wanted]
     place = "seeds.dataset=ml-100k,protocol=held-out,ranker=best-other"

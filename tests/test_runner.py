@@ -292,7 +292,7 @@ def test_there_are_committed_recordings():
 
 def test_nothing_is_asked_where_answers_cannot_be_kept(tmp_path):
     recordings = Recordings(tmp_path / "folder" / "toy.jsonl")
-    (tmp_path / "folder").write_text("a file in its place")
+    (tmp_path / "folder").write_text("a file in its place", encoding="utf-8")
     with pytest.raises(RecordingError, match=r"folder: toy\.jsonl cannot be written there"):
         list(runner.ask([ask_for(1)], NeverAsked(), recordings))
     (tmp_path / "folder").unlink()

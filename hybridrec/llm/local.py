@@ -70,7 +70,7 @@ def _convert(card: ModelCard, folder: Path) -> None:
         model.save_pretrained(scratch)
         written = sorted(file for file in scratch.rglob("*") if file.is_file())
         sizes = {file.relative_to(scratch).as_posix(): file.stat().st_size for file in written}
-        (scratch / _SIZES).write_text(json.dumps(sizes, indent=1) + "\n")
+        (scratch / _SIZES).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # the damaged one: a folder can only take an empty place
 
 
@@ -81,7 +81,7 @@ def _fault(folder: Path) -> str:
     if not (folder / _SIZES).is_file():
         return _fault_without_sizes(folder)
     try:
-        sizes = json.loads((folder / _SIZES).read_text())
+        sizes = json.loads((folder / _SIZES).read_text(encoding="utf-8"))
     except ValueError:
         return f"{_SIZES} is not readable"
     for name, size in sizes.items():
