@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hybridrec import metrics, splits
+from hybridrec import fingerprint, splits
 from hybridrec.fits import Fit, recipe, run
 from hybridrec.randomness import seed_for
 
@@ -65,9 +65,20 @@ class Study:
             seen=known[["user", "item"]].reset_index(drop=True) if top else None,
         )
 
+    def liked(self, split: str) -> np.ndarray:
+        """Whether each rating of a part is a like, in the order of ``interactions``."""
+        rows = self.interactions[self.interactions["split"] == split]
+        return (rows["rating"] >= self.like_threshold).to_numpy()
+
     def known(self) -> pd.DataFrame:
         """Training and validation ratings: all that may be known of a user before the test."""
         return self.interactions[self.interactions["split"] != "test"]
+
+
+def _tuning_fits(study: Study, names: Sequence[str]) -> list[Fit]:
+    rows = study.interactions
+    train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
+    return [study.fit(name, params, train, validation) for name in names for params in grid(name, study.grids)]
 
 
 def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
@@ -76,18 +87,11 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     Returns:
         Columns recommender, parameter, value, auc (mean over users), chosen.
     """
-    rows = study.interactions
-    train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
-    settings = [(name, params) for name in names for params in grid(name, study.grids)]
-    scored = run([study.fit(name, params, train, validation) for name, params in settings], "fits to tune")
-    relevant = (validation["rating"] >= study.like_threshold).to_numpy()
-    table = []
-    for (name, params), found in zip(settings, scored, strict=True):
-        parameter, value = next(iter(params.items()), ("", np.nan))
-        judged = pd.DataFrame({"user": validation["user"].to_numpy(), "score": found["scores"], "relevant": relevant})
-        quality = metrics.auc(judged).mean()
-        table.append({"recommender": name, "parameter": parameter, "value": value, "auc": quality})
-    tuned = pd.DataFrame(table)
+    fits = _tuning_fits(study, names)
+    relevant = study.liked("validation")
+    found = run(fits, "fits to tune")
+    table = [fingerprint.row(work, one, relevant, "tuning") for work, one in zip(fits, found, strict=True)]
+    tuned = pd.DataFrame(table)[["recommender", "parameter", "value", "auc"]]
     best = tuned.groupby("recommender")["auc"].transform("max")
     return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.assign(b=best).duplicated(["recommender", "auc"]))
 
@@ -99,6 +103,10 @@ def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for name, parameter, value in chosen.itertuples(index=False):
         params[name] = {parameter: int(value) if value % 1 == 0 else value} if parameter else {}
     return params
+
+
+def _test_fits(study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int) -> list[Fit]:
+    return [study.fit(name, setting, study.known(), candidates, top) for name, setting in params.items()]
 
 
 def test_scores(
@@ -116,8 +124,7 @@ def test_scores(
         Scores: recommender, part ("test"), fold (-1), user, item, score.
         Retrieved: recommender, user, position (0-based), item, score.
     """
-    fits = [study.fit(name, setting, study.known(), candidates, top) for name, setting in params.items()]
-    found = run(fits, "fits for the test")
+    found = run(_test_fits(study, params, candidates, top), "fits for the test")
     pairs = candidates[["user", "item"]]
     scores = [
         pairs.assign(recommender=name, part="test", fold=-1, score=one["scores"])
@@ -135,6 +142,15 @@ def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:
     return table[table["score"] > -np.inf]  # whoever has seen most of a small catalogue gets a shorter list
 
 
+def _fold_fits(study: Study, params: dict[str, dict[str, Any]], fold: pd.Series) -> list[tuple[int, Fit]]:
+    """A fit of each recommender without each fold, and the fold that it scores."""
+    known = study.known()
+    work = [(name, number) for name in params for number in sorted(fold.unique())]
+    return [
+        (number, study.fit(name, params[name], known[fold != number], known[fold == number])) for name, number in work
+    ]
+
+
 def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
     """Scores of every known rating by a recommender that was fitted without it.
 
@@ -143,12 +159,36 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
     """
     known = study.known()
     fold = splits.fold_of(known, folds, study.seed)
-    work = [(name, number) for name in params for number in range(folds)]
-    fits = [study.fit(name, params[name], known[fold != number], known[fold == number]) for name, number in work]
+    work = _fold_fits(study, params, fold)
+    found = run([fit for _, fit in work], "out-of-fold fits")
     frames = [
         known.loc[fold == number, ["user", "item"]].assign(
-            recommender=name, part="out-of-fold", fold=number, score=found["scores"]
+            recommender=fit.recommender, part="out-of-fold", fold=number, score=one["scores"]
         )
-        for (name, number), found in zip(work, run(fits, "out-of-fold fits"), strict=True)
+        for (number, fit), one in zip(work, found, strict=True)
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, top: int, folds: int) -> pd.DataFrame:
+    """A line for each fit that ``tune``, ``test_scores`` and ``out_of_fold_scores`` made; all come from the cache.
+
+    Args:
+        study: what all fits share.
+        tuned: what ``tune`` returned.
+        candidates: user, item, relevant.
+        top, folds: as they were given to the others.
+
+    Returns:
+        fingerprint.COLUMNS.
+    """
+    params, known = chosen_params(tuned), study.known()
+    fold = splits.fold_of(known, folds, study.seed)
+    liked = known["rating"] >= study.like_threshold
+    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params))]
+    relevant = candidates["relevant"].to_numpy()
+    work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
+    work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]
+    found = run([fit for _, _, fit, _ in work])
+    rows = [fingerprint.row(fit, one, liked, part, k) for (part, k, fit, liked), one in zip(work, found, strict=True)]
+    return pd.DataFrame(rows)

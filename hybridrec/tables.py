@@ -18,6 +18,7 @@ WRITTEN_BY = {
     "tuning": "02_baselines",
     "scores": "02_baselines",
     "retrieved": "02_baselines",
+    "fits": "02_baselines",
     "triage": "03_user_triage",
     "rankings": "04_llm_prompting",
     "larger_rankings": "04_llm_prompting",

@@ -12,6 +12,9 @@ import pandas as pd
 from hybridrec import evaluation, metrics, statistics
 from hybridrec.hybrid import CONTROLS, ORACLE
 
+# So many items are retrieved beyond a list, and scored with it: if another machine's fit moves an item up into the
+# list, a recording of its score is there already.
+SPARE = 10
 METRICS = ("ndcg_at_10", "recall_at_10", "hit_rate_at_10")
 
 

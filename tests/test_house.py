@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
     {"downloads", "metrics", "places", "prices", "tables", "statistics", "cornac_models"},
     {"datasets", "splits", *(f"sources.{room}" for room in SOURCES)},
     {"fits"},
+    {"fingerprint"},
     {"recommenders", "triage", "triage_rules", "nulls", *(f"llm.{room}" for room in LLM)},
     {"hybrid", "evaluation", "claims", "topk", "costs", "enough"},
     {"figures", "seeds"},
