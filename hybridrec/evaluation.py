@@ -243,3 +243,32 @@ def pooled_gain(
         found = uncertainty(values, seed, ("pooled", ranker, *key), samples, permutations)
         row |= {f"gain_over_{reference}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
     return row
+
+
+def ladder(
+    auc: Quality, settings: Sequence[Setting], asked: Mapping[tuple[str, str], Iterable[int]], seed: int, samples: int,
+    permutations: int,
+) -> pd.DataFrame:  # fmt: skip
+    """What each model and way to ask adds, on the sample of users it was asked for; see ``pooled_gain``.
+
+    Args:
+        auc: quality tables of the recommenders, the controls, and "model: ranker" of each model and way to ask.
+        settings: one for each recommender.
+        asked: for each (model, ranker) its users.
+        seed, samples, permutations: of intervals and tests.
+
+    Returns:
+        Columns model, ranker, users ("asked": all of the sample, "routed": those whom a recommender routes),
+        users_asked, those of ``pooled_gain``, and each p after Holm's correction over all rows.
+    """
+    rows = []
+    for (model, ranker), users in asked.items():
+        everybody = [replace(setting, routed=pd.Index(np.sort(list(users)))) for setting in settings]
+        for group, of_group in (("asked", everybody), ("routed", settings)):
+            on = [on_sample(setting, users) for setting in of_group]
+            row = {"model": model, "ranker": ranker, "users": group, "users_asked": len(set(users))}
+            rows.append(row | pooled_gain(auc, on, f"{model}: {ranker}", seed, samples, permutations))
+    table = pd.DataFrame(rows)
+    for gain in ("gain_over_best_control", "gain_over_recommender"):
+        table[f"{gain}_p_holm"] = statistics.holm(table[f"{gain}_p"])
+    return table

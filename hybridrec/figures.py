@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hybridrec import files
@@ -430,14 +431,32 @@ def gain_forest(table: pd.DataFrame, rankers: Sequence[str], rankings: pd.DataFr
 
 
 def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
-    """What each model adds over the best control on held-out weak users, against its size; intervals over users.
+    """What each model adds over the best control on a sample of inactive users, against its size; intervals over users.
 
     Args:
-        table: model, millions (of parameters), ranker, users_scored, gain_over_best_control and its _low and _high.
+        table: model, millions (of parameters), ranker, users ("asked", "routed"), users_scored, gain_over_best_control
+            and its _low and _high.
         rankings: the models' rankings (model, ranker, user, missing); a note then tells how much of them is random
             repair.
     """
-    figure, (axis,) = _axes(1, 7.4, 4.2)
+    figure, axes = _axes(2, 4.6, 4.2)
+    groups = {"asked": "the inactive users asked about", "routed": "those of them whom a recommender routes"}
+    for axis, (group, called) in zip(axes, groups.items(), strict=True):
+        rows = table[table["users"] == group]
+        _ladder_panel(axis, rows)
+        axis.set_title(f"{called} ({_range(rows['users_scored'])} users)", fontsize=9)
+    axes[0].set_ylabel("AUC gained over the best control")
+    axes[1].sharey(axes[0])
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle("Each model against the best control: held-out test items")
+    if rankings is not None:
+        shares = _repaired(rankings, ["ranker", "model"])
+        notes = [f"{ranker}, {model}: {share:.0%}" for (ranker, model), share in shares.items() if share]
+        figure.supxlabel("\n".join(["Share of candidates by our random repair:", *notes]), fontsize=8)
+    return figure
+
+
+def _ladder_panel(axis: Axes, table: pd.DataFrame) -> None:
     rankers = list(table["ranker"].unique())
     # A way to ask has its colour in every experiment, also where others were left out.
     colours = dict(zip(MODES, (ORANGE, BLUE, GREEN, PURPLE, RED), strict=True))
@@ -453,20 +472,19 @@ def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
     axis.set_xscale("log")
     lower = ["", "\n\n"] * len(sizes)
     names = [f"{gap}{name}\n{size:,} million" for gap, (size, name) in zip(lower, sizes.items(), strict=False)]
-    axis.set_xticks(sizes.index, names, fontsize=8)  # every other name lower, so that neighbours do not touch
+    axis.set_xticks(sizes.index, names, fontsize=7)  # every other name lower, so that neighbours do not touch
     axis.set_xticks([], minor=True)
-    axis.set(xlim=(sizes.index.min() / 1.6, sizes.index.max() * 1.6), ylabel="AUC gained over the best control")
-    axis.set_title("Held-out weak users: each model against the best control")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    if rankings is not None:
-        shares = _repaired(rankings, ["ranker", "model"])
-        notes = [f"{ranker}, {model}: {share:.0%}" for (ranker, model), share in shares.items() if share]
-        figure.supxlabel("\n".join(["Share of candidates by our random repair:", *notes]), fontsize=8)
-    return figure
+    axis.set(xlim=(sizes.index.min() / 1.9, sizes.index.max() * 1.9))
+
+
+def _range(values: pd.Series) -> str:
+    """One number where all are the same, else the lowest and the highest."""
+    low, high = values.min(), values.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
-    """Gain in NDCG@10 of routed users when the recommender's list is re-ranked or replaced; one panel a ranker."""
+    """Gain in NDCG@10 of inactive users when the recommender's list is re-ranked or replaced; one panel a ranker."""
     rankers = [*of_model, *CONTROLS]
     figure, axes = _axes(len(rankers), 2.4, 3.9)
     span = table.loc[table["ranker"].isin(rankers), ["gain_over_recommender_low", "gain_over_recommender_high"]]

@@ -4,6 +4,7 @@ The committed fingerprint is a small file, data/fits/EXPERIMENT.csv. It holds ha
 """
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,11 @@ def row(work: Fit, found: dict[str, np.ndarray], relevant: np.ndarray, part: str
     judged = pd.DataFrame({"user": work.pairs["user"], "score": found["scores"], "relevant": relevant})
     auc = float(metrics.auc(judged).mean())
     return dict(zip(COLUMNS, (part, work.recommender, parameter, value, fold, auc, digest[:16]), strict=True))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A committed fingerprint: COLUMNS."""
+    return pd.read_csv(path, dtype={"scores": str, "parameter": str}, keep_default_na=False, na_values={"value": [""]})
 
 
 def compare(here: pd.DataFrame, committed: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""The protocol ``top-k``: a recommender retrieves from the whole catalogue, and routed users' lists are re-ranked.
+"""The protocol ``top-k``: a recommender retrieves from the whole catalogue, and inactive users' lists are re-ranked.
 
 A list holds the recommender's N best unseen items. Test likes that it does not hold count as ranked behind it, so no
 re-ranking can find them, and NDCG and recall are those of the whole catalogue.
@@ -16,6 +16,19 @@ from hybridrec.hybrid import CONTROLS, ORACLE
 # list, a recording of its score is there already.
 SPARE = 10
 METRICS = ("ndcg_at_10", "recall_at_10", "hit_rate_at_10")
+
+
+def titles(retrieved: pd.DataFrame) -> pd.DataFrame:
+    """All that was retrieved for a user by any recommender, each item once.
+
+    Args:
+        retrieved: user, item; any number of recommenders.
+
+    Returns:
+        Columns user, item, position (0-based, by item).
+    """
+    once = retrieved[["user", "item"]].drop_duplicates().sort_values(["user", "item"], ignore_index=True)
+    return once.assign(position=once.groupby("user").cumcount())
 
 
 def judge(lists: pd.DataFrame, likes: pd.DataFrame, recommender: str = "the recommender") -> pd.DataFrame:
@@ -117,27 +130,26 @@ def _scored(lists: pd.DataFrame, scored: pd.DataFrame, recommender: str) -> pd.D
 
 
 def comparison(
-    quality: pd.DataFrame, routed: Mapping[str, pd.Index], of_model: Sequence[str], seed: int, samples: int,
-    permutations: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Every recommender x ranker on the users it routes.
+    quality: pd.DataFrame, users: pd.Index, of_model: Sequence[str], seed: int, samples: int, permutations: int
+) -> pd.DataFrame:
+    """Every recommender x ranker on the same users.
 
     Args:
         quality: what ``quality`` returned.
-        routed: whom each recommender routes (decided on known ratings). Who has no like in the test cannot be scored.
+        users: whom it is about, such as the inactive ones. Who has no like in the test cannot be scored.
         of_model: names of the language model's rankers; they may cover a sample of the users, and are then compared
             with the recommender and the controls on that sample.
         seed, samples, permutations: of the intervals and tests.
 
     Returns:
-        recommender, ranker, users_routed, users_scored, METRICS before (the recommender's own list) and after, the best
+        recommender, ranker, users_scored, METRICS before (the recommender's own list) and after, the best
         control on the same users, and the gain in NDCG@10 over the recommender and over that control, with its 95 %
         interval, permutation p, and p after Holm's correction over the rows of the language model.
 
     Raises:
-        ValueError: a routed user whom other lists are scored for, and this recommender's or a control's are not.
+        ValueError: a user whom other lists are scored for, and some recommender's or control's are not.
     """
-    for name, users in routed.items():
+    for name in quality["recommender"].unique():
         for ranker in ("recommender", *CONTROLS, ORACLE):  # the model's may cover a sample
             judged = quality.loc[(quality["recommender"] == name) & (quality["ranker"] == ranker), "user"]
             _refuse_absent(users.intersection(quality["user"]), judged, f"{name} ({ranker})")
@@ -145,15 +157,14 @@ def comparison(
     for name, of_recommender in quality.groupby("recommender", sort=False):
         wide = {ranker: part.set_index("user")[list(METRICS)] for ranker, part in of_recommender.groupby("ranker")}
         for ranker in ("recommender", *of_model, *CONTROLS, ORACLE):
-            users = routed[name].intersection(wide[ranker].index)
-            before, after = wide["recommender"].loc[users], wide[ranker].loc[users]
-            best = max(CONTROLS, key=lambda control: wide[control].loc[users, METRICS[0]].mean())
-            row = {"recommender": name, "ranker": ranker}
-            row |= {"users_routed": len(routed[name]), "users_scored": len(users), "best_control": best}
+            scored = users.intersection(wide[ranker].index)
+            before, after = wide["recommender"].loc[scored], wide[ranker].loc[scored]
+            best = max(CONTROLS, key=lambda control: wide[control].loc[scored, METRICS[0]].mean())
+            row = {"recommender": name, "ranker": ranker, "users_scored": len(scored), "best_control": best}
             row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
             row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
             for over, reference in (("recommender", "recommender"), ("best_control", best)):
-                values = (after[METRICS[0]] - wide[reference].loc[users, METRICS[0]]).to_numpy()
+                values = (after[METRICS[0]] - wide[reference].loc[scored, METRICS[0]]).to_numpy()
                 found = evaluation.uncertainty(values, seed, ("top-k", name, ranker, over), samples, permutations)
                 row |= {f"gain_over_{over}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
             rows.append(row)

@@ -406,6 +406,26 @@ def test_pooled_over_recommenders_each_user_counts_once(setting, auc):
     assert pooled["gain_over_best_control_low"] <= -0.15 <= pooled["gain_over_best_control_high"]
 
 
+def test_a_ladder_has_all_who_were_asked_and_those_of_them_who_are_routed(setting, auc):
+    ranked = pd.DataFrame([[0.8, 0.3, 0.9]], columns=[1, 2, 3])
+    table = evaluation.ladder(auc | {"m: way": ranked}, [setting], {("m", "way"): [2, 3]}, **SURE)
+    rows = table.set_index("users")
+    assert rows["users_asked"].tolist() == [2, 2]
+    assert rows["users_scored"].to_dict() == {"asked": 2, "routed": 1}
+    for group, users in (("asked", [2, 3]), ("routed", [2])):
+        own = (ranked[users].mean() - auc["A"][users].mean()).mean()
+        assert rows.loc[group, "gain_over_recommender"] == pytest.approx(own)
+    assert rows.loc["asked", "gain_over_recommender_p_holm"] >= rows.loc["asked", "gain_over_recommender_p"] > 0
+
+
+def test_a_ladder_of_users_whom_nobody_routes_says_so(setting, auc):
+    ranked = pd.DataFrame([[0.9]], columns=[3])
+    table = evaluation.ladder(auc | {"m: way": ranked}, [setting], {("m", "way"): [3]}, **SURE).set_index("users")
+    assert table.loc["routed", "users_scored"] == 0
+    assert math.isnan(table.loc["routed", "gain_over_best_control"])
+    assert table.loc["asked", "users_scored"] == 1
+
+
 # --- Table 2 --------------------------------------------------------------------------------------------------------
 
 

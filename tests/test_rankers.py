@@ -532,3 +532,65 @@ def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monke
     rankers.keep_live_recordings("ml-100k", "toy")
     monkeypatch.setenv("HYBRIDREC_LLM", "replay")
     assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
+
+
+# --- whole lists ------------------------------------------------------------------------------------------------------
+
+
+def film_list(user: int, *items: int) -> rankers.Task:
+    return rankers.Task(user, (prompts.Item("Psycho"),), items, tuple(prompts.Item(f"Film {n}") for n in items))
+
+
+def by_title(asked) -> Response:
+    """The score of a title is its number, whatever stands beside it."""
+    numbers = [float(title.split()[-1].rstrip("?")) for title in asked.request["candidates"]]
+    return {"log_probs": [-n for n in numbers], "lengths": [2] * len(numbers), **USAGE}
+
+
+def test_a_list_is_scored_title_by_title_and_every_score_belongs_to_its_item(recordings):
+    model = ToyModel(by_title)
+    (first, second) = rankers.rank_lists(
+        [film_list(7, 30, 10, 20), film_list(8, 5)], "likelihood", model, recordings, noun="film"
+    )
+    assert scores(first) == {30: -15.0, 10: -5.0, 20: -10.0} and scores(second) == {5: -2.5}
+    assert [len(one.request["candidates"]) for one in model.asked] == [1] * 4
+    assert first.used["prompt_tokens"] == 3 * USAGE["prompt_tokens"]
+    assert not first.replayed
+
+
+def test_where_something_is_asked_the_spare_titles_are_asked_too(recordings):
+    lists, spare = [film_list(7, 10, 20)], [film_list(7, 10, 20, 30)]
+    rankers.rank_lists(lists, "likelihood", ToyModel(by_title), recordings, noun="film", spare=spare)
+    assert len(recordings) == 3
+    # The fit moves: 30 comes up into the list, 40 stands behind it. What is needed is there, so nothing is asked.
+    moved, behind = [film_list(7, 30, 10)], [film_list(7, 30, 10, 40)]
+    (ranking,) = rankers.rank_lists(moved, "likelihood", NeverAsked(), recordings, noun="film", spare=behind)
+    assert scores(ranking) == {30: -15.0, 10: -5.0}
+    assert ranking.replayed
+
+
+def test_of_a_list_that_changes_only_the_new_title_is_asked_for(recordings):
+    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", ToyModel(by_title), recordings, noun="film")
+    model = ToyModel(by_title)
+    rankers.rank_lists([film_list(7, 20, 99, 10)], "likelihood", model, recordings, noun="film")
+    assert [one.request["candidates"] for one in model.asked] == [["Film 99"]]
+
+
+def test_in_a_replay_a_title_without_a_score_is_an_error_and_a_spare_one_is_not(recordings, monkeypatch):
+    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", ToyModel(by_title), recordings, noun="film")
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    spare = [film_list(7, 10, 20, 30)]
+    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", NeverAsked(), recordings, noun="film", spare=spare)
+    with pytest.raises(RecordingError, match="user 7"):
+        rankers.rank_lists(spare, "likelihood", NeverAsked(), recordings, noun="film")
+
+
+def test_a_way_to_ask_that_writes_ranks_no_list_title_by_title(recordings):
+    with pytest.raises(ValueError, match="'listwise'"):
+        rankers.rank_lists([film_list(7, 10)], "listwise", NeverAsked(), recordings, noun="film")
+
+
+def test_a_title_that_got_no_score_is_an_error_with_its_user(recordings):
+    model = ToyModel(lambda asked: Failure("out of order"))
+    with pytest.raises(ResponseError, match="user 7.*out of order"):
+        rankers.rank_lists([film_list(7, 10)], "likelihood", model, recordings, noun="film")

@@ -90,8 +90,7 @@ def study() -> dict:
 
 @pytest.fixture(scope="module")
 def compared(study: dict) -> pd.DataFrame:
-    routed = {"A": pd.Index(range(1, 31)), "B": pd.Index(range(11, 41))}
-    table = topk.comparison(topk.quality(**study), routed, ["clever"], **SURE)
+    table = topk.comparison(topk.quality(**study), pd.Index(range(11, 41)), ["clever"], **SURE)
     return table.set_index(["recommender", "ranker"])
 
 
@@ -99,11 +98,10 @@ def test_every_ranker_is_compared_for_every_recommender(compared):
     assert set(compared.index) == set(itertools.product("AB", ["recommender", "clever", *CONTROLS, ORACLE]))
 
 
-def test_the_model_is_compared_on_its_sample_of_the_routed(compared):
-    assert compared["users_routed"].eq(30).all()
-    assert compared.loc[("A", "clever"), "users_scored"] == 20
-    assert compared.loc[("B", "clever"), "users_scored"] == 10
-    assert compared.loc[("A", "random"), "users_scored"] == 30
+def test_the_model_is_compared_on_its_sample_of_the_users(compared):
+    scored = compared["users_scored"].unstack()
+    assert scored["clever"].eq(10).all()
+    assert scored.drop(columns="clever").eq(30).all(axis=None)
 
 
 def test_a_ranking_that_finds_the_like_gains_all_there_is_to_gain(compared):
@@ -148,34 +146,25 @@ def test_users_that_vanish_from_a_recommenders_lists_are_an_error_with_the_first
 
 def test_users_without_a_like_need_no_list_and_change_nothing(study, compared):
     more = pd.Index(range(900, 910))
-    routed = {"A": pd.Index(range(1, 31)).union(more), "B": pd.Index(range(11, 41)).union(more)}
-    table = topk.comparison(topk.quality(**study), routed, ["clever"], **SURE).set_index(["recommender", "ranker"])
-    assert table["users_routed"].eq(40).all()
-    pd.testing.assert_frame_equal(table.drop(columns="users_routed"), compared.drop(columns="users_routed"))
+    users = pd.Index(range(11, 41)).union(more)
+    table = topk.comparison(topk.quality(**study), users, ["clever"], **SURE)
+    pd.testing.assert_frame_equal(table.set_index(["recommender", "ranker"]), compared)
 
 
 @pytest.mark.parametrize("ranker", ["recommender", "random", "best-other", ORACLE])
-def test_a_routed_user_whom_only_some_rankers_have_scored_is_named(ranker, study):
+def test_a_user_whom_only_some_rankers_have_scored_is_named(ranker, study):
     quality = topk.quality(**study)
     holes = quality[~((quality["user"] == 5) & (quality["recommender"] == "A") & (quality["ranker"] == ranker))]
-    routed = {"A": pd.Index(range(1, 31)), "B": pd.Index(range(11, 41))}
     with pytest.raises(ValueError, match=re.escape(f"no list of A ({ranker})")) as caught:
-        topk.comparison(holes, routed, ["clever"], **SURE)
+        topk.comparison(holes, pd.Index(range(1, 31)), ["clever"], **SURE)
     assert "user 5 " in str(caught.value)
-    topk.comparison(holes, routed | {"A": pd.Index(range(6, 31))}, ["clever"], **SURE)  # user 5 is not routed
-
-
-def test_a_recommender_that_has_no_list_at_all_is_named(study):
-    quality = topk.quality(**study).query("recommender == 'A'")
-    routed = {"A": pd.Index(range(1, 31)), "B": pd.Index(range(11, 41))}
-    with pytest.raises(ValueError, match=r"user 11 .*no list of B"):
-        topk.comparison(quality, routed, ["clever"], **SURE)
+    topk.comparison(holes, pd.Index(range(6, 31)), ["clever"], **SURE)  # it is not about user 5
 
 
 def test_without_a_model_there_are_controls_alone(study):
     table = topk.comparison(
         topk.quality(**study | {"of_model": study["of_model"].iloc[:0]}),
-        {"A": pd.Index([1]), "B": pd.Index([2])},
+        pd.Index([1, 2]),
         [],
         **SURE,
     )
@@ -187,3 +176,8 @@ def test_the_recommenders_own_quality_is_that_of_the_metrics(study):
     rows = study["retrieved"].query("recommender == 'B'")
     rows = rows.assign(score=-rows["position"], relevant=rows["item"] == rows["user"])
     np.testing.assert_allclose(own["ndcg_at_10"], metrics.ndcg_at_k(rows))
+
+
+def test_titles_are_each_users_retrieved_items_once(study):
+    rows = pd.DataFrame({"recommender": list("AABB"), "user": [7, 7, 7, 3], "item": [9, 5, 9, 9]})
+    assert topk.titles(rows).to_dict("list") == {"user": [3, 7, 7], "item": [9, 5, 9], "position": [0, 0, 1]}

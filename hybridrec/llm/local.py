@@ -3,6 +3,7 @@
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -196,13 +197,25 @@ class LocalModel:
     def _score(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Log-probabilities of every candidate of every request.
 
-        "score": of the continuation's own tokens, summed. "choose": of the first token of each choice.
+        "score": of the continuation's own tokens, summed. "choose": of the first token of each choice. Neighbours that
+        differ in their candidates only are one prompt.
         """
         start = time.perf_counter()
-        prompts = [self._prompt(request) for request in requests]
+        alike = [list(group) for _, group in itertools.groupby(requests, _without_candidates)]
+        prompts = [
+            self._prompt({**group[0], "candidates": [text for request in group for text in request["candidates"]]})
+            for group in alike
+        ]
         found = scoring.log_probs(self.model, prompts)
         seconds = (time.perf_counter() - start) / sum(prompt.size for prompt in prompts)
-        return [self._numbers(*one, seconds) for one in zip(prompts, found, strict=True)]
+        responses = []
+        for group, prompt, values in zip(alike, prompts, found, strict=True):
+            at = 0
+            for request in group:
+                own = slice(at, at + len(request["candidates"]))
+                responses.append(self._numbers(prompt, own, values[own], seconds))
+                at = own.stop
+        return responses
 
     def _prompt(self, request: dict[str, Any]) -> scoring.Prompt:
         before, after = self._around(request["instruction"])
@@ -212,16 +225,21 @@ class LocalModel:
         choices = [self._tokens(choice)[0] for choice in request["choices"]]
         return scoring.Prompt(self._tokens(before), suffixes, choices)
 
-    def _numbers(self, prompt: scoring.Prompt, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
-        """The response to a request; ``seconds`` are those of one token."""
+    def _numbers(self, prompt: scoring.Prompt, own: slice, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
+        """The response to a request that has its ``own`` candidates of a prompt; ``seconds`` are those of one token.
+
+        The tokens of what the prompt's requests share count for the first of them.
+        """
         exact = [[round(p, 5) for p in values.tolist()] for values in found]
+        lengths = [len(suffix) for suffix in prompt.suffixes[own]]
+        computed = 0 if own.start else len(prompt.prefix)
         return {
             "log_probs": exact if prompt.choices else [round(float(values.sum()), 5) for values in found],
-            "lengths": [len(suffix) for suffix in prompt.suffixes],
-            "prompt_tokens": prompt.size,
-            "cached_tokens": len(prompt.prefix) * (len(prompt.suffixes) - 1),
+            "lengths": lengths,
+            "prompt_tokens": computed + sum(lengths),
+            "cached_tokens": len(prompt.prefix) * len(lengths) - computed,
             "completion_tokens": 0,
-            "seconds": round(seconds * prompt.size, 3),
+            "seconds": round(seconds * (computed + sum(lengths)), 3),
         }
 
     # --- generating ---------------------------------------------------------------------------------------------
@@ -300,6 +318,11 @@ def _repeats(text: str) -> bool:
     """Whether two complete lines say the same, list marks aside."""
     lines = [_LIST_MARK.sub("", line).strip() for line in text.split("\n")[:-1] if line.strip()]
     return len(lines) != len(set(lines))
+
+
+def _without_candidates(request: dict[str, Any]) -> list[Any]:
+    """What a prompt is made of, apart from the candidates."""
+    return [request["kind"], request["instruction"], request.get("choices")]
 
 
 def _characters(request: dict[str, Any]) -> int:

@@ -225,6 +225,72 @@ def rank(
         yield _ranking(mode, answer, prior, seed)
 
 
+def rank_lists(
+    lists: Sequence[Task],
+    mode: str,
+    model: runner.Model,
+    recordings: Recordings,
+    *,
+    noun: str,
+    spare: Sequence[Task] = (),
+    tally: runner.Tally | None = None,
+) -> list[Ranking]:
+    """Rank long lists by a way to ask in which a candidate's score does not depend on the others.
+
+    Each candidate is a request of its own, so that a list of which a title changes asks for that title only.
+
+    Args:
+        lists: whom to rank for.
+        mode: one that reads probabilities.
+        model, recordings, noun, tally: as in rank.
+        spare: longer lists of the same users. Where something has to be asked anyway, these are asked for, too: then
+            a list that changes a little finds all its titles recorded.
+
+    Raises:
+        What runner.ask raises; ResponseError: a title without a score; ValueError: a mode that writes.
+    """
+    if mode in prompts.WRITTEN:
+        raise ValueError(f"{mode!r} writes an order of all candidates together: it cannot be asked title by title.")
+    asked, more = (list(_titles(tasks, mode, noun)) for tasks in (lists, spare))
+    if runner.policy() != "replay" and any(model.key(one) not in recordings for one in asked):
+        missing = [one for one in more if model.key(one) not in recordings]
+        for _ in runner.ask(missing, model, recordings, what=f"{mode}, whole lists", total=len(missing), tally=tally):
+            pass
+    found = runner.ask(asked, model, recordings, what=f"{mode}, whole lists", total=len(asked))
+    scores: dict[int, dict[int, runner.Answer]] = {}
+    for answer in found:
+        scores.setdefault(answer.asked.user, {})[answer.asked.about] = answer
+    return [_list_ranking(task, mode, scores[task.user]) for task in lists]
+
+
+def _titles(tasks: Iterable[Task], mode: str, noun: str) -> Iterator[runner.Asked]:
+    """A request for each candidate; ``about`` is its place in the list."""
+    for task in tasks:
+        for place, item in enumerate(task.items):
+            yield runner.Asked(task.user, build_request(mode, task.history, [item], noun), about=place)
+
+
+def _list_ranking(task: Task, mode: str, found: Mapping[int, runner.Answer]) -> Ranking:
+    answers_by_place = [found[place] for place in range(len(task.items))]
+    for answer in answers_by_place:
+        if isinstance(answer.outcome, runner.Failure):
+            raise runner.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
+    together = {name: [answer.outcome[name][0] for answer in answers_by_place] for name in ("log_probs", "lengths")}
+    return Ranking(
+        ranker=mode,
+        user=task.user,
+        candidates=task.candidates,
+        scores=tuple(_scores(mode, task, together, None)),
+        invalid=0,
+        duplicates=0,
+        missing=0,
+        failure="",
+        attempts=1,
+        replayed=all(answer.replayed for answer in answers_by_place),
+        used={name: sum(answer.used[name] for answer in answers_by_place) for name in runner.USAGE},
+    )
+
+
 def score_ahead(
     tasks: Sequence[Task], counts: Mapping[str, int], model: runner.Model, recordings: Recordings, noun: str
 ) -> None:

@@ -1,0 +1,89 @@
+"""The fingerprint of the fits: it sees every change of a score, says which fits moved, and how far."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybridrec import fingerprint, fits, metrics, paths, recommenders, splits
+from hybridrec.recommenders import Study
+
+NAMES = ["ItemKNN", "EASE", "MostPop"]
+
+
+@pytest.fixture
+def study(interactions: pd.DataFrame, items: pd.DataFrame) -> Study:
+    split = splits.split_per_user(interactions, seed=1)
+    grids = {"ItemKNN": [3, 5], "EASE": [10, 20]}
+    return Study(split, items["item"].to_numpy(), like_threshold=4.0, seed=1, grids=grids)
+
+
+@pytest.fixture
+def prints(study, tmp_path, monkeypatch) -> pd.DataFrame:
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    here = lambda todo, what: [np.savez(file, **fits.fit_and_score(work)) for work, file in todo]  # noqa: E731
+    monkeypatch.setattr(fits, "_compute", here)
+    candidates = splits.test_candidates(study.interactions, 4.0, seed=1)
+    tuned = recommenders.tune(study, NAMES)
+    params = recommenders.chosen_params(tuned)
+    recommenders.test_scores(study, params, candidates, top=5)
+    recommenders.out_of_fold_scores(study, params, folds=3)
+    monkeypatch.setattr(fits, "_compute", None)  # whatever is not cached now is an error
+    found = recommenders.fingerprints(study, tuned, candidates, top=5, folds=3)
+    pd.testing.assert_series_equal(found[found["part"] == "tuning"]["auc"], tuned["auc"], check_index=False)
+    return found
+
+
+def test_every_fit_has_a_line_with_its_auc(prints, study):
+    counts = prints.groupby(["part", "recommender"]).size().unstack()
+    assert counts.loc["tuning"].to_dict() == {"EASE": 2, "ItemKNN": 2, "MostPop": 1}
+    assert counts.loc["test"].eq(1).all() and counts.loc["out-of-fold"].eq(3).all()
+    assert prints["auc"].between(0.3, 1).all()
+    assert prints["scores"].str.fullmatch("[0-9a-f]{16}").all()
+
+
+def test_the_auc_of_a_line_is_the_mean_over_users(study, interactions):
+    rows = study.interactions[study.interactions["split"] == "test"]
+    work = study.fit("MostPop", {}, study.known(), rows)
+    scores = np.random.default_rng(1).random(len(rows))
+    relevant = study.liked("test")
+    line = fingerprint.row(work, {"scores": scores}, relevant, "test")
+    table = pd.DataFrame({"user": rows["user"].to_numpy(), "score": scores, "relevant": relevant})
+    assert line["auc"] == pytest.approx(metrics.auc(table).mean())
+
+
+@pytest.mark.parametrize("array", ["scores", "items", "item_scores"])
+def test_the_last_bit_of_any_score_and_any_retrieved_item_changes_the_hash(array, study):
+    rows = study.interactions[study.interactions["split"] == "test"]
+    work = study.fit("MostPop", {}, study.known(), rows)
+    found = {
+        "scores": np.linspace(0, 1, len(rows)), "items": np.arange(6).reshape(2, 3), "item_scores": np.ones((2, 3)),
+        "seconds": np.array(1.0),
+    }  # fmt: skip
+    before = fingerprint.row(work, found, study.liked("test"), "test")["scores"]
+    assert fingerprint.row(work, found | {"seconds": np.array(2.0)}, study.liked("test"), "test")["scores"] == before
+    moved = found[array].copy()
+    moved.flat[-1] = np.nextafter(moved.flat[-1], 9) if moved.dtype == float else 7
+    assert fingerprint.row(work, found | {array: moved}, study.liked("test"), "test")["scores"] != before
+
+
+def test_the_line_says_that_all_agree_or_which_do_not_and_how_far(prints):
+    assert f"all {len(prints)} agree" in fingerprint.compare(prints, prints)
+    moved = prints.copy()
+    of_knn = (moved["recommender"] == "ItemKNN") & (moved["part"] == "test")
+    moved.loc[of_knn, "scores"] = "0" * 16
+    moved.loc[of_knn, "auc"] += 0.0124
+    said = fingerprint.compare(moved, prints)
+    assert f"1 of {len(prints)} differ" in said and "ItemKNN 1" in said and "0.012" in said and "EASE" not in said
+
+
+def test_fits_of_other_settings_are_counted_apart(prints):
+    other = prints.assign(value=prints["value"].where(prints["recommender"] != "EASE", prints["value"] + 1))
+    said = fingerprint.compare(other, prints)
+    n = int((prints["recommender"] == "EASE").sum())
+    assert f"all {len(prints) - n} agree" in said and f"{n} have other settings" in said
+
+
+def test_a_fingerprint_survives_its_file(prints, tmp_path):
+    prints.to_csv(tmp_path / "fits.csv", index=False)
+    again = fingerprint.read(tmp_path / "fits.csv")
+    assert f"all {len(prints)} agree" in fingerprint.compare(prints, again)
