@@ -40,7 +40,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce reproduce-all class lab overview seeds record batch import compact notebooks \
+.PHONY: help env data models reproduce reproduce-all class lab overview seeds fingerprint record batch import compact notebooks \
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -100,6 +100,10 @@ lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 # A split that is done is found again by its fits and answers; the overview shows the spread.
 seeds: .stamps/env  ## repeat the comparison on five splits, three of them with the language model (an hour)
 	$(PY) -m hybridrec seeds $(EXPERIMENT)
+
+# What `make reproduce` and `make test` compare with; commit it together with the results that rest on these fits.
+fingerprint: $(STAMPS)/02_baselines  ## make this machine's fits those that others are compared with (data/fits)
+	$(PY) -m hybridrec fingerprint $(EXPERIMENT)
 
 overview: .stamps/env  ## put the results of all experiments side by side (results/README.md)
 	$(PY) -m hybridrec overview
@@ -166,9 +170,10 @@ test: lint models  ## ruff, the unit tests, then the notebooks for real, replayi
 	$(PY) -m pytest tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
+	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec fits ml-100k
 	HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m pytest tests/test_exercises.py -m exercises
 	@for name in $(NOTEBOOKS); do HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec run class $$name || exit 1; done
-	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py tests/test_class.py -m fresh
+	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py tests/test_class.py tests/test_moved_fits.py -m fresh
 
 # Peers lie apart from the environment, and are found in it for this command alone.
 bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)

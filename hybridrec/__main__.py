@@ -319,6 +319,8 @@ def summary(settings: experiments.Experiment) -> None:
     done = progress.told(progress.counts(_journal(settings, name) for name in _notebooks()))
     if done:
         print(f"When each notebook last ran here: {done}.")
+    if compared := _fits_compared(settings):
+        print(compared)
     print(f"Executed notebooks, tables, figures, metrics.json: {paths.within_root(path.parent)}")
 
 
@@ -417,6 +419,30 @@ def seeds(settings: experiments.Experiment) -> None:
     print(f"results/{settings.name}/seeds.csv: {len(done)} splits. `make overview` shows the spread.")
 
 
+def fits(settings: experiments.Experiment) -> None:
+    """Print whether this machine's fits are those behind the committed results."""
+    print(_fits_compared(settings) or f"fits: no fingerprint of {settings.name} to compare with here.")
+
+
+def keep_fits(settings: experiments.Experiment) -> None:
+    """Make this machine's fits those that others are compared with."""
+    from hybridrec import tables
+
+    file = paths.fingerprint(settings.name)
+    tables.write_csv(file, tables.read(settings.name, "fits"))
+    print(f"fingerprint of the fits: {paths.within_root(file)}")
+
+
+def _fits_compared(settings: experiments.Experiment) -> str:
+    """The line of ``fits``; "" where there is no fingerprint, or nothing was fitted here."""
+    from hybridrec import fingerprint, tables
+
+    file = paths.fingerprint(settings.name)
+    if not (file.is_file() and tables.is_there(settings.name, "fits")):
+        return ""
+    return fingerprint.compare(tables.read(settings.name, "fits"), fingerprint.read(file))
+
+
 def overview() -> None:
     """Put all experiments' results side by side, and index them."""
     from hybridrec import overview as overviews
@@ -436,6 +462,8 @@ def _parser() -> argparse.ArgumentParser:
         ("batch", "write what an endpoint has not answered yet as batch files"),
         ("import", "record the answers in a batch's result files"),
         ("seeds", "repeat the comparison on other splits of the ratings"),
+        ("fits", "say whether this machine's fits are those behind the committed results"),
+        ("fingerprint", "make this machine's fits those that others are compared with"),
         ("compact", "fold new recordings into the file that is committed"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
@@ -477,7 +505,7 @@ def _command(settings: experiments.Experiment, given: argparse.Namespace) -> Non
         import_results(settings, given.files)
     else:
         plain = {"summary": summary, "data": data, "model": model, "batch": batch, "seeds": seeds, "compact": compact}
-        plain[given.command](settings)
+        (plain | {"fits": fits, "fingerprint": keep_fits})[given.command](settings)
 
 
 if __name__ == "__main__":

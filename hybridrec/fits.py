@@ -191,8 +191,13 @@ def _retrieve(score: "Score", work: Fit) -> dict[str, np.ndarray]:
 # --- many fits ------------------------------------------------------------------------------------------------------
 
 
-def run(fits: Sequence[Fit], what: str = "fits") -> list[dict[str, np.ndarray]]:
+def run(fits: Sequence[Fit], what: str = "fits", count: bool = True) -> list[dict[str, np.ndarray]]:
     """What every fit came to, from the cache where it was done before, with a progress bar over the others.
+
+    Args:
+        fits: the work.
+        what: the name of the progress bar.
+        count: whether they count among what a run computed or found; not where they are looked up once more.
 
     Warns:
         UserWarning: a cached fit is damaged (names the file); it is done again.
@@ -201,7 +206,8 @@ def run(fits: Sequence[Fit], what: str = "fits") -> list[dict[str, np.ndarray]]:
     files = [paths.CACHE / f"fit-{work.key()}.npz" for work in fits]
     known = {file: _load(file, work) for work, file in zip(fits, files, strict=True)}
     todo = {file: work for work, file in zip(fits, files, strict=True) if known[file] is None}
-    progress.count("fits", computed=len(todo), cached=len(fits) - len(todo))
+    if count:
+        progress.count("fits", computed=len(todo), cached=len(fits) - len(todo))
     if todo:
         _compute([(work, file) for file, work in todo.items()], what)
         known |= {file: _load(file, work) for file, work in todo.items()}

@@ -53,6 +53,11 @@ def work(experiment: str) -> Path:
     return folder
 
 
+def fingerprint(experiment: str) -> Path:
+    """The committed fingerprint of an experiment's fits; scratch runs are compared with it, too."""
+    return ROOT / "data" / "fits" / f"{experiment}.csv"
+
+
 def within_root(path: Path) -> str:
     """A path as shown to readers: relative to the repository, so that no machine's folders are printed."""
     path = Path(path)

@@ -189,6 +189,6 @@ def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, to
     relevant = candidates["relevant"].to_numpy()
     work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
     work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]
-    found = run([fit for _, _, fit, _ in work])
+    found = run([fit for _, _, fit, _ in work], count=False)
     rows = [fingerprint.row(fit, one, liked, part, k) for (part, k, fit, liked), one in zip(work, found, strict=True)]
     return pd.DataFrame(rows)

@@ -61,6 +61,11 @@ def read(experiment: str, name: str) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+def is_there(experiment: str, name: str) -> bool:
+    """Whether a table has been written."""
+    return _path(experiment, name).is_file()
+
+
 def _path(experiment: str, name: str) -> Path:
     if name not in WRITTEN_BY:
         raise KeyError(f"no table is called {name!r}. Known: {', '.join(WRITTEN_BY)}.")
@@ -75,6 +80,7 @@ def publish(experiment: str, name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a CSV file as results are written: rounded, with the same line ends everywhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
         frame.round(_DECIMALS).to_csv(partial, index=False, lineterminator="\n")
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import filelock
 import nbformat
+import pandas as pd
 import pytest
 from processes import until
 
 from hybridrec import __main__ as commands
-from hybridrec import experiment, paths, progress
+from hybridrec import experiment, paths, progress, tables
 
 
 @pytest.fixture
@@ -72,6 +73,27 @@ def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(
     told = capsys.readouterr().out
     assert "fits: 4 cached, 87 computed; answers: 0 computed, 3,121 replayed." in told
     assert told.splitlines()[-1].endswith(tmp_path.name)
+
+
+def test_the_summary_and_the_fits_command_say_whether_the_fits_agree(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "results", lambda name: tmp_path)
+    monkeypatch.setattr(paths, "work", lambda name: tmp_path)
+    monkeypatch.setattr(paths, "tables", lambda name: tmp_path)
+    monkeypatch.setattr(paths, "fingerprint", lambda name: tmp_path / "fits" / "committed.csv")
+    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n", encoding="utf-8")
+    line = {"part": "test", "recommender": "EASE", "parameter": "lamb", "value": 10.0, "fold": -1, "auc": 0.7}
+    here = pd.DataFrame([line | {"scores": "a" * 16}, line | {"part": "tuning", "scores": "b" * 16}])
+    tables.write("ml-100k", fits=here)
+    settings = experiment.load("ml-100k")
+    commands.summary(settings)
+    assert "fits:" not in capsys.readouterr().out, "nothing is committed to compare with"
+    assert commands.main(["fingerprint", "ml-100k"]) == 0
+    assert commands.main(["fits", "ml-100k"]) == 0
+    assert "all 2 agree" in capsys.readouterr().out
+    tables.write("ml-100k", fits=here.assign(scores=["a" * 16, "c" * 16], auc=0.725))
+    for told in (lambda: commands.main(["fits", "ml-100k"]), lambda: commands.summary(settings)):
+        told()
+        assert "1 of 2 differ on this processor" in (said := capsys.readouterr().out) and "0.025" in said
 
 
 # --- two at once ----------------------------------------------------------------------------------------------------

@@ -1,17 +1,18 @@
 """The committed results: complete, equal to what the README says, and equal to what a fresh run computes."""
 
 import csv
+import functools
 import json
 import os
-import platform
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from published_numbers import ANNOTATED, PAPER, as_found, look_up, metrics_of, rewritten
 
-from hybridrec import experiment, paths, tables
+from hybridrec import experiment, fingerprint, paths, tables
 from hybridrec.llm import prompts, rankers
 from hybridrec.llm.local import LocalModel
 
@@ -191,16 +192,27 @@ def test_no_number_of_the_findings_stands_without_its_source():
 
 # --- a fresh run ----------------------------------------------------------------------------------------------------
 
-# Neural recommenders are fitted in float64 and scores are rounded to declared decimals, so a fresh run should differ by
-# little or nothing (results/fits.json tells which fits agree). Where a neural fit differs after all it may become
-# another model: in float32, with AVX2 for AVX-512, NeuMF's mean AUC moved by 0.012 and all others by less than 1e-6.
-TOLERANCE = {"auc": 0.002, "ndcg": 0.002, "rate": 0.01, "weak_users": 1, "users_routed": 1}
-X86 = platform.machine().lower() in ("x86_64", "amd64")
+# Where all fits agree with the fingerprint, a fresh run gives the committed numbers to the last decimal that is written.
+# Where a fit moved (another family of processors), it may be another model: in float32, with AVX2 for AVX-512, NeuMF's
+# mean AUC moved by 0.012 and 18 more users were routed. No tolerance is met by a zero: it is less than the number.
+EXACT = 2e-6
+MOVED = {"auc": 0.03, "ndcg": 0.03, "rate": 0.08}
+MOVED_USERS = 0.3  # of a number of users, as a share of it
 
 
-def tolerance(key: str, recommender: str) -> float:
-    chaotic = not X86 and recommender in ("NeuMF", "VAECF")
-    return next(value for part, value in TOLERANCE.items() if part in key) * (10 if chaotic else 1)
+def tolerance(key: str, value: float) -> float:
+    if not fits_moved():
+        return EXACT
+    if "users" in key:
+        return max(1.0, MOVED_USERS * value) if value > 1 else 0.9
+    return min(next(allowed for part, allowed in MOVED.items() if part in key), 0.9 * value) if value else EXACT
+
+
+@functools.cache
+def fits_moved() -> bool:
+    """Whether a fit of the fresh run differs from the committed fingerprint."""
+    here = pd.read_parquet(fresh_folder().parents[1] / "tables" / "ml-100k" / "fits.parquet")
+    return "differ" in fingerprint.compare(here, fingerprint.read(paths.fingerprint("ml-100k")))
 
 
 @pytest.mark.fresh
@@ -215,7 +227,7 @@ def test_data_and_model_answers_are_exactly_the_committed_ones(committed):
 def test_recommenders_score_as_committed(committed):
     fresh = {row["name"]: row for row in read(fresh_folder())["recommenders"]}
     for row in committed["recommenders"]:
-        assert fresh[row["name"]]["auc"] == pytest.approx(row["auc"], abs=tolerance("auc", row["name"]))
+        assert fresh[row["name"]]["auc"] == pytest.approx(row["auc"], abs=tolerance("auc", row["auc"]))
         assert fresh[row["name"]]["users"] == row["users"]
 
 
@@ -234,7 +246,7 @@ def test_comparison_is_as_committed(committed):
     for row in committed["comparison"]:
         other = fresh[tuple(row[key] for key in keys)]
         for key in checked:
-            allowed = tolerance(key, row["recommender"])
+            allowed = tolerance(key, row[key])
             assert other[key] == pytest.approx(row[key], abs=allowed), (key, row["recommender"], row["ranker"])
 
 
@@ -245,8 +257,8 @@ def test_verdicts_are_the_committed_ones(committed):
     agree = [
         all(a[key] == b[key] for key in keys) for a, b in zip(fresh, committed["claims"], strict=True)
     ]  # fmt: skip
-    # A verdict at the edge of its interval may tip on another machine; the picture may not.
-    assert sum(agree) >= 0.9 * len(agree)
+    # A verdict at the edge of its interval may tip where a fit has moved; the picture may not.
+    assert sum(agree) >= (0.8 if fits_moved() else 1) * len(agree)
 
 
 @pytest.mark.fresh

@@ -9,7 +9,9 @@ from hybridrec import datasets, experiment, fits, overview, paths, recommenders,
 @pytest.fixture
 def settings(monkeypatch) -> experiment.Experiment:
     """A quick study; everything is fitted here and anew, without the cache."""
-    monkeypatch.setattr(recommenders, "run", lambda todo, what: [fits.fit_and_score(work) for work in todo])
+    monkeypatch.setattr(
+        recommenders, "run", lambda todo, what="", count=True: [fits.fit_and_score(work) for work in todo]
+    )
     small = {"recommenders": ["ItemKNN", "NeuMF", "BPR"], "top": 10, "folds": 2, "bootstrap_samples": 100}
     grids = {"grids": {"ItemKNN": [10], "NeuMF": [1], "BPR": [1]}, "permutations": 100, "performance_threshold": 0.7}
     values = experiment.parameters(experiment.load("ml-100k")) | small | grids
