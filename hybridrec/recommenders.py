@@ -110,7 +110,7 @@ def _test_fits(study: Study, params: dict[str, dict[str, Any]], candidates: pd.D
 
 
 def test_scores(
-    study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int
+    study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int, spare: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each recommender fitted on all that is known: its scores of the test candidates, and what it retrieves.
 
@@ -119,19 +119,21 @@ def test_scores(
         params: the chosen setting of each recommender.
         candidates: user, item.
         top: how many unseen items of the whole catalogue are retrieved for each user in ``candidates``; 0: none.
+        spare: how many more are retrieved behind them.
 
     Returns:
         Scores: recommender, part ("test"), fold (-1), user, item, score.
-        Retrieved: recommender, user, position (0-based), item, score.
+        Retrieved: recommender, user, position (0-based), item, score, spare (whether it stands behind the list).
     """
-    found = run(_test_fits(study, params, candidates, top), "fits for the test")
+    found = run(_test_fits(study, params, candidates, top + spare), "fits for the test")
     pairs = candidates[["user", "item"]]
     scores = [
         pairs.assign(recommender=name, part="test", fold=-1, score=one["scores"])
         for name, one in zip(params, found, strict=True)
     ]
     retrieved = [_retrieved(name, one) for name, one in zip(params, found, strict=True) if top]
-    return pd.concat(scores, ignore_index=True), pd.concat([pd.DataFrame(), *retrieved], ignore_index=True)
+    lists = pd.concat([pd.DataFrame(), *retrieved], ignore_index=True)
+    return pd.concat(scores, ignore_index=True), lists.assign(spare=lists["position"] >= top) if top else lists
 
 
 def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -34,7 +34,9 @@ def move_fits(tables: Path) -> None:
     lists = lists.assign(score=moved(lists["score"], rng)).sort_values(
         ["recommender", "user", "score"], ascending=[True, True, False], kind="stable"
     )
+    top = lists.loc[~lists["spare"], "position"].max() + 1
     lists["position"] = lists.groupby(["recommender", "user"]).cumcount()
+    lists["spare"] = lists["position"] >= top
     lists.to_parquet(tables / "retrieved.parquet", index=False)
     fits = pd.read_parquet(tables / "fits.parquet")
     fits.assign(scores="moved").to_parquet(tables / "fits.parquet", index=False)

@@ -253,6 +253,9 @@ def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, 
         .map(lambda places: places == [*range(10)])
         .all()
     )
+    assert not retrieved["spare"].any()
+    _, longer = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=7, spare=3)
+    assert longer["spare"].equals(longer["position"] >= 7) and longer["position"].max() == 9
     assert list(scores.columns[:2]) == ["user", "item"]
     assert len(scores) == 2 * len(pairs)
     assert (scores["part"] == "test").all()

@@ -192,7 +192,7 @@ def test_no_number_of_the_findings_stands_without_its_source():
 
 # --- a fresh run ----------------------------------------------------------------------------------------------------
 
-# Where all fits agree with the fingerprint, a fresh run gives the committed numbers to the last decimal that is written.
+# Where all fits agree with the fingerprint, a fresh run gives the committed numbers to the last decimal written.
 # Where a fit moved (another family of processors), it may be another model: in float32, with AVX2 for AVX-512, NeuMF's
 # mean AUC moved by 0.012 and 18 more users were routed. No tolerance is met by a zero: it is less than the number.
 EXACT = 2e-6
