@@ -104,15 +104,16 @@ def compare(auc: Quality, ndcg: Quality, setting: Setting, ranker: str) -> dict[
 
     Returns:
         users_routed, users_scored (routed with a defined AUC), weak counts, and AUC/NDCG@10 of the routed ("weak"),
-        everybody ("overall"), the worst decile ("cvar10"), the strong-weak gap and the harm rate.
+        everybody ("overall"), the worst decile ("cvar10"), the strong-weak gap, and the harm and benefit rates: the shares
+        of routed users whose AUC fell and rose.
     """
     row: dict[str, object] = {"protocol": setting.protocol, "recommender": setting.recommender, "ranker": ranker}
     before, after = auc[setting.recommender], hybrid_quality(auc, setting, ranker)
     routed = setting.routed.intersection(before.columns)
     strong = before.columns.difference(routed)
     row |= {"users_routed": len(setting.routed), "users_scored": len(routed)}
-    harmed = after[routed].to_numpy() < before[routed].to_numpy() - 1e-12
-    row["harm_rate"] = _mean(harmed)
+    change = after[routed].to_numpy() - before[routed].to_numpy()
+    row |= {"harm_rate": _mean(change < -1e-12), "benefit_rate": _mean(change > 1e-12)}
     for when, table in (("before", before), ("after", after)):
         row[f"weak_users_{when}"] = float(weak_indicator(table, setting).sum(axis=1).mean())
         row[f"weak_auc_{when}"] = _group_mean(table, routed)

@@ -22,7 +22,7 @@ class ExperimentError(ValueError):
     """A setting that does not exist or has the wrong type or value; the message says which and what is possible."""
 
 
-# Every recommender there is, with the values that may be tried of what is tuned of it (recipes: recommenders.py).
+# Every recommender there is, with the values that may be tried of what is tuned of it (recipes: fits.py).
 RECOMMENDERS: dict[str, tuple[type, float, float] | None] = {
     "MostPop": None,
     "ItemKNN": (int, 1, 10_000),

@@ -145,12 +145,13 @@ def test_chance_is_averaged_over_its_draws(auc, ndcg, setting):
     # First draw: users 1 and 3 are weak, 1 is worse. Second draw: 2 and 3 are weak, nobody is worse.
     assert row["weak_users_after"] == pytest.approx(2.0)
     assert row["harm_rate"] == pytest.approx(0.25)
+    assert row["benefit_rate"] == pytest.approx(0.5)
     assert row["weak_auc_after"] == pytest.approx(0.5)
 
 
 def test_an_equal_ranking_harms_nobody(auc, ndcg, setting):
     row = evaluation.compare(auc, ndcg, setting, "recommender")
-    assert row["harm_rate"] == 0
+    assert row["harm_rate"] == row["benefit_rate"] == 0
     assert all(row[name] == row[name.replace("before", "after")] for name in row if name.endswith("_before"))
 
 
