@@ -104,8 +104,8 @@ def compare(auc: Quality, ndcg: Quality, setting: Setting, ranker: str) -> dict[
 
     Returns:
         users_routed, users_scored (routed with a defined AUC), weak counts, and AUC/NDCG@10 of the routed ("weak"),
-        everybody ("overall"), the worst decile ("cvar10"), the strong-weak gap, and the harm and benefit rates: the shares
-        of routed users whose AUC fell and rose.
+        everybody ("overall"), the worst decile ("cvar10"), the strong-weak gap, and the harm and benefit rates: the
+        shares of routed users whose AUC fell and rose.
     """
     row: dict[str, object] = {"protocol": setting.protocol, "recommender": setting.recommender, "ranker": ranker}
     before, after = auc[setting.recommender], hybrid_quality(auc, setting, ranker)

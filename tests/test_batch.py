@@ -4,6 +4,7 @@ The models below mirror the documented lines of the OpenAI Batch API (BatchReque
 reference), which ``vllm run-batch`` reads and writes as well.
 """
 
+import functools
 import json
 import re
 import threading
@@ -19,11 +20,12 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from toy_model import USAGE
 
 from hybridrec.experiment import Endpoint
 from hybridrec.llm import batch, prompts, rankers
 from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.recordings import RecordingError, Recordings
 from hybridrec.llm.runner import Asked
 
 # --- the documented formats -------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def test_requests_that_are_the_same_are_written_once(asked, model, recordings, t
 
 
 def test_what_is_answered_already_is_not_written(asked, model, recordings, tmp_path):
-    recordings.append(model.key(asked[1]), {"text": ranked(asked[1]), "finish_reason": "stop"})
+    recordings.append(model.key(asked[1]), {"text": ranked(asked[1]), "finish_reason": "stop", **USAGE})
     todo = batch.open_requests(asked, model, recordings, check)
     ids = [line["custom_id"] for line in lines_of(batch.write(todo, model, tmp_path, "study"))]
     assert ids == [model.key(one) for place, one in enumerate(asked) if place != 1]
@@ -225,8 +227,8 @@ def test_what_is_answered_already_is_not_written(asked, model, recordings, tmp_p
 def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left(asked, recordings):
     model = ChatModel("some/model", replace(ENDPOINT, attempts=2))
     for one in asked:
-        recordings.append(model.key(one), {"text": ranked(one), "finish_reason": "stop"})
-    refused = {"text": "I'm sorry, I cannot rank films.", "finish_reason": "stop"}
+        recordings.append(model.key(one), {"text": ranked(one), "finish_reason": "stop", **USAGE})
+    refused = {"text": "I'm sorry, I cannot rank films.", "finish_reason": "stop", **USAGE}
     recordings.append(model.key(asked[2]), refused)
     (again,) = batch.open_requests(asked, model, recordings, check)
     assert again == replace(asked[2], attempt=1)
@@ -313,6 +315,13 @@ def test_a_partial_file_leaves_the_rest_open(asked, model, recordings, tmp_path)
     assert list(batch.open_requests(asked, model, recordings, check)) == asked[2:]
     assert str(counts).startswith("2 answers recorded, 0 known already, 0 failed (-)")
     assert "3 requests still without an answer" in str(counts)
+
+
+def test_a_recorded_answer_that_is_none_is_an_error_and_not_left_out_of_the_batch(asked, model, recordings):
+    recordings.append(model.key(asked[1]), {"text": None, "finish_reason": "stop", **USAGE})
+    check = functools.partial(rankers.check, "listwise")
+    with pytest.raises(RecordingError, match=rf"jsonl, line 1: .*user {asked[1].user} .*text is missing"):
+        list(batch.open_requests(asked, model, recordings, check))
 
 
 def test_a_torn_last_line_is_counted_and_the_rest_recorded(asked, model, recordings, tmp_path):

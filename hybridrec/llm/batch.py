@@ -17,7 +17,7 @@ from hybridrec.experiment import Experiment
 from hybridrec.llm import prompts, rankers, shuffles
 from hybridrec.llm.chat import ChatModel, NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Asked, Check, Keep, Response
+from hybridrec.llm.runner import Asked, Check, Response, Seal, recorded_answer
 from hybridrec.paths import within_root
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
@@ -100,7 +100,7 @@ def open_requests(asked: Iterable[Asked], model: ChatModel, recordings: Recordin
                     yield one
                 found.add(key)
                 break
-            if check(one, recordings[key]) in ("", "repaired"):
+            if check(one, recorded_answer(recordings, one, key)) in ("", "repaired"):
                 break
 
 
@@ -145,7 +145,7 @@ def _line(key: str, body: Mapping) -> bytes:
 
 
 def read(
-    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, seal: Keep
+    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, seal: Seal
 ) -> Imported:
     """Record the answers in result files, partial ones and files of errors included.
 
@@ -176,7 +176,7 @@ def read(
 
 
 def _record(
-    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, seal: Keep, counts: Imported
+    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, seal: Seal, counts: Imported
 ) -> None:
     """Record a line's answer, or count why it has none, or that the request has one already."""
     found, odd = _outcome(line, model)

@@ -150,6 +150,18 @@ def misfit(request: dict[str, Any], response: Response) -> str:
     return next(_misfits(request, response), "")
 
 
+def recorded_answer(recordings: Recordings, asked: Asked, key: str) -> Response:
+    """The recorded answer to a request.
+
+    Raises:
+        RecordingError: it does not fit the request (names file, line, user and remedy).
+    """
+    response = recordings[key]
+    if wrong := misfit(asked.request, response):
+        raise recordings.damaged(key, f"the answer {key[:12]} for {_who(asked)} does not fit its request: {wrong}")
+    return response
+
+
 def _misfits(request: dict[str, Any], response: Response) -> Iterator[str]:
     for name in USAGE:
         if not (_is_finite(response.get(name)) and response[name] >= 0):
@@ -283,7 +295,7 @@ class _Run:
         key = self.model.key(one)
         recorded = key in self.recordings
         if recorded and one.user not in self.live:
-            return [(one, self._recorded(one, key), True)]
+            return [(one, recorded_answer(self.recordings, one, key), True)]
         if key in self.twins:
             self.twins[key].append(one)
             return []
@@ -295,13 +307,6 @@ class _Run:
 
     def _wait(self) -> list[tuple[Asked, Response | Failure, bool]]:
         return [(done, outcome, False) for done, outcome in self.model.wait()]
-
-    def _recorded(self, one: Asked, key: str) -> Response:
-        response = self.recordings[key]
-        if wrong := misfit(one.request, response):
-            what = f"the answer {key[:12]} for {_who(one)} does not fit its request: {wrong}"
-            raise self.recordings.damaged(key, what)
-        return response
 
     def _keep(self, one: Asked, response: Response) -> Response | Failure:
         if wrong := misfit(one.request, response):
