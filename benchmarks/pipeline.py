@@ -1,16 +1,19 @@
 """What each step of ``make reproduce`` takes in a fresh clone with an empty cache, and again when nothing has changed.
 
-    python benchmarks/pipeline.py [EXPERIMENT ...]
+    python benchmarks/pipeline.py [--before REVISION] [EXPERIMENT ...]
 
-Seconds, peak memory, and where the time of the fits goes. The environment is the one of this checkout; ratings and
-model are fetched (or found in HYBRIDREC_DATA) and converted anew, every recommender is fitted anew, and the language
-model's answers are replayed.
+Seconds, peak memory, and where the time of the fits goes. With --before, notebooks 01 to 03 are measured at that
+revision first, in a clone of its own; the later ones are not, since they may ask a language model there. The environment
+is the one of this checkout; ratings and model are fetched (or found in HYBRIDREC_DATA) and converted anew, every
+recommender is fitted anew, and the language model's answers are replayed.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import measure
@@ -20,18 +23,20 @@ NOTEBOOKS = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "0
 FILE = measure.ROOT / "benchmarks" / "pipeline.json"
 
 
-def cold(experiment: str) -> dict[str, dict[str, float]]:
+def cold(experiment: str, revision: str = "HEAD", notebooks: Sequence[str] = NOTEBOOKS) -> dict[str, dict[str, float]]:
     """Every step of one experiment in a clone of its own."""
     with tempfile.TemporaryDirectory(prefix="hybridrec-cold-") as folder:
         root = Path(folder)
         subprocess.run(["git", "clone", "--quiet", str(measure.ROOT), folder], check=True)
+        subprocess.run(["git", "checkout", "--quiet", revision], cwd=folder, check=True)
         (root / ".stamps").mkdir()
         (root / ".stamps" / "env").touch()  # the environment is there: VENV
-        goals = {"data": "data", "model": "models"} | {name: f".stamps/{experiment}/{name}" for name in NOTEBOOKS}
+        goals = {"data": "data", "model": "models"} | {name: f".stamps/{experiment}/{name}" for name in notebooks}
         found = {step: _make(root, experiment, goal) for step, goal in goals.items()}
         total = sum(one["seconds"] for one in found.values())
         found["all"] = {"seconds": round(total, 2), "peak_mib": max(one["peak_mib"] for one in found.values())}
-        found["unchanged"] = _make(root, experiment, "reproduce")
+        if list(notebooks) == NOTEBOOKS:
+            found["unchanged"] = _make(root, experiment, "reproduce")
         changed = subprocess.run(["git", "diff"], cwd=folder, capture_output=True, text=True).stdout
         print(f"{experiment}: files that came out otherwise than committed:\n{changed or '  none'}", flush=True)
         return {**found, "fits": _fits(root)}
@@ -58,13 +63,19 @@ def _fits(root: Path) -> dict[str, dict[str, float]]:
     return dict(sorted(sums.items(), key=lambda pair: -pair[1]["seconds"]))
 
 
-def main(experiments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Measure, and put what was measured beside what was measured before."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", default=["ml-100k"], metavar="EXPERIMENT")
+    parser.add_argument("--before", metavar="REVISION", help="measure notebooks 01 to 03 at this revision, too")
+    given = parser.parse_args(arguments)
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    for experiment in experiments:
-        known[experiment] = {**cold(experiment), "machine": measure.machine(["cornac", "torch", "transformers"])}
+    for experiment in given.experiments:
+        earlier = {"before": cold(experiment, given.before, NOTEBOOKS[:3])} if given.before else {}
+        machine = {"machine": measure.machine(["cornac", "torch", "transformers"])}
+        known[experiment] = {**cold(experiment), **earlier, **machine}
         FILE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["ml-100k"])
+    main(sys.argv[1:])
