@@ -3,9 +3,9 @@
     python benchmarks/pipeline.py [--before REVISION] [EXPERIMENT ...]
 
 Seconds, peak memory, and where the time of the fits goes. With --before, notebooks 01 to 03 are measured at that
-revision first, in a clone of its own; the later ones are not, since they may ask a language model there. The environment
-is the one of this checkout; ratings and model are fetched (or found in HYBRIDREC_DATA) and converted anew, every
-recommender is fitted anew, and the language model's answers are replayed.
+revision first, in a clone of its own; the later ones are not, since they may ask a language model there. The
+environment is the one of this checkout; ratings and model are fetched (or found in HYBRIDREC_DATA) and converted anew,
+every recommender is fitted anew, and the language model's answers are replayed.
 """
 
 import argparse
