@@ -139,6 +139,28 @@ def test_a_history_is_read_once_for_all_ways_to_ask_and_the_scores_stay(model, m
     assert read[1] + read[2] - history < read[0] < read[1] + read[2]
 
 
+@pytest.mark.live
+@pytest.mark.parametrize("kind", ["score", "choose"])
+def test_a_list_asked_title_by_title_is_read_as_one_prompt_and_scored_as_one_request(kind, model, monkeypatch):
+    request = {"kind": kind, "instruction": INSTRUCTION, "candidates": [*TITLES, "Heat (1995)", "Fargo (1996)"]}
+    request |= {"choices": ["Yes", "No"]} if kind == "choose" else {}
+    (whole,) = model.answer([request])
+    read, forward = [], model.model.base_model.forward
+    monkeypatch.setattr(
+        model.model.base_model, "forward", lambda ids, **rest: read.append(ids.shape[1]) or forward(ids, **rest)
+    )
+    parts = [request | {"candidates": request["candidates"][own]} for own in (slice(0, 1), slice(1, 3), slice(3, 4))]
+    answers = model.answer(parts)
+    assert len(read) == 1
+    assert [len(one["log_probs"]) for one in answers] == [1, 2, 1]
+    assert flat([p for one in answers for p in one["log_probs"]]) == pytest.approx(flat(whole["log_probs"]), abs=1e-3)
+    assert [n for one in answers for n in one["lengths"]] == whole["lengths"]
+    for usage in ("prompt_tokens", "cached_tokens"):
+        assert sum(one[usage] for one in answers) == whole[usage]
+    other = model.answer([parts[0], {**parts[1], "instruction": "Name a film."}])
+    assert flat(other[1]["log_probs"]) != pytest.approx(flat(answers[1]["log_probs"]), abs=1e-3)
+
+
 def flat(log_probs: list) -> list[float]:
     """The numbers of an answer of either kind."""
     return [p for each in log_probs for p in (each if isinstance(each, list) else [each])]
