@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from cornac.data import Dataset
-from cornac.models import EASE
+from cornac.models import EASE, NeuMF
 from cornac.models.knn.similarity import compute_score
 from cornac.models.recommender import Recommender
 from scipy import linalg
@@ -77,6 +77,8 @@ def scorer(model: Recommender) -> Score:
     """What gives a user's scores by a fitted model."""
     if hasattr(model, "sim_mat"):
         return _neighbourhood(model)
+    if isinstance(model, NeuMF):
+        return _neural(model)
 
     def score(user: int, places: np.ndarray | None) -> np.ndarray:
         everything = np.ravel(model.score(user)).astype(float)
@@ -159,6 +161,18 @@ class UserSideEASE(EASE):
         if not hasattr(self, "scores"):
             return super().score(user_idx, item_idx)
         return self.scores[user_idx] if item_idx is None else self.scores[user_idx, item_idx]
+
+
+def _neural(model: NeuMF) -> Score:
+    """``model.score`` of NeuMF, which passes the whole catalogue through the network, for the items asked for alone."""
+    catalogue = np.arange(model.num_items)
+
+    def score(user: int, places: np.ndarray | None) -> np.ndarray:
+        items = torch.from_numpy(catalogue if places is None else places)
+        with torch.inference_mode():
+            return model.model(torch.full_like(items, user), items, torch.tensor([user])).numpy()
+
+    return score
 
 
 def _neighbourhood(model: Any) -> Score:

@@ -111,6 +111,18 @@ def test_a_neighbourhood_told_of_fewer_neighbours_scores_to_the_bit_as_cornac_do
         np.testing.assert_array_equal(quick(user, some), theirs[some])
 
 
+def test_neumf_scores_the_items_asked_for_as_cornac_scores_the_catalogue(study):
+    recipe, some = fits.recipe("NeuMF"), np.array([7, 0, 23, 30])
+    with cornac_models.in_double():
+        model = cornac_models.build("NeuMF", 1, **recipe.fixed, num_epochs=2).fit(likes(study))
+        score = cornac_models.scorer(model)
+        for user in range(model.num_users):
+            theirs = model.score(user)
+            np.testing.assert_allclose(score(user, None), theirs, rtol=1e-12)
+            np.testing.assert_allclose(score(user, some), theirs[some], rtol=1e-12)
+    assert len(np.unique(theirs)) > 10
+
+
 @pytest.mark.parametrize("lamb", [0.5, 10, 1000])
 @pytest.mark.parametrize("side", ["fewer users", "fewer items"])
 def test_ease_by_users_gives_the_scores_of_ease_by_items(lamb, side, study):
