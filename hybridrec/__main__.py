@@ -22,7 +22,13 @@ from hybridrec import files, paths, progress
 
 _CELL_TIMEOUT = 3600
 _FIRST = "01_data"
-_WRITING = ("batch", "import", "seeds", "compact")  # the commands that write, beside `run`, which looks after itself
+_WRITING = (
+    "batch",
+    "import",
+    "seeds",
+    "compact",
+    "fingerprint",
+)  # the commands that write, beside `run`, which looks after itself
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -440,7 +446,7 @@ def _fits_compared(settings: experiments.Experiment) -> str:
     file = paths.fingerprint(settings.name)
     if not (file.is_file() and tables.is_there(settings.name, "fits")):
         return ""
-    return fingerprint.compare(tables.read(settings.name, "fits"), fingerprint.read(file))
+    return str(fingerprint.compare(tables.read(settings.name, "fits"), fingerprint.read(file)))
 
 
 def overview() -> None:
@@ -480,7 +486,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         if given.command == "overview":
-            with _alone("overview"):
+            with _alone(".overview"):  # no experiment can have this name
                 overview()
             return 0
         settings = experiments.load(given.experiment)

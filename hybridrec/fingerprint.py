@@ -4,6 +4,7 @@ The committed fingerprint is a small file, data/fits/EXPERIMENT.csv. It holds ha
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,21 +43,44 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"scores": str, "parameter": str}, keep_default_na=False, na_values={"value": [""]})
 
 
-def compare(here: pd.DataFrame, committed: pd.DataFrame) -> str:
-    """One line: all fits agree, or which differ and how far.
+@dataclass(frozen=True)
+class Difference:
+    """How a machine's fits differ from the committed ones.
+
+    Attributes:
+        compared: fits that are in both.
+        moved: of these, how many have other scores, by recommender.
+        largest: largest difference of a mean AUC among those that moved.
+        others: fits here that have no counterpart there, and the other way round.
+    """
+
+    compared: int
+    moved: dict[str, int]
+    largest: float
+    others: int
+
+    def __str__(self) -> str:
+        others = f"; {self.others} have no counterpart" if self.others else ""
+        if not self.compared:
+            return f"fits: nothing to compare with those behind the committed results{others}"
+        if not self.moved:
+            return f"fits: all {self.compared} agree with those behind the committed results{others}"
+        names = ", ".join(f"{name} {count}" for name, count in self.moved.items())
+        return (
+            f"fits: {sum(self.moved.values())} of {self.compared} differ on this processor from those behind the "
+            f"committed results ({names}); largest difference of a mean AUC {self.largest:.2g}{others}"
+        )
+
+
+def compare(here: pd.DataFrame, committed: pd.DataFrame) -> Difference:
+    """Fit by fit.
 
     Args:
         here, committed: COLUMNS, a row a fit.
     """
-    both = here.merge(committed, "left", on=KEYS, suffixes=("", "_committed"))
-    known = both[both["scores_committed"].notna()]
+    both = here.merge(committed, "outer", on=KEYS, suffixes=("", "_committed"))
+    known = both.dropna(subset=["scores", "scores_committed"])
     moved = known[known["scores"] != known["scores_committed"]]
-    others = f"; {len(both) - len(known)} have other settings" if len(known) < len(both) else ""
-    if moved.empty:
-        return f"fits: all {len(known)} agree with those behind the committed results{others}"
-    far = (moved["auc"] - moved["auc_committed"]).abs()
-    names = ", ".join(f"{name} {count}" for name, count in moved.groupby("recommender", sort=False).size().items())
-    return (
-        f"fits: {len(moved)} of {len(known)} differ on this processor from those behind the committed results "
-        f"({names}); largest difference of a mean AUC {far.max():.2g}{others}"
-    )
+    largest = (moved["auc"] - moved["auc_committed"]).abs().max() if len(moved) else 0.0
+    counts = moved.groupby("recommender", sort=False).size().to_dict()
+    return Difference(len(known), counts, float(largest), len(both) - len(known))

@@ -3,15 +3,15 @@
 Fits are independent of each other, so they run in worker processes; each is cached by the hash of all that it depends
 on. Every fit is single-threaded and seeded, so the scores do not depend on how many cores there are. They are rounded
 to declared decimals: what is cut off differs from processor to processor, and would decide between items that the
-recommender cannot tell apart.
+recommender cannot tell apart. That, and float64 in the neural fits, is all it takes: switches that hold torch, MKL
+and NumPy to few instructions, as they stood here before, change no rounded score (tests/test_cornac_models.py).
 """
 
+import functools
 import hashlib
 import json
-import os
 import time
 import warnings
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hybridrec import paths, progress, splits
+from hybridrec import files, paths, progress, splits
 
 if TYPE_CHECKING:
     from hybridrec.cornac_models import Score
 
 
 class RecommenderError(ValueError):
-    """A recommender that is not known, or that gave scores that are no numbers."""
+    """A recommender that is not known, or that gave scores that are not finite, or a fit that cannot be kept."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,17 @@ class Fit:
         settings = [self.recommender, recipe.cornac_class, recipe.feedback, recipe.fixed, recipe.decimals, self.params]
         tables = [splits.fingerprint(self.train), splits.fingerprint(self.pairs)]
         catalogue = [splits.fingerprint(pd.DataFrame({"id": ids})) for ids in (self.users, self.items)]
-        versions = [version("cornac"), version("torch").split("+")[0]]
+        versions = [*map(version, ("cornac", "numpy", "scipy")), version("torch").split("+")[0], _code()]
         retrieval = [self.top, splits.fingerprint(self.seen)] if self.top else []
         text = json.dumps([settings, self.seed, tables, catalogue, *versions, *retrieval])
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the code that fits and scores: an earlier version's fit is no fit of this one."""
+    files = (Path(__file__), Path(__file__).with_name("cornac_models.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def recipe(name: str) -> Recipe:
@@ -215,19 +222,36 @@ def run(fits: Sequence[Fit], what: str = "fits", count: bool = True) -> list[dic
 
 
 def _load(file: Path, work: Fit) -> dict[str, np.ndarray] | None:
-    """A fit from the cache; None where it is not there, or not whole."""
+    """A fit from the cache; None where it is not there, or damaged."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays)
+        whole = _is_whole(found, work)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        found = {}
-    scores = found.get("scores", np.empty(0))
-    if len(scores) != len(work.pairs) or not np.isfinite(scores).all() or (work.top and "item_scores" not in found):
+    except Exception:  # a bit that was flipped can make zipfile and NumPy raise anything
+        whole = False
+    if not whole:
         warnings.warn(f"{paths.within_root(file)} is damaged: this fit is done again.", stacklevel=2)
         return None
     return found
+
+
+def _is_whole(found: dict[str, np.ndarray], work: Fit) -> bool:
+    """Whether every array that ``fit_and_score`` returns is there, of its kind and shape, with numbers in it."""
+    shapes = {"scores": (len(work.pairs),), "seconds": ()}
+    if work.top:
+        users = work.pairs["user"].nunique()
+        lists = (users, min(work.top, len(work.items)))
+        shapes |= {"users": (users,), "items": lists, "item_scores": lists}
+    kinds = {"users": "i", "items": "i"}
+    return all(
+        found[name].shape == shape
+        and found[name].dtype.kind == kinds.get(name, "f")
+        and not np.isnan(found[name]).any()
+        and (name == "item_scores" or np.isfinite(found[name]).all())  # whoever has seen nearly all has -inf there
+        for name, shape in shapes.items()
+    )
 
 
 # By their time on Book-Crossing; a recommender that is missing here is an error, not a slow run.
@@ -238,13 +262,21 @@ def _compute(todo: list[tuple[Fit, Any]], what: str) -> None:
     """Fit in worker processes, longest first, each result on disk as soon as it is there."""
     slowest_first = sorted(todo, key=lambda pair: _SLOWEST_FIRST.index(pair[0].recommender))
     workers = ProcessPoolExecutor(paths.cores(), get_context("spawn"), initializer=_one_thread)
-    # The workers inherit the environment, and import NumPy and torch afresh under it.
     with workers as pool:
         jobs = [(pool.submit(fit_and_score, work), work, file) for work, file in slowest_first]
         for job, work, file in progress.bar(jobs, what=what):
-            partial = file.with_suffix(f".{os.getpid()}.npz")
-            np.savez(partial, recommender=np.array(work.recommender), **job.result())
-            partial.replace(file)
+            _keep(file, work, job.result())
+
+
+def _keep(file: Path, work: Fit, found: dict[str, np.ndarray]) -> None:
+    try:
+        with files.replacing(file) as partial:
+            np.savez(partial, recommender=np.array(work.recommender), **found)
+    except OSError as error:
+        raise RecommenderError(
+            f"the fit of {work.recommender} cannot be kept in {paths.within_root(file.parent)} ({error.strerror}). "
+            "Free some space, or make the folder writable, and run again: what was fitted before is kept."
+        ) from None
 
 
 def _one_thread() -> None:

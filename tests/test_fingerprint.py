@@ -67,23 +67,27 @@ def test_the_last_bit_of_any_score_and_any_retrieved_item_changes_the_hash(array
 
 
 def test_the_line_says_that_all_agree_or_which_do_not_and_how_far(prints):
-    assert f"all {len(prints)} agree" in fingerprint.compare(prints, prints)
+    assert f"all {len(prints)} agree" in str(fingerprint.compare(prints, prints))
     moved = prints.copy()
     of_knn = (moved["recommender"] == "ItemKNN") & (moved["part"] == "test")
     moved.loc[of_knn, "scores"] = "0" * 16
     moved.loc[of_knn, "auc"] += 0.0124
-    said = fingerprint.compare(moved, prints)
+    said = str(fingerprint.compare(moved, prints))
     assert f"1 of {len(prints)} differ" in said and "ItemKNN 1" in said and "0.012" in said and "EASE" not in said
 
 
 def test_fits_of_other_settings_are_counted_apart(prints):
     other = prints.assign(value=prints["value"].where(prints["recommender"] != "EASE", prints["value"] + 1))
-    said = fingerprint.compare(other, prints)
+    said = str(fingerprint.compare(other, prints))
     n = int((prints["recommender"] == "EASE").sum())
-    assert f"all {len(prints) - n} agree" in said and f"{n} have other settings" in said
+    assert f"all {len(prints) - n} agree" in said and f"{2 * n} have no counterpart" in said
+
+    nothing = fingerprint.compare(prints.assign(fold=9), prints)
+    assert nothing.compared == 0 and "nothing to compare" in str(nothing)
+    assert fingerprint.compare(prints.iloc[:-2], prints).others == 2
 
 
 def test_a_fingerprint_survives_its_file(prints, tmp_path):
     prints.to_csv(tmp_path / "fits.csv", index=False)
     again = fingerprint.read(tmp_path / "fits.csv")
-    assert f"all {len(prints)} agree" in fingerprint.compare(prints, again)
+    assert f"all {len(prints)} agree" in str(fingerprint.compare(prints, again))

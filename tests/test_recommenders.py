@@ -1,5 +1,6 @@
 """Every recommender fits, scores and repeats itself; fits are cached by all they depend on; test rows stay unseen."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ def pairs(study: Study) -> pd.DataFrame:
 def memory_fit(work: Fit) -> dict[str, np.ndarray]:
     """Stands for a fit: the item's mean rating in what the recommender was given."""
     means = work.train.groupby("item")["rating"].mean()
-    found = {"scores": work.pairs["item"].map(means).fillna(0.0).to_numpy()}
+    found = {"scores": work.pairs["item"].map(means).fillna(0.0).to_numpy(), "seconds": np.array(0.1)}
     if work.top:
         users = np.sort(work.pairs["user"].unique())
         items = np.tile(work.items[: work.top], (len(users), 1))
@@ -209,7 +210,7 @@ def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp
 
     def compute(todo: list, what: str) -> None:
         for work, file in todo:
-            np.savez(file, scores=by_setting.get(work.params.get("lambda_reg"), ratings))
+            np.savez(file, scores=by_setting.get(work.params.get("lambda_reg"), ratings), seconds=np.array(0.1))
 
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(fits, "_compute", compute)
@@ -318,18 +319,34 @@ def test_every_recommender_has_its_place_in_the_queue():
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda file: file.write_bytes(b""),
-        lambda file: file.write_bytes(file.read_bytes()[:-40]),
-        lambda file: file.write_bytes(b"no archive"),
-        lambda file: np.savez(file, scores=np.zeros(1)),
-        lambda file: np.savez(file, scores=np.full(len(np.load(file)["scores"]), np.nan)),
-        lambda file: np.savez(file, scores=np.load(file)["scores"]),
-    ],
-    ids=["empty", "cut off", "something else", "too short", "not finite", "without its lists"],
-)
+def changed(**arrays: object):
+    """Damage to a cached fit: some arrays are others, or (None) are not there."""
+
+    def damage(file) -> None:
+        with np.load(file) as whole:
+            found = dict(whole) | {name: make(whole[name]) if make else None for name, make in arrays.items()}
+        np.savez(file, **{name: values for name, values in found.items() if values is not None})
+
+    return damage
+
+
+DAMAGES = {
+    "empty": lambda file: file.write_bytes(b""),
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:-40]),
+    "something else": lambda file: file.write_bytes(b"no archive"),
+    "a bare array": lambda file: np.save(file.open("wb"), np.zeros(3)),
+    "too short": changed(scores=lambda scores: scores[1:]),
+    "no list of scores": changed(scores=lambda scores: np.array(1.0)),
+    "text": changed(scores=lambda scores: scores.astype(str)),
+    "not finite": changed(scores=lambda scores: scores * np.nan),
+    "without its time": changed(seconds=None),
+    "without its lists": changed(items=None),
+    "lists of another shape": changed(item_scores=lambda scores: scores[:, 1:]),
+    "lists without numbers": changed(item_scores=lambda scores: scores * np.nan),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_fit_is_told_and_done_again(damage, study, pairs, serial):
     work = study.fit("MF", QUICK["MF"], study.known(), pairs, top=5)
     whole = fits.run([work])[0]
@@ -341,3 +358,37 @@ def test_a_damaged_fit_is_told_and_done_again(damage, study, pairs, serial):
     for name, values in whole.items():
         np.testing.assert_array_equal(again[name], values)
     assert fits.run([work]) and len(serial) == 2
+
+
+def test_no_flipped_bit_ends_a_run_or_passes_for_other_scores(study, pairs, serial):
+    work = study.fit("MF", QUICK["MF"], study.known(), pairs, top=5)
+    whole = fits.run([work])[0]
+    file = next(paths.CACHE.iterdir())
+    content = file.read_bytes()
+    rng = np.random.default_rng(3)
+    for place in rng.choice(len(content), 300, replace=False):
+        file.write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.integers(8))]) + content[place + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = fits.run([work])[0]
+        for name in ("scores", "users", "items", "item_scores"):
+            np.testing.assert_array_equal(again[name], whole[name])
+
+
+def test_a_full_disk_is_told_and_leaves_no_piece_of_a_fit(study, pairs, tmp_path, monkeypatch):
+    def full(file, **_: object) -> None:
+        file.write_bytes(b"as far as it went")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    work = study.fit("MF", QUICK["MF"], study.known(), pairs)
+    with pytest.raises(RecommenderError, match=r"MF .*No space left"):
+        fits._keep(tmp_path / "fit.npz", work, {"scores": np.zeros(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_of_other_code_is_another_fit(study, pairs, monkeypatch):
+    work = study.fit("MF", QUICK["MF"], study.known(), pairs)
+    before = work.key()
+    monkeypatch.setattr(fits, "_code", lambda: "another hash")
+    assert work.key() != before
