@@ -1,11 +1,10 @@
 """The settings of a study: typed, checked, and read from one small file per experiment."""
 
-import math
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -71,30 +70,31 @@ def check_name(key: str, name: str) -> str:
 
 # --- the endpoint -----------------------------------------------------------------------------------------------------
 
+# What is often tried and must not be sent, and why.
 _MONEY = "it would cost more than the answers that are read, past spending_cap_usd"
 _PROMPT = "the prompt is the study's"
-_SECRET = "a key belongs into the environment variable that key_variable names"
-_OUTSIDE = "what stands in it is sent if it stands in parameters itself"
-# Names that parameters must not have, at any depth, and why.
 _RESERVED = {
-    **dict.fromkeys(("n", "best_of", "num_return_sequences", "prediction"), _MONEY),
-    **dict.fromkeys(("tools", "functions", "plugins", "web_search_options", "modalities", "audio"), _MONEY),
-    **dict.fromkeys(("messages", "prompt", "input", "instructions", "system", "suffix", "prompt_embeds"), _PROMPT),
-    **dict.fromkeys(("model", "models", "fallbacks", "route"), "which model answers is said by model, above"),
+    **dict.fromkeys(("n", "best_of", "prediction", "tools", "functions", "web_search_options", "service_tier"), _MONEY),
+    **dict.fromkeys(("messages", "prompt", "input", "instructions", "system", "suffix", "documents"), _PROMPT),
+    **dict.fromkeys(("model", "models"), "which model answers is said by model, above"),
     **dict.fromkeys(("stream", "stream_options", "background"), "an answer is read when it is whole"),
-    **dict.fromkeys(("api_key", "authorization", "headers", "extra_headers"), _SECRET),
-    **dict.fromkeys(("extra_body", "extra_query"), _OUTSIDE),
+    **dict.fromkeys(("api_key", "authorization", "extra_headers"), "a key belongs into the variable key_variable"),
+    **dict.fromkeys(("extra_body", "options"), "what stands in it is sent if it stands in parameters itself"),
     **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_output_tokens"), "max_tokens says it"),
     "response_format": "json_schema = true sets it",
 }
 _BOUNDS = ("max_tokens", "max_completion_tokens")
-# Parameters that every server knows: their type and range. The seed leaves room for the attempts that are added to it.
+# What may be sent, first the numbers: their type and range. The seed leaves room for the attempts that are added to it.
 _RANGES: dict[str, tuple[type, float, float]] = {
     **dict.fromkeys(_BOUNDS, (int, 1, 1_000_000)),
     "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
+    "top_k": (int, -1, 1_000_000),
+    **dict.fromkeys(("min_p", "typical_p"), (float, 0, 1)),
     "seed": (int, 0, 2_000_000_000),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (float, -2, 2)),
+    **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (float, 0.01, 10)),
+    "top_logprobs": (int, 0, 20),
 }
 
 
@@ -103,43 +103,60 @@ def _is_number(value: Any, kind: type, low: float, high: float) -> bool:
     return type(value) in ((int, float) if kind is float else (kind,)) and low <= value <= high
 
 
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 100
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_stop(value: Any) -> bool:
+    return _is_word(value) or (isinstance(value, list) and len(value) <= 16 and all(map(_is_word, value)))
+
+
+def _is_table(value: Any, keys: Callable[[str], bool], values: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(keys, value)) and all(map(values, value.values()))
+
+
+# ... then the rest: what it must be, in words and as a check.
+_OTHERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "stop": ("a text or up to 16 of them", _is_stop),
+    **dict.fromkeys(("reasoning_effort", "verbosity", "user"), ("a word", _is_word)),
+    **dict.fromkeys(("logprobs", "enable_thinking"), ("true or false", _is_bool)),
+    "chat_template_kwargs": (
+        "a table with enable_thinking or thinking, each true or false",
+        lambda value: _is_table(value, {"enable_thinking", "thinking"}.__contains__, _is_bool),
+    ),
+    "logit_bias": (
+        "a table of numbers from -100 to 100",
+        lambda value: _is_table(value, str.isdigit, lambda bias: _is_number(bias, float, -100, 100)),
+    ),
+}
+
+
 def _check_parameters(parameters: dict[str, Any]) -> None:
     """Refuse parameters that would be no request, pass the spending cap, or put something else in the prompt's place.
 
-    No value is repeated in an error: one of them may be a secret in the wrong place.
+    Only what is known is sent: a server may give any other name a meaning of its own. No value is repeated in an error:
+    one of them may be a secret in the wrong place.
     """
-    for key, why in _RESERVED.items():
-        if key in _keys(parameters):
-            raise ExperimentError(f"endpoint: parameters has {key!r}: leave it out, since {why}.")
-    for key in _BOUNDS:
-        if key in _keys(list(parameters.values())):
-            raise ExperimentError(f"endpoint: parameters has {key!r} within a table: put it beside the others.")
+    for key in parameters:
+        if key in _RESERVED:
+            raise ExperimentError(f"endpoint: parameters has {key!r}: leave it out, since {_RESERVED[key]}.")
+        if key not in _RANGES and key not in _OTHERS:
+            shown = repr(key) if re.fullmatch("[a-z_]{1,40}", key) else "a name"
+            known = ", ".join(sorted([*_RANGES, *_OTHERS]))
+            raise ExperimentError(f"endpoint: parameters has {shown} that is none of {known}: leave it out.")
     for key, (kind, low, high) in _RANGES.items():
         if key in parameters and not _is_number(parameters[key], kind, low, high):
             what = "a whole number" if kind is int else "a number"
             raise ExperimentError(f"endpoint: parameters: {key} must be {what} from {low:,} to {high:,}.")
+    for key, (what, fits) in _OTHERS.items():
+        if key in parameters and not fits(parameters[key]):
+            raise ExperimentError(f"endpoint: parameters: {key} must be {what}.")
     if all(key in parameters for key in _BOUNDS):
         raise ExperimentError(f"endpoint: parameters has both {' and '.join(_BOUNDS)}: leave one of them out.")
-    if not _is_json(parameters):
-        raise ExperimentError(
-            "endpoint: parameters must be text, finite numbers, true, false, and lists and tables of them: leave out "
-            "dates, nan and inf."
-        )
-
-
-def _keys(value: Any) -> set[str]:
-    """The names in a table, in those within it, and so on."""
-    if isinstance(value, dict):
-        return set(value).union(*map(_keys, value.values()))
-    return set().union(*map(_keys, value)) if isinstance(value, list | tuple) else set()
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_json, value))
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 @dataclass(frozen=True)
@@ -174,7 +191,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rung:
-    """Another open model on this machine: how many routed users it is asked for, by mode. A table ``[[ladder]]``."""
+    """Another open model on this machine: how many inactive users it is asked for, by mode. A table ``[[ladder]]``."""
 
     model: str
     users: dict[str, Any]

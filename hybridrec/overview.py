@@ -63,10 +63,11 @@ def weak_users(names: list[str]) -> pd.DataFrame:
 
 
 def beyond_controls(names: list[str]) -> pd.DataFrame:
-    """What each language model adds to the best control for held-out weak users, whatever its sign.
+    """What each language model adds to the best control for a sample of inactive users, whatever its sign.
 
     Returns:
-        Columns dataset, model, ranker, users_asked, users_scored, gain_over_best_control with _low, _high, _p_holm.
+        Columns dataset and those of ``evaluation.ladder``: ``users`` is "asked" (all of the sample) or "routed" (those
+        of them whom a recommender routes).
     """
     return pd.concat([pd.DataFrame(metrics(name)["ladder"]).assign(dataset=name) for name in names], ignore_index=True)
 
@@ -139,7 +140,8 @@ def index(names: list[str]) -> str:
         "A mark is the mean over as many splits as its label says, a line goes from the lowest of them to the highest: "
         "[seeds.csv](seeds.csv). On the experiment's own split alone, with the published way to ask (`listwise`) and "
         "the share of its candidates that the model left out and that were appended at random (`random_repair`): "
-        "[overview.csv](overview.csv). What every model adds to the best control: "
+        "[overview.csv](overview.csv). What every model adds to the best control, for the inactive users it was asked "
+        "about (`asked`) and for those of them whom a recommender routes (`routed`): "
         "[beyond_controls.csv](beyond_controls.csv).",
         "",
         "| made by | section | table or figure | " + " | ".join(names) + " |",

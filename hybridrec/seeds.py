@@ -38,7 +38,7 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
         settings: everything but the seed.
         data: the experiment's ratings and items.
         seed: of the split and of everything after it.
-        ask: is the language model asked for the routed users?
+        ask: is the language model asked, for every inactive user?
 
     Returns:
         COLUMNS: a row for every protocol, recommender and ranker.
@@ -71,8 +71,8 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
     ranked = [test.rename(columns={"recommender": "ranker"}).assign(draw=0), hybrid.oracle_scores(candidates)]
     ranked.append(hybrid.control_scores(known, candidates, generator(seed, "random-control")))
     if ask:
-        routed = weak.loc[weak["weak"], "user"]
-        ranked.append(_ask(settings, data, known, rankable[rankable["user"].isin(routed)]).assign(draw=0))
+        # All inactive users, and not only those whom a recommender routes: another machine's fit may route others.
+        ranked.append(_ask(settings, data, known, rankable[rankable["user"].isin(inactive)]).assign(draw=0))
     rows = pd.concat(frame[["ranker", "draw", "user", "item", "score"]] for frame in ranked)
     quality = metrics.per_user_by_ranker(rows.merge(rankable[["user", "item", "relevant"]], on=["user", "item"]))
     auc, ndcg = (evaluation.wide(quality, metric) for metric in ("auc", "ndcg_at_10"))

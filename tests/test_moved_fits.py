@@ -26,17 +26,17 @@ def moved(scores: pd.Series, rng: np.random.Generator) -> pd.Series:
 
 
 def move_fits(tables: Path) -> None:
-    """Move all scores, put the retrieved lists into their new order, and let the fingerprint say so."""
+    """Move all scores, put the retrieved lists into their new order, and let the fingerprint say so.
+
+    In each list the last title changes places with the first in reserve, as near ties may.
+    """
     rng = np.random.default_rng(1)
     scores = pd.read_parquet(tables / "scores.parquet")
     scores.assign(score=moved(scores["score"], rng)).to_parquet(tables / "scores.parquet", index=False)
     lists = pd.read_parquet(tables / "retrieved.parquet")
-    lists = lists.assign(score=moved(lists["score"], rng)).sort_values(
-        ["recommender", "user", "score"], ascending=[True, True, False], kind="stable"
-    )
     top = lists.loc[~lists["spare"], "position"].max() + 1
-    lists["position"] = lists.groupby(["recommender", "user"]).cumcount()
-    lists["spare"] = lists["position"] >= top
+    places = lists["position"].replace({top - 1: top, top: top - 1})
+    lists = lists.assign(score=moved(lists["score"], rng), position=places, spare=places >= top)
     lists.to_parquet(tables / "retrieved.parquet", index=False)
     fits = pd.read_parquet(tables / "fits.parquet")
     fits.assign(scores="moved").to_parquet(tables / "fits.parquet", index=False)
@@ -65,6 +65,12 @@ def test_moved_fits_ask_for_nothing_that_is_not_recorded_and_the_results_stay(el
         pd.read_parquet(folder / "tables" / "ml-100k" / "user_metrics.parquet")
         for folder in (paths.ROOT / os.environ["HYBRIDREC_FRESH"], elsewhere)
     )
+    lists_before, lists_after = (
+        pd.read_parquet(folder / "tables" / "ml-100k" / "list_rankings.parquet")[["user", "item"]]
+        for folder in (paths.ROOT / os.environ["HYBRIDREC_FRESH"], elsewhere)
+    )
+    new = lists_after.merge(lists_before, "left", indicator=True).query("_merge == 'left_only'")
+    assert len(new), "no title came up from the reserve"
     assert not before.equals(after), "the scores were moved, so the order of a tied pair must have changed somewhere"
     judge = [sys.executable, "-m", "pytest", "-q", "tests/test_results.py", "-m", "fresh and not live"]
     fresh = os.environ | {"HYBRIDREC_FRESH": str(elsewhere)}

@@ -521,3 +521,37 @@ def test_the_file_holds_neither_history_nor_prompt(path):
     (line,) = path.read_text(encoding="utf-8").splitlines()
     assert set(json.loads(line)) == {"key", "response"}
     assert not any(word in line for word in ("Alien", "Fargo", "liked", "toy"))
+
+
+# --- asked anew -------------------------------------------------------------------------------------------------------
+
+
+def test_answers_of_a_live_run_win_and_those_that_it_did_not_ask_for_stay(tmp_path):
+    kept, live = Recordings(tmp_path / "toy.jsonl"), Recordings(tmp_path / "toy.live.jsonl")
+    for key, text in (("a", "old"), ("b", "old")):
+        kept.append(key, {"text": text})
+    kept.compact()
+    kept.append("c", {"text": "old, not folded yet"})
+    for key in ("b", "d"):
+        live.append(key, {"text": "new"})
+    kept.take_over(live)
+    expected = {"a": "old", "b": "new", "c": "old, not folded yet", "d": "new"}
+    for found in (kept, Recordings(tmp_path / "toy.jsonl")):
+        assert {key: found[key]["text"] for key in found} == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.jsonl.gz"]
+
+
+def test_a_live_run_replaces_nothing_when_it_cannot_be_written(tmp_path, monkeypatch):
+    kept, live = Recordings(tmp_path / "toy.jsonl"), Recordings(tmp_path / "toy.live.jsonl")
+    kept.append("a", {"text": "old"})
+    live.append("a", {"text": "new"})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RecordingError, match="No space left"):
+        kept.take_over(live)
+    monkeypatch.undo()
+    assert Recordings(tmp_path / "toy.jsonl")["a"] == {"text": "old"}
+    assert Recordings(tmp_path / "toy.live.jsonl")["a"] == {"text": "new"}

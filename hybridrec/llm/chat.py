@@ -360,7 +360,8 @@ class _Waits(tenacity.wait.wait_base):
 def completion(text: str, seconds: float = 0.0) -> Response:
     """The response in a completion's JSON body, online or from a batch.
 
-    A server that refuses in its own field gives ``finish_reason`` "refusal". Usage that is not told counts as 0.
+    A server that refuses in its own field gives ``finish_reason`` "refusal". Where there is no text at
+    all, the model wrote nothing: an empty answer. Usage that is not told counts as 0.
 
     Raises:
         NoAnswerError: the body holds no completion (says what is wrong with it).
@@ -376,10 +377,13 @@ def completion(text: str, seconds: float = 0.0) -> Response:
     texts = [message.get("content"), message.get("refusal")] if isinstance(message, dict) else [0]
     if not all(isinstance(one, str | None) for one in texts):
         raise NoAnswerError("broken body: no message", billed=True)
+    reason = "refusal" if texts[1] else choices[0].get("finish_reason")
+    if not (isinstance(reason, str) and reason):
+        raise NoAnswerError("broken body: no finish_reason", billed=True)
     usage = body.get("usage")
     return {
         "text": _writable(texts[0] or texts[1] or ""),
-        "finish_reason": "refusal" if texts[1] else _writable(str(choices[0].get("finish_reason") or "stop")),
+        "finish_reason": _writable(reason),
         "prompt_tokens": _count(usage, "prompt_tokens"),
         "cached_tokens": _count(usage, "prompt_tokens_details", "cached_tokens"),
         "completion_tokens": _count(usage, "completion_tokens"),

@@ -172,12 +172,10 @@ def recordings_for(dataset: str, model: str) -> Recordings:
 
 
 def keep_live_recordings(dataset: str, model: str) -> None:
-    """After a complete live run: put its recordings in the place of the committed ones."""
-    fresh, committed = Recordings(_path(dataset, f"{model}.live")), _path(dataset, model)
+    """After a complete live run: its answers take the place of those to the same requests; all others stay."""
+    fresh = Recordings(_path(dataset, f"{model}.live"))
     if runner.policy() == "live" and len(fresh):
-        fresh.compact()
-        fresh.compact_path.replace(committed.with_name(committed.name + ".gz"))
-        committed.unlink(missing_ok=True)
+        Recordings(_path(dataset, model)).take_over(fresh)
 
 
 def _path(dataset: str, model: str) -> Path:
@@ -233,7 +231,6 @@ def rank_lists(
     *,
     noun: str,
     spare: Sequence[Task] = (),
-    tally: runner.Tally | None = None,
 ) -> list[Ranking]:
     """Rank long lists by a way to ask in which a candidate's score does not depend on the others.
 
@@ -242,7 +239,7 @@ def rank_lists(
     Args:
         lists: whom to rank for.
         mode: one that reads probabilities.
-        model, recordings, noun, tally: as in rank.
+        model, recordings, noun: as in rank.
         spare: longer lists of the same users. Where something has to be asked anyway, these are asked for, too: then
             a list that changes a little finds all its titles recorded.
 
@@ -254,7 +251,7 @@ def rank_lists(
     asked, more = (list(_titles(tasks, mode, noun)) for tasks in (lists, spare))
     if runner.policy() != "replay" and any(model.key(one) not in recordings for one in asked):
         missing = [one for one in more if model.key(one) not in recordings]
-        for _ in runner.ask(missing, model, recordings, what=f"{mode}, whole lists", total=len(missing), tally=tally):
+        for _ in runner.ask(missing, model, recordings, what=f"{mode}, whole lists", total=len(missing)):
             pass
     found = runner.ask(asked, model, recordings, what=f"{mode}, whole lists", total=len(asked))
     scores: dict[int, dict[int, runner.Answer]] = {}

@@ -141,10 +141,23 @@ class Recordings:
             ) from None
         self._places[key] = (None, place)
 
-    def compact(self) -> None:
+    def take_over(self, newer: "Recordings") -> None:
+        """Fold another's answers in, in the place of those to the same requests; then the other's files are removed.
+
+        Raises:
+            RecordingError: as in ``compact``.
+        """
+        self.compact(newer)
+        for path in (newer.path, newer.compact_path):
+            path.unlink(missing_ok=True)
+
+    def compact(self, newer: "Recordings | None" = None) -> None:
         """Fold everything into the compact form: sorted by key, so that the same answers give the same bytes.
 
         Without an answer nothing is written.
+
+        Args:
+            newer: answers that are folded in with them, and win.
 
         Raises:
             RecordingError: what the constructor raises; or the file could not be written, and all is as it was.
@@ -155,8 +168,8 @@ class Recordings:
             with _locked(self.path) as file:
                 _cut_torn_line(file)
                 self._load()  # what other processes have appended meanwhile is folded in, too
-                if len(self):
-                    self._fold(partial)
+                if len(self) or newer:
+                    self._fold(partial, newer or {})
                 self.path.unlink()
         except OSError as error:
             with suppress(OSError):
@@ -166,8 +179,8 @@ class Recordings:
                 "that (free some space) and run again."
             ) from None
 
-    def _fold(self, partial: Path) -> None:
-        text = b"".join(_line(key, self[key]) for key in sorted(self))
+    def _fold(self, partial: Path, newer: "Recordings | dict[str, Any]") -> None:
+        text = b"".join(_line(key, (newer if key in newer else self)[key]) for key in sorted({*self, *newer}))
         partial.write_bytes(gzip.compress(text, 9, mtime=0))
         partial.replace(self.compact_path)
         self._places.update({key: (text, place) for key, place in _places(text, self.compact_path)})
