@@ -82,9 +82,12 @@ def test_every_recommenders_lists_are_re_ranked_by_every_control_and_the_model(s
         controls = {"recommender", "random", "popularity", "item-mean", "best-other", "oracle (upper bound)"}
         assert rows.keys() == controls | set(settings.topk_modes)
         assert rows["random"]["users_scored"] > 30
-        oracle = rows["oracle (upper bound)"]["ndcg_at_10_after"]
-        of_all = [row for row in rows.values() if row["users_scored"] == rows["random"]["users_scored"]]
-        assert all(oracle > row["ndcg_at_10_after"] for row in of_all if row["ranker"] in ("random", "popularity"))
+        # The same lists for the same users: nothing is above the oracle; where a like was found, it is above chance.
+        oracle, random = (rows[ranker]["ndcg_at_10_after"] for ranker in ("oracle (upper bound)", "random"))
+        for ranker in ("recommender", "random", "popularity", "item-mean"):
+            assert oracle >= rows[ranker]["ndcg_at_10_after"]
+        assert oracle > random or oracle == 0
+    assert max(row["ndcg_at_10_after"] for row in committed["topk"] if "oracle" in row["ranker"]) > 0.2
 
 
 def test_every_rung_of_the_ladder_says_how_many_users_were_asked(study):
