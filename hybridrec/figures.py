@@ -440,13 +440,13 @@ def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
             repair.
     """
     figure, axes = _axes(2, 4.6, 4.2)
+    axes[1].sharey(axes[0])
     groups = {"asked": "the inactive users asked about", "routed": "those of them whom a recommender routes"}
     for axis, (group, called) in zip(axes, groups.items(), strict=True):
         rows = table[table["users"] == group]
         _ladder_panel(axis, rows)
         axis.set_title(f"{called} ({_range(rows['users_scored'])} users)", fontsize=9)
     axes[0].set_ylabel("AUC gained over the best control")
-    axes[1].sharey(axes[0])
     axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle("Each model against the best control: held-out test items")
     if rankings is not None:
