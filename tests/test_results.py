@@ -87,7 +87,7 @@ def test_every_recommenders_lists_are_re_ranked_by_every_control_and_the_model(s
         for ranker in ("recommender", "random", "popularity", "item-mean"):
             assert oracle >= rows[ranker]["ndcg_at_10_after"]
         assert oracle > random or oracle == 0
-    assert max(row["ndcg_at_10_after"] for row in committed["topk"] if "oracle" in row["ranker"]) > 0.2
+    assert max(row["ndcg_at_10_after"] for row in committed["topk"] if "oracle" in row["ranker"]) > 0.1
 
 
 def test_every_rung_of_the_ladder_says_how_many_users_were_asked(study):
