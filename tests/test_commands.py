@@ -270,12 +270,12 @@ def is_locked(name: str) -> bool:
     ],
 )
 def test_every_command_that_writes_is_alone_with_its_experiment(toy, monkeypatch, command, function):
-    arguments = [command] if command == "overview" else [command, "toy"]
+    arguments, name = ([command], ".overview") if command == "overview" else ([command, "toy"], "toy")
     found = []
-    monkeypatch.setattr(commands, function, lambda *_: found.append(is_locked(arguments[-1])))
+    monkeypatch.setattr(commands, function, lambda *_: found.append(is_locked(name)))
     assert commands.main(arguments) == 0
     assert found == [True]
-    assert not is_locked(arguments[-1])
+    assert not is_locked(name)
 
 
 def test_what_only_reads_does_not_wait(toy, monkeypatch):

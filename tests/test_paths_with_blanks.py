@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hybridrec import downloads, paths
+from hybridrec import downloads, paths, tables
 
 PARENT, OWN = "My Documents d'été", "hybrid rec"
 READ_BY_MAKE = [
@@ -63,7 +63,10 @@ def targets() -> list[str]:
 PYTHON = """#!/bin/sh
 echo "$HYBRIDREC_SCRATCH|$*" >> "{log}"
 for word; do [ "$last" = --target ] && mkdir -p "$word"; last=$word; done
-case "$*" in "-m hybridrec run "*) mkdir -p "results/$4" && touch "results/$4/$5.ipynb";; esac
+case "$*" in "-m hybridrec run "*)
+    mkdir -p "results/$4" "data/tables/$4" && touch "results/$4/$5.ipynb"
+    for table in {tables}; do touch "data/tables/$4/$table.parquet"; done;;
+esac
 """
 
 
@@ -85,7 +88,7 @@ class Checkout:
         self.log = top / "log"
         self.python = self.root / "stub" / "bin" / "python"
         self.python.parent.mkdir(parents=True)
-        self.python.write_text(PYTHON.format(log=self.log), encoding="utf-8")
+        self.python.write_text(PYTHON.format(log=self.log, tables=" ".join(tables.WRITTEN_BY)), encoding="utf-8")
         self.python.chmod(0o755)
         for place in (top, top / PARENT, self.root):
             for name in [*PIECES, *(REMOVED if place != self.root else [])]:
@@ -401,9 +404,9 @@ def test_a_command_written_as_text_is_found(code):
 
 
 def test_no_source_writes_a_command_as_text():
-    own = paths.within_root(Path(__file__))
-    read = [(name, code) for name, code in sources() if name != own]
-    assert len(read) > 100
+    """Tests may: one tries the commands that errors tell the reader to type."""
+    read = [(name, code) for name, code in sources() if not name.startswith("tests/")]
+    assert {"hybridrec/downloads.py", "benchmarks/pipeline.py", "notebooks/01_data.ipynb"} <= {name for name, _ in read}
     assert [(name, fault) for name, code in read for fault in faults(code)] == []
 
 
@@ -417,12 +420,14 @@ def test_pip_is_given_a_folder_with_blanks_as_one_word(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(downloads.subprocess, "run", run)
-    assert downloads._download_wheel("toy==1", folder) == folder / "one.whl"
-    assert str(folder) in calls[0]
+    wheel = downloads.Wheel("toy==1", "toy/member", "0" * 64)
+    assert downloads._download_wheel(wheel, folder) == folder / "one.whl"
+    assert any(word == str(folder) or word.endswith(str(folder)) for word in calls[0])
 
 
 def test_a_notebook_runs_in_a_checkout_with_blanks_and_writes_within_it(checkout):
     source = checkout.root / "notebooks" / "it's mine.ipynb"
+    (checkout.root / ".stamps" / "a b").mkdir()
     code = "from hybridrec import paths\nimport os\n(paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), source)
     run = "from pathlib import Path\nfrom hybridrec import __main__ as m, paths\nimport sys\n"

@@ -1,6 +1,5 @@
 """From tasks to scores: what a prompt may know, what is asked, and what each kind of answer is worth."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -494,18 +493,19 @@ def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(folde
     assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
 
 
-def test_a_kept_live_run_replaces_all_that_was_committed_by_its_compact_form(folder, monkeypatch):
+def test_a_kept_live_run_wins_and_answers_that_it_did_not_ask_for_stay(folder, monkeypatch):
     committed = rankers.recordings_for("ml-100k", "toy")
-    committed.append("old", {"text": "compact"})
+    committed.append("a", {"text": "compact"})
+    committed.append("of other users", {"text": "compact"})
     committed.compact()
     committed.append("newer", {"text": "appended"})
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
     rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
     rankers.keep_live_recordings("ml-100k", "toy")
     assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
-    assert gzip.decompress((folder / "toy.jsonl.gz").read_bytes()) == b'{"key":"a","response":{"text":"live"}}\n'
     monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    assert list(rankers.recordings_for("ml-100k", "toy")) == ["a"]
+    kept = rankers.recordings_for("ml-100k", "toy")
+    assert {key: kept[key]["text"] for key in kept} == {"a": "live", "of other users": "compact", "newer": "appended"}
 
 
 def test_a_live_run_that_was_folded_already_is_kept_all_the_same(folder, monkeypatch):
@@ -529,7 +529,8 @@ def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monke
     (folder / "toy.jsonl.gz").write_bytes(b"damaged")
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
     rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
-    rankers.keep_live_recordings("ml-100k", "toy")
+    with pytest.warns(UserWarning, match=r"toy\.jsonl\.gz.*the live run's answers take its place"):
+        rankers.keep_live_recordings("ml-100k", "toy")
     monkeypatch.setenv("HYBRIDREC_LLM", "replay")
     assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
 

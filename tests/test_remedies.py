@@ -460,13 +460,6 @@ def a_parameter_that_costs_more(study):
 
 
 @case
-def a_bound_hidden_in_a_table(study):
-    given = _endpoint(study, options={"max_tokens": 20})
-    key = re.search(r"has '(\w+)' within a table: put it beside the others", (yield))[1]
-    given[key] = given["options"].pop(key)
-
-
-@case
 def two_bounds(study):
     given = _endpoint(study, max_tokens=20, max_completion_tokens=30)
     del given[re.search(r"has both (\w+) and \w+: leave one of them out", (yield))[1]]
@@ -474,9 +467,16 @@ def two_bounds(study):
 
 @case
 def a_parameter_that_is_no_json(study):
-    given = _endpoint(study, other=float("nan"))
-    assert "leave out dates, nan and inf" in (yield)
-    del given["other"]
+    given = _endpoint(study, logit_bias={"5": float("nan")})
+    assert "a table of numbers from -100 to 100" in (yield)
+    given["logit_bias"]["5"] = -100
+
+
+@case
+def a_parameter_that_is_not_known(study):
+    given = _endpoint(study, chat_template="{{ other }}")
+    assert "leave it out" in (yield)
+    del given["chat_template"]
 
 
 @case
@@ -655,7 +655,7 @@ def finished(tmp_path: Path) -> Path:
     root = tmp_path / "a copy"
     for name in ("hybridrec", "notebooks/experiments", "results/mine", "data/tables/mine", ".stamps/mine", ".venv/bin"):
         (root / name).mkdir(parents=True)
-    for name in ("Makefile", "hybridrec/tables.py"):
+    for name in ("Makefile", "hybridrec/tables.py", "hybridrec/paths.py"):
         shutil.copy(paths.ROOT / name, root / name)
     names = ["requirements.lock", "pyproject.toml", "data/published_table2.csv", "data/prices.toml", ".venv/bin/python"]
     names += ["notebooks/experiments/mine.toml", *(f"notebooks/{name}.ipynb" for name in NOTEBOOKS)]

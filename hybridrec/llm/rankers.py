@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from hybridrec import paths
 from hybridrec.experiment import Endpoint
 from hybridrec.llm import answers, prompts, runner
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.recordings import RecordingError, Recordings
 from hybridrec.prices import read_prices
 from hybridrec.randomness import generator
 
@@ -172,10 +173,22 @@ def recordings_for(dataset: str, model: str) -> Recordings:
 
 
 def keep_live_recordings(dataset: str, model: str) -> None:
-    """After a complete live run: its answers take the place of those to the same requests; all others stay."""
-    fresh = Recordings(_path(dataset, f"{model}.live"))
-    if runner.policy() == "live" and len(fresh):
-        Recordings(_path(dataset, model)).take_over(fresh)
+    """After a complete live run: its answers take the place of those to the same requests; all others stay.
+
+    Warns:
+        UserWarning: what was recorded before is damaged; the live run's answers alone take its place.
+    """
+    fresh, path = Recordings(_path(dataset, f"{model}.live")), _path(dataset, model)
+    if runner.policy() != "live" or not len(fresh):
+        return
+    try:
+        committed = Recordings(path)
+    except RecordingError as error:
+        warnings.warn(f"{error} Instead, the live run's answers take its place.", stacklevel=2)
+        for damaged in (path, path.with_name(f"{path.name}.gz")):
+            damaged.unlink(missing_ok=True)
+        committed = Recordings(path)
+    committed.take_over(fresh)
 
 
 def _path(dataset: str, model: str) -> Path:
