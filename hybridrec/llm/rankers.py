@@ -263,9 +263,7 @@ def rank_lists(
         raise ValueError(f"{mode!r} writes an order of all candidates together: it cannot be asked title by title.")
     asked, more = (list(_titles(tasks, mode, noun)) for tasks in (lists, spare))
     if runner.policy() != "replay" and any(model.key(one) not in recordings for one in asked):
-        missing = [one for one in more if model.key(one) not in recordings]
-        for _ in runner.ask(missing, model, recordings, what=f"{mode}, whole lists", total=len(missing)):
-            pass
+        _record_missing(more, model, recordings, f"{mode}, whole lists")
     found = runner.ask(asked, model, recordings, what=f"{mode}, whole lists", total=len(asked))
     scores: dict[int, dict[int, runner.Answer]] = {}
     for answer in found:
@@ -314,8 +312,13 @@ def score_ahead(
     """
     scored = {mode: count for mode, count in counts.items() if mode not in prompts.WRITTEN}
     asked = [request_of(task, mode, noun) for at, task in enumerate(tasks) for mode, n in scored.items() if at < n]
-    asked = [one for one in asked if model.key(one) not in recordings]  # the others would be counted twice
-    for _ in runner.ask(asked, model, recordings, what=" and ".join(scored), total=len(asked)):
+    _record_missing(asked, model, recordings, " and ".join(scored))
+
+
+def _record_missing(asked: Iterable[runner.Asked], model: runner.Model, recordings: Recordings, what: str) -> None:
+    """Ask what has no recording yet; what has one would be counted twice when its ranking is read."""
+    missing = [one for one in asked if model.key(one) not in recordings]
+    for _ in runner.ask(missing, model, recordings, what=what, total=len(missing)):
         pass
 
 
