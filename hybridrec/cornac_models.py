@@ -6,6 +6,7 @@ Where a class here takes the place of one of Cornac's, a test compares the two.
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -100,12 +101,14 @@ def in_double() -> Iterator[None]:
 
     Cornac asks for float32 by name in two places, the targets of NeuMF's loss and the batches of VAECF.
     """
-    vae = importlib.import_module("cornac.models.vaecf.vaecf").VAE  # its import sets torch's default: before we do
-    encode, usual = vae.encode, torch.get_default_dtype()
+    vaecf = importlib.import_module("cornac.models.vaecf.vaecf")  # its import sets torch's default: before we do
+    optimizers = importlib.import_module("cornac.models.ncf.backend_pt").optimizer_dict
+    encode, usual = vaecf.VAE.encode, torch.get_default_dtype()
     with (
         patch.object(torch.nn, "BCELoss", _LossInDouble),
-        patch.object(vae, "encode", lambda self, batch: encode(self, batch.double())),
-        patch.object(vae, "loss", _multinomial_loss),
+        patch.dict(optimizers, adam=partial(torch.optim.Adam, fused=True)),
+        patch.object(vaecf.VAE, "encode", lambda self, batch: encode(self, batch.double())),
+        patch.object(vaecf, "learn", _learn_vaecf),
     ):
         torch.set_default_dtype(torch.float64)
         try:
@@ -119,17 +122,47 @@ class _LossInDouble(torch.nn.BCELoss):
         return super().forward(input, target.to(input.dtype))
 
 
-def _multinomial_loss(
-    vae: Any, batch: torch.Tensor, probability: torch.Tensor, mu: torch.Tensor, log_variance: torch.Tensor, beta: float
-) -> torch.Tensor:
-    """VAECF's loss under its multinomial likelihood, term by term as in Cornac, which computes three others as well."""
-    log_likelihood = torch.sum(batch * torch.log(probability + 1e-10), dim=1)
-    deviation = torch.exp(0.5 * log_variance)
-    divergence = -0.5 * (1 + 2.0 * torch.log(deviation) - mu.pow(2) - deviation.pow(2))
-    return torch.mean(beta * torch.sum(divergence, dim=1) - log_likelihood)
-
-
 # --- less work --------------------------------------------------------------------------------------------------------
+
+
+def _learn_vaecf(
+    vae: Any,
+    train_set: Dataset,
+    n_epochs: int,
+    batch_size: int,
+    learn_rate: float,
+    beta: float,
+    verbose: bool,
+    device: torch.device,
+) -> Any:
+    """Cornac's training loop of VAECF with its multinomial likelihood, step by step, over rated items alone.
+
+    Cornac multiplies the first layer by every unrated item's zero, takes the logarithm of every item's probability,
+    and computes three other likelihoods: nearly half of the time.
+    """
+    rated = train_set.matrix
+    batches = []
+    for users in train_set.user_iter(batch_size, shuffle=False):
+        counts, columns = np.diff(rated.indptr)[users], rated[users].indices
+        starts = np.r_[0, np.cumsum(counts)[:-1]]
+        arrays = (np.repeat(np.arange(len(users)), counts), columns, starts)
+        batches.append([torch.from_numpy(array.astype(np.int64)) for array in arrays])
+    optimizer = torch.optim.Adam(vae.parameters(), lr=learn_rate, fused=True)
+    first = vae.encoder.fc0
+    for _ in range(n_epochs):
+        for rows, columns, starts in batches:
+            summed = torch.nn.functional.embedding_bag(columns, first.weight.T, starts, mode="sum") + first.bias
+            hidden = vae.encoder[1:](summed)
+            mu, log_variance = vae.enc_mu(hidden), vae.enc_logvar(hidden)
+            probability = vae.decode(vae.reparameterize(mu, log_variance))
+            log_likelihood = torch.log(probability[rows, columns] + 1e-10).sum()
+            deviation = torch.exp(0.5 * log_variance)
+            divergence = -0.5 * (1 + 2.0 * torch.log(deviation) - mu.pow(2) - deviation.pow(2)).sum()
+            loss = (beta * divergence - log_likelihood) / len(starts)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return vae
 
 
 class UserSideEASE(EASE):
