@@ -19,9 +19,13 @@ import psutil
 import shapes
 from scipy.sparse import csr_array
 
-from hybridrec import datasets, figures, metrics, triage
+from hybridrec.data import datasets
+from hybridrec.evaluation import metrics
 from hybridrec.llm import prompts, rankers
-from hybridrec.llm.local import LocalModel
+from hybridrec.llm.models.local import LocalModel
+from hybridrec.study import figures
+from hybridrec.study import models as study_models
+from hybridrec.weak_users import triage
 
 ROUNDS = 5
 MODEL = "SmolLM2-135M-Instruct"
@@ -131,7 +135,7 @@ _MODELS: list[LocalModel] = []
 
 def _model() -> LocalModel:
     if not _MODELS:
-        _MODELS.append(LocalModel(MODEL))
+        _MODELS.append(study_models.local(MODEL))
     return _MODELS[0]
 
 

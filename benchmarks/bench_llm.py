@@ -20,10 +20,14 @@ import measure
 import pandas as pd
 import torch
 
-from hybridrec import datasets, splits, triage
-from hybridrec.llm import rankers, scoring
-from hybridrec.llm.local import LocalModel
+from hybridrec.data import datasets, splits
+from hybridrec.llm import rankers
+from hybridrec.llm.models import packed
+from hybridrec.llm.models.local import LocalModel
 from hybridrec.randomness import generator
+from hybridrec.study import models as study_models
+from hybridrec.study import steps
+from hybridrec.weak_users import triage
 
 MODEL = "SmolLM2-135M-Instruct"
 SEED, LIKE, LENGTH = 2024, 4.0, 50
@@ -42,7 +46,7 @@ SQUARE = 4096
 
 def run() -> list[dict[str, Any]]:
     """Both workloads beside both peers, then the prefill's share of the machine's peak, then loading."""
-    model, rows = LocalModel(MODEL), []
+    model, rows = study_models.local(MODEL), []
     loads = workloads()
     for (workload, peer), users in USERS.items():
         rows.append(_beside(model, workload, peer, loads[workload][:users]))
@@ -55,7 +59,7 @@ def run() -> list[dict[str, Any]]:
 
 def workloads() -> dict[str, list[rankers.Task]]:
     """Sixteen inactive users of ml-100k, drawn at random, with the candidates of each workload."""
-    data = datasets.load("ml-100k")
+    data = steps.dataset("ml-100k")
     rows = splits.split_per_user(data.interactions, SEED)
     known = rows[rows["split"] != "test"]
     sparsity = datasets.sparsity_index(known, len(data.items))
@@ -99,7 +103,7 @@ def _times_fewer_tokens(model: LocalModel, tasks: list[rankers.Task]) -> float:
     return each / sum(prompt.size for prompt in prompts)
 
 
-def _prompt(model: LocalModel, task: rankers.Task) -> scoring.Prompt:
+def _prompt(model: LocalModel, task: rankers.Task) -> packed.Prompt:
     return model._prompt(rankers.request_of(task, "likelihood", "film").request)
 
 
@@ -179,12 +183,12 @@ def _prefill(model: LocalModel, tasks: list[rankers.Task]) -> dict[str, Any]:
     sees, and of the logits of one token a prompt.
     """
     asked = [_prompt(model, task) for task in tasks]
-    prompts = [scoring.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
+    prompts = [packed.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
     lengths, config, square = [len(one.prefix) for one in prompts], model.model.config, torch.randn(SQUARE, SQUARE)
     linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)
     width = config.num_attention_heads * config.head_dim * config.num_hidden_layers
     work = sum(2 * linear * n + 2 * width * n * n + 2 * config.vocab_size * config.hidden_size for n in lengths)
-    calls = {"ours": lambda: scoring.log_probs(model.model, prompts), "peak": lambda: square @ square}
+    calls = {"ours": lambda: packed.log_probs(model.model, prompts), "peak": lambda: square @ square}
     seconds = {name: measure.summary(one) for name, one in measure.alternately(calls, ROUNDS + 1).items()}
     speed = {"ours": work / seconds["ours"]["median"], "peak": 2 * SQUARE**3 / seconds["peak"]["median"]}
     return {
@@ -200,8 +204,8 @@ import json, sys, time
 from pathlib import Path
 begin = time.perf_counter()
 import torch
-from hybridrec import paths
-from hybridrec.llm.local import LocalModel
+from hybridrec.study import paths
+from hybridrec.llm.models.local import LocalModel
 imported = time.perf_counter()
 paths.MODELS = Path(sys.argv[1])
 model = LocalModel(sys.argv[2])

@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from hybridrec.experiment import Endpoint
 from hybridrec.llm import prompts, rankers, runner
-from hybridrec.llm.chat import ChatModel
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.recordings import Recordings
 
 LENGTH = 5

@@ -22,10 +22,12 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from toy_model import USAGE
 
-from hybridrec.experiment import Endpoint
+from hybridrec import errors
+from hybridrec.errors import RecordingError
 from hybridrec.llm import batch, prompts, rankers
-from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked
 
 # --- the documented formats -------------------------------------------------------------------------------------------
@@ -345,13 +347,13 @@ def test_a_damaged_line_names_file_and_line_and_what_stood_before_is_recorded(
     file = results_file(tmp_path / "damaged.jsonl", [result(model.key(one), ranked(one)) for one in asked])
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:2], damage.encode("latin-1") + b"\n", *lines[2:]]))
-    with pytest.raises(batch.BatchError, match=r"damaged\.jsonl, line 3: no batch result"):
+    with pytest.raises(errors.BatchError, match=r"damaged\.jsonl, line 3: no batch result"):
         read([file], asked, model, recordings)
     assert set(recordings) == {model.key(one) for one in asked[:2]}
 
 
 def test_a_file_that_is_not_there_is_named(asked, model, recordings, tmp_path):
-    with pytest.raises(batch.BatchError, match=r"nowhere\.jsonl: No such file"):
+    with pytest.raises(errors.BatchError, match=r"nowhere\.jsonl: No such file"):
         read([tmp_path / "nowhere.jsonl"], asked, model, recordings)
 
 
@@ -536,7 +538,7 @@ def test_bytes_that_are_not_utf8_are_an_error_with_file_and_line(encoding, asked
     lines = [json.dumps(result(model.key(one), "Les Misérables"), ensure_ascii=False) for one in asked]
     file = tmp_path / "saved.jsonl"
     file.write_bytes("\n".join([*lines, ""]).encode(encoding))
-    with pytest.raises(batch.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file anew"):
+    with pytest.raises(errors.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file anew"):
         read([file], asked, model, recordings)
 
 

@@ -20,12 +20,14 @@ from fault_server import Reply, Request, completion, error, ranked, serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.experiment import Endpoint
-from hybridrec.llm import chat, prompts, rankers, runner
-from hybridrec.llm.chat import ChatModel, EndpointError, NoAnswerError
-from hybridrec.llm.limits import Pace, SpendingCapError
+from hybridrec.errors import EndpointError, SpendingCapError
+from hybridrec.evaluation.prices import Price
+from hybridrec.llm import prompts, rankers, runner
+from hybridrec.llm.models import endpoint
+from hybridrec.llm.models.endpoint import ChatModel, NoAnswerError
+from hybridrec.llm.models.limits import Pace
+from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.recordings import Recordings
-from hybridrec.prices import Price
 
 KEY = "sk-test-0123456789"
 SETTINGS = {"requests_per_minute": 1e6, "concurrency": 4, "timeout": 5.0, "retries": 1, "attempts": 1}
@@ -34,7 +36,7 @@ SETTINGS = {"requests_per_minute": 1e6, "concurrency": 4, "timeout": 5.0, "retri
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """Between two tries without a Retry-After: at most some hundredths of a second."""
-    monkeypatch.setattr(chat, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -341,7 +343,7 @@ def test_an_error_nobody_waited_for_does_not_come_up_in_the_next_run(recordings)
     ],
 )
 def test_the_time_to_wait_is_read_in_every_form(headers, seconds):
-    assert chat.retry_after(httpx2.Headers(headers)) == seconds
+    assert endpoint.retry_after(httpx2.Headers(headers)) == seconds
 
 
 NOON = "Tue, 03 Nov 2026 12:00:00 GMT"
@@ -368,7 +370,7 @@ def test_a_date_is_measured_by_the_clock_of_the_server_whatever_ours_says(until,
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     time.tzset()
     try:
-        assert chat.retry_after(httpx2.Headers({"Retry-After": until, "Date": NOON})) == seconds
+        assert endpoint.retry_after(httpx2.Headers({"Retry-After": until, "Date": NOON})) == seconds
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -383,9 +385,9 @@ def test_without_the_servers_clock_ours_measures_and_can_neither_end_the_run_nor
     date, ours, seconds, monkeypatch
 ):
     monkeypatch.setattr(time, "time", lambda: 1793707200.0 + ours)
-    found = chat.retry_after(httpx2.Headers({"Retry-After": "Tue, 03 Nov 2026 12:01:30 GMT"} | date))
+    found = endpoint.retry_after(httpx2.Headers({"Retry-After": "Tue, 03 Nov 2026 12:01:30 GMT"} | date))
     assert found == pytest.approx(seconds)
-    assert found <= chat._LONGEST_WAIT
+    assert found <= endpoint._LONGEST_WAIT
 
 
 @given(
@@ -401,8 +403,8 @@ def test_without_the_servers_clock_ours_measures_and_can_neither_end_the_run_nor
     )
 )  # fmt: skip
 def test_whatever_a_server_says_the_wait_is_none_or_a_time_that_can_be_waited(headers):
-    found = chat.retry_after(httpx2.Headers(headers))
-    assert found is None or 0 <= found <= chat._ABSURD_WAIT
+    found = endpoint.retry_after(httpx2.Headers(headers))
+    assert found is None or 0 <= found <= endpoint._ABSURD_WAIT
 
 
 def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, monkeypatch):
@@ -410,7 +412,7 @@ def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, 
     jumps = itertools.cycle([0.0, 1e5, -1e5, 4e9])
     with serve(in_turn(*[lambda request: error(429, headers=headers)] * 2)) as server:
         headers = fault_server.dates(1)
-        monkeypatch.setattr(chat.time, "time", lambda: next(jumps))
+        monkeypatch.setattr(endpoint.time, "time", lambda: next(jumps))
         began = time.monotonic()
         rankings = rank(model(server.url, requests_per_minute=6_000), recordings, users=5)
         seconds = time.monotonic() - began
@@ -458,8 +460,8 @@ def test_all_threads_pause_when_one_is_told_to(retries, recordings):
 
 
 def test_a_client_that_takes_long_to_build_is_not_followed_by_a_burst(recordings, monkeypatch):
-    build = chat.openai.OpenAI
-    monkeypatch.setattr(chat.openai, "OpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
+    build = endpoint.openai.OpenAI
+    monkeypatch.setattr(endpoint.openai, "OpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
     with serve() as server:
         rank(model(server.url, requests_per_minute=600), recordings, users=5)
     assert server.log[-1].at - server.log[0].at > 0.35  # four times a tenth of a second
@@ -627,7 +629,7 @@ def body(**changed: Any) -> str:
 
 def test_a_completion_is_read_with_its_usage():
     expected = {"prompt_tokens": 9, "cached_tokens": 5, "completion_tokens": 4, "seconds": 0.5}
-    assert chat.completion(body(), 0.5) == {"text": "C1 > C2", "finish_reason": "stop"} | expected
+    assert endpoint.completion(body(), 0.5) == {"text": "C1 > C2", "finish_reason": "stop"} | expected
 
 
 @pytest.mark.parametrize(
@@ -645,7 +647,7 @@ def test_a_completion_is_read_with_its_usage():
     ],
 )
 def test_usage_that_is_not_told_or_nonsense_counts_as_nothing(usage, counts):
-    read = chat.completion(body(usage=usage))
+    read = endpoint.completion(body(usage=usage))
     assert (read["prompt_tokens"], read["cached_tokens"], read["completion_tokens"]) == counts
     assert read["text"] == "C1 > C2"
 
@@ -667,7 +669,7 @@ def test_usage_that_is_not_told_or_nonsense_counts_as_nothing(usage, counts):
     ],
 )
 def test_an_unusual_completion_is_still_a_completion(choice, text, reason):
-    read = chat.completion(body(choices=[choice], service_tier="default", system_fingerprint=None))
+    read = endpoint.completion(body(choices=[choice], service_tier="default", system_fingerprint=None))
     assert (read["text"], read["finish_reason"]) == (text, reason)
 
 
@@ -700,7 +702,7 @@ def test_an_unusual_completion_is_still_a_completion(choice, text, reason):
 )
 def test_a_body_without_a_completion_says_what_is_wrong_with_it(text, kind):
     with pytest.raises(NoAnswerError, match=f"broken body: {kind}") as caught:
-        chat.completion(text)
+        endpoint.completion(text)
     assert caught.value.billed
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import experiment, paths
+from hybridrec.study import config, paths
 
-SETTINGS = experiment.load("class")
-FULL = experiment.load(SETTINGS.dataset)
+SETTINGS = config.load("class")
+FULL = config.load(SETTINGS.dataset)
 HALF = 0.5
 
 
@@ -41,8 +41,8 @@ def test_published_protocol_a_coin_gains_what_the_model_gains(found):
 
 
 def test_on_other_items_of_theirs_the_weak_users_are_not_weak(found):
-    rows = [row for row in found["triage"]["regression"] if row["recommender"] in experiment.PUBLISHED_RECOMMENDERS]
-    assert len(rows) == len(experiment.PUBLISHED_RECOMMENDERS)
+    rows = [row for row in found["triage"]["regression"] if row["recommender"] in config.PUBLISHED_RECOMMENDERS]
+    assert len(rows) == len(config.PUBLISHED_RECOMMENDERS)
     assert all(row["picked_on"] < HALF < row["other_half"] for row in rows)
 
 

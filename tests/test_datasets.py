@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hybridrec import datasets
-from hybridrec.datasets import DatasetError
-from hybridrec.sources import canonical, movielens
+from hybridrec.data import datasets
+from hybridrec.data.sources import canonical, movielens
+from hybridrec.errors import DatasetError
+from hybridrec.study import steps
 
 COLUMNS = ["user", "item", "rating", "timestamp"]
 GENRES = movielens._ML100K_GENRES
@@ -180,7 +181,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 def test_unknown_dataset_lists_the_known_ones():
     with pytest.raises(DatasetError, match="unknown dataset 'ml-2'.*ml-100k"):
-        datasets.load("ml-2")
+        steps.dataset("ml-2")
 
 
 def test_sparsity_index_is_the_unrated_share_of_the_catalogue():

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import __main__ as commands
-from hybridrec import experiment, paths, prices
-from hybridrec.experiment import Endpoint
+from hybridrec.data.sources import own
+from hybridrec.evaluation import prices
 from hybridrec.llm import prompts
-from hybridrec.llm.chat import ChatModel
-from hybridrec.sources import own
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.settings import Endpoint
+from hybridrec.study import __main__ as commands
+from hybridrec.study import config, paths
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
 PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
@@ -77,7 +78,7 @@ def test_there_is_an_example_for_every_server_named():
 def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
     default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
     default |= {"shuffles": 5, "shuffled_users": 100}
-    settings = experiment.build("example", default | tomllib.loads(example), "the example")
+    settings = config.build("example", default | tomllib.loads(example), "the example")
     assert isinstance(settings.endpoint, Endpoint)
     assert set(settings.modes) <= set(prompts.WRITTEN)
     assert settings.everybody_modes == ()
@@ -196,7 +197,7 @@ def test_the_example_with_ones_own_ratings_makes_a_file_that_is_enough(tmp_path,
     exec(heredoc(OWN, "PYTHON"), {})
     (tmp_path / "mine.toml").write_text(heredoc(OWN, "TOML"), encoding="utf-8")
     monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path / "data" / "raw"))
-    commands.data(experiment.read(tmp_path / "mine.toml"))
+    commands.data(config.read(tmp_path / "mine.toml"))
     (shown,) = blocks(OWN, "text")
     assert capsys.readouterr().out == shown
 
@@ -204,7 +205,7 @@ def test_the_example_with_ones_own_ratings_makes_a_file_that_is_enough(tmp_path,
 def test_the_example_with_counts_makes_an_experiment():
     (example,) = blocks(OWN, "toml")
     copied = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-latest-small-2016.toml"))
-    settings = experiment.build("mine", copied | tomllib.loads(example), "the example")
+    settings = config.build("mine", copied | tomllib.loads(example), "the example")
     assert own.settings(settings.ratings).feedback == "counts"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import paths
+from hybridrec.study import paths
 
 FOLDERS = "hybridrec tests benchmarks docs exercises".split()
 FILES = sorted(file for folder in FOLDERS for file in (paths.ROOT / folder).rglob("*.py"))

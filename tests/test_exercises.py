@@ -19,8 +19,11 @@ import pytest
 from test_docs import dangling, make_targets, targets_of_the_makefile, text_of
 from test_house import _MACHINE_PATH, code_cells, code_lines, public, untyped
 
-from hybridrec import datasets, experiment, metrics, paths, statistics, triage
-from hybridrec.prices import Price
+from hybridrec.data import datasets
+from hybridrec.evaluation import metrics, statistics
+from hybridrec.evaluation.prices import Price
+from hybridrec.study import config, paths
+from hybridrec.weak_users import triage
 
 sys.path.insert(0, str(paths.ROOT / "exercises"))
 import blank
@@ -107,7 +110,7 @@ def test_an_exercise_is_short_and_names_the_notebook_to_read_first(pair, name):
     assert len([cell for cell in code_cells(given) if not is_exercise(cell)]) <= 8
     (parameters,) = [cell for cell in given.cells if "parameters" in cell.metadata.get("tags", [])]
     assert re.fullmatch(r'experiment: str = "[\w-]+"  # \w.*', parameters.source)
-    experiment.load(ast.literal_eval(ast.parse(parameters.source).body[0].value))
+    config.load(ast.literal_eval(ast.parse(parameters.source).body[0].value))
 
 
 def test_no_exercise_or_solution_shows_a_machines_paths(pair):

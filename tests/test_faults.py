@@ -14,8 +14,9 @@ import rank_users
 from fault_server import NO_COMPLETION, UNUSABLE, Schedule, Seen
 from file_limit import file_limit
 
+from hybridrec.errors import RecordingError
 from hybridrec.llm import rankers, runner
-from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.llm.recordings import Recordings
 
 USERS = 1_000
 CONCURRENCY = rank_users.SETTINGS["concurrency"]

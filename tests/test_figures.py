@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hybridrec import figures
+from hybridrec.study import figures
 
 PALETTE = {name: getattr(figures, name) for name in ("BLUE", "ORANGE", "GREEN", "RED", "PURPLE", "GREY")}
 # What is left of linear RGB with one kind of cone missing: Machado, Oliveira & Fernandes 2009, table 1, severity 1.

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hybridrec import experiment, paths
+from hybridrec.study import config, paths
 
 # Every module of the package, from the ground up. Packages themselves (__init__) are the ground and import nothing.
 LLM = "answers batch chat limits local models prompts rankers recordings runner scoring shuffles".split()
@@ -197,7 +197,7 @@ def test_every_parameter_is_typed_and_explained(notebook):
 
 def test_parameters_are_settings_and_default_to_the_default_experiments(notebook):
     declared = {node.target.id: ast.literal_eval(node.value) for node in ast.parse(parameters_cell(notebook)).body}
-    settings = experiment.parameters(experiment.load("ml-100k"))
+    settings = config.parameters(config.load("ml-100k"))
     settings["experiment"] = settings.pop("name")
     assert declared == {name: settings.get(name, "not a setting") for name in declared}
     assert "experiment" in declared

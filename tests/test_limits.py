@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hybridrec.llm import limits
-from hybridrec.llm.limits import Budget, Pace, SpendingCapError
+from hybridrec.errors import SpendingCapError
+from hybridrec.llm.models import limits
+from hybridrec.llm.models.limits import Budget, Pace
 
 SPACING = 60 / (60 * limits._SHARE)  # seconds between requests at 60 a minute
 PATIENCE = 10  # seconds after which a thread counts as hanging

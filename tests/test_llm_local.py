@@ -13,12 +13,14 @@ from processes import until
 from safetensors.torch import save_file
 from toy_model import reply
 
-from hybridrec import paths
-from hybridrec.llm import local, runner, scoring
-from hybridrec.llm.local import LocalModel
-from hybridrec.llm.models import ModelError
+from hybridrec.errors import ModelError
+from hybridrec.llm import runner
+from hybridrec.llm.models import local, packed
+from hybridrec.llm.models.local import LocalModel
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Response
+from hybridrec.study import models as study_models
+from hybridrec.study import paths
 
 NAME = "SmolLM2-135M-Instruct"
 INSTRUCTION = "Here are 2 films that I have rated:\n- Alien (1979)\n- Fargo (1996)\n\n"
@@ -34,7 +36,7 @@ def model() -> Iterator[LocalModel]:
         pytest.skip(f"the weights of {card.name} are not on this disk")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # such short passes only lose by more
-    yield LocalModel(NAME)
+    yield study_models.local(NAME)
     torch.set_num_threads(threads)
 
 
@@ -75,7 +77,7 @@ def test_choices_over_a_shared_prefix_are_those_of_plain_passes(model):
 def test_a_candidates_score_does_not_depend_on_those_beside_it(model, monkeypatch):
     request = {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES}
     together = model.answer([request])[0]["log_probs"]
-    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", 1)
+    monkeypatch.setattr(packed, "_TOKENS_PER_PASS", 1)
     assert model.answer([request])[0]["log_probs"] == pytest.approx(together, abs=1e-3)
 
 
@@ -267,16 +269,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_is_converted_once_and_found_afterwards(converter):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     assert folder.parent == paths.MODELS and {*JSON, WEIGHTS} < set(contents(folder))
-    assert local.converted_folder(CARD) == folder
+    assert study_models.local(CARD.name).folder() == folder
     assert converter.conversions == 1
 
 
 def test_of_two_who_want_a_model_at_once_one_converts_it_and_the_other_waits(converter, capsys):
     converter.go.clear()
     found: list[Path] = []
-    two = [threading.Thread(target=lambda: found.append(local.converted_folder(CARD))) for _ in range(2)]
+    two = [threading.Thread(target=lambda: found.append(study_models.local(CARD.name).folder())) for _ in range(2)]
     said = ""
 
     def waiting() -> bool:
@@ -292,7 +294,7 @@ def test_of_two_who_want_a_model_at_once_one_converts_it_and_the_other_waits(con
         converter.go.set()
         for one in two:
             one.join()
-    assert found == [local.converted_folder(CARD)] * 2
+    assert found == [study_models.local(CARD.name).folder()] * 2
     assert converter.conversions == 1
 
 
@@ -301,10 +303,10 @@ def test_a_conversion_that_is_cut_short_is_no_model_and_the_next_one_starts_anew
     with monkeypatch.context() as killed:
         killed.setattr("hybridrec.files._remove", lambda path: None)  # a process that is killed removes nothing
         with pytest.raises(KeyboardInterrupt):
-            local.converted_folder(CARD)
+            study_models.local(CARD.name).folder()
     assert any(file.is_dir() for file in paths.MODELS.iterdir()), "nothing was left, so nothing is tried here"
     converter.dies = None
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     assert {*JSON, WEIGHTS} < set(contents(folder))
     assert [file for file in paths.MODELS.iterdir() if file.is_dir()] == [folder]
 
@@ -320,44 +322,44 @@ DAMAGE = {
 @pytest.mark.parametrize("name", [*JSON, WEIGHTS])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_folder_is_told_of_and_made_again(converter, name, damage, listed):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     whole = contents(folder)
     if not listed:
         (folder / local._SIZES).unlink()
     DAMAGE[damage](folder / name)
     with pytest.warns(UserWarning, match=rf"{folder.name} is damaged \({name} .*converted again") as told:
-        assert local.converted_folder(CARD) == folder
+        assert study_models.local(CARD.name).folder() == folder
     assert len(told) == 1 and "\n" not in str(told[0].message)
     assert contents(folder) == whole
-    assert local.converted_folder(CARD) == folder
+    assert study_models.local(CARD.name).folder() == folder
     assert converter.conversions == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1"])
 def test_a_damaged_list_of_sizes_is_damage_too(converter, text):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     (folder / local._SIZES).write_text(text, encoding="utf-8")
     with pytest.warns(UserWarning, match=f"{local._SIZES} is not readable"):
-        local.converted_folder(CARD)
+        study_models.local(CARD.name).folder()
     assert converter.conversions == 2
 
 
 def test_a_whole_folder_of_an_earlier_version_is_used_as_it_is(converter):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     (folder / local._SIZES).unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert local.converted_folder(CARD) == folder
+        assert study_models.local(CARD.name).folder() == folder
     assert converter.conversions == 1
 
 
 def test_a_damaged_folder_stays_until_there_is_a_new_one(converter):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     (folder / WEIGHTS).write_bytes(b"")
     damaged = contents(folder)
     converter.dies = OSError
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(OSError):
-        local.converted_folder(CARD)
+        study_models.local(CARD.name).folder()
     assert contents(folder) == damaged
 
 

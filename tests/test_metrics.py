@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
-from hybridrec import metrics
+from hybridrec.evaluation import metrics
 
 K = 3
 

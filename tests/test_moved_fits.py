@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import paths
+from hybridrec.study import paths
 
 AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
 RELATIVE = 1e-6

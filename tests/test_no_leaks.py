@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import datasets, evaluation, fits, hybrid, paths, recommenders, splits, triage
+from hybridrec.data import datasets, splits
+from hybridrec.evaluation import compare, controls
 from hybridrec.llm import answers, prompts, rankers
 from hybridrec.llm.recordings import request_key
 from hybridrec.randomness import generator
+from hybridrec.recommenders import fits, fitting
+from hybridrec.study import paths
+from hybridrec.weak_users import triage
 
 SEED, LIKED, FOLDS = 3, 4.0, 3
 GRIDS = {"MostPop": None, "ItemKNN": ("k", (5, 10)), "EASE": ("lamb", (5, 50))}
@@ -80,18 +84,18 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Everything that notebooks 1 to 5 decide or compute before a ranking meets a label of the test."""
     known = interactions[interactions["split"] != "test"]
     candidates = splits.test_candidates(interactions, LIKED, SEED)
-    study = recommenders.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED)
-    tuned = recommenders.tune(study, list(GRIDS))
-    chosen = recommenders.chosen_params(tuned)
-    out_of_fold = recommenders.out_of_fold_scores(study, chosen, FOLDS)
-    test, retrieved = recommenders.test_scores(study, chosen, candidates, top=10)
+    study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED)
+    tuned = fitting.tune(study, list(GRIDS))
+    chosen = fitting.chosen_params(tuned)
+    out_of_fold = fitting.out_of_fold_scores(study, chosen, FOLDS)
+    test, retrieved = fitting.test_scores(study, chosen, candidates, top=10)
     sparsity, thresholds = datasets.sparsity_index(known, len(ITEMS)), triage.Thresholds()
     labels = known.assign(relevant=known["rating"] >= LIKED)[["user", "item", "relevant"]]
     held_out = triage.triage_table(out_of_fold.merge(labels, on=["user", "item"]), sparsity, thresholds, "held-out")
     judged = test.drop(columns="fold").merge(candidates[["user", "item", "relevant"]], on=["user", "item"])
     tasks = rankers.build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
     deciles = {
-        name: evaluation.worst_decile(rows.set_index("user")["performance"])
+        name: compare.worst_decile(rows.set_index("user")["performance"])
         for name, rows in held_out.groupby("recommender")
     }
     return {
@@ -105,10 +109,10 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "inactive users": triage.inactive(sparsity, thresholds).to_frame(),
         "requests": asked(tasks, ITEMS),
         "repairs": repaired(tasks),
-        "controls": hybrid.control_scores(known, candidates, generator(SEED, "random-control"), draws=3),
-        "best other": pd.Series(hybrid.best_other(tuned)).to_frame(),
+        "controls": controls.control_scores(known, candidates, generator(SEED, "random-control"), draws=3),
+        "best other": pd.Series(controls.best_other(tuned)).to_frame(),
         "published triage": triage.triage_table(judged, sparsity, thresholds, "published"),
-        "oracle": hybrid.oracle_scores(candidates),
+        "oracle": controls.oracle_scores(candidates),
     }
 
 

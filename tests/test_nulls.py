@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import nulls
+from hybridrec.weak_users import nulls
 
 KEYS = ["flagged", "before_auc", "after_auc", "gain", "still_weak"]
 

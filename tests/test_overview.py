@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from hybridrec import overview, paths
+from hybridrec.study import overview, paths
 
 NAMES = overview.experiments()
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hybridrec import downloads, paths, tables
+from hybridrec.data import downloads
+from hybridrec.study import paths, tables
 
 PARENT, OWN = "My Documents d'été", "hybrid rec"
 READ_BY_MAKE = [
@@ -63,7 +64,7 @@ def targets() -> list[str]:
 PYTHON = """#!/bin/sh
 echo "$HYBRIDREC_SCRATCH|$*" >> "{log}"
 for word; do [ "$last" = --target ] && mkdir -p "$word"; last=$word; done
-case "$*" in "-m hybridrec run "*)
+case "$*" in "-m hybridrec.study run "*)
     mkdir -p "results/$4" "data/tables/$4" && touch "results/$4/$5.ipynb"
     for table in {tables}; do touch "data/tables/$4/$table.parquet"; done;;
 esac
@@ -215,7 +216,13 @@ def test_every_recipe_run_for_real_leaves_what_is_not_its_own(checkout):
         assert checkout.lost() == [], target
         assert checkout.made_outside() == [], target
     asked = checkout.log.read_text(encoding="utf-8")
-    for command in ("-m hybridrec run ml-100k 06_cost", "-m ruff check", "-m sphinx", "-m venv", "-m hybridrec seeds"):
+    for command in (
+        "-m hybridrec.study run ml-100k 06_cost",
+        "-m ruff check",
+        "-m sphinx",
+        "-m venv",
+        "-m hybridrec seeds",
+    ):
         assert command in asked
 
 
@@ -406,7 +413,9 @@ def test_a_command_written_as_text_is_found(code):
 def test_no_source_writes_a_command_as_text():
     """Tests may: one tries the commands that errors tell the reader to type."""
     read = [(name, code) for name, code in sources() if not name.startswith("tests/")]
-    assert {"hybridrec/downloads.py", "benchmarks/pipeline.py", "notebooks/01_data.ipynb"} <= {name for name, _ in read}
+    assert {"hybridrec/data/downloads.py", "benchmarks/pipeline.py", "notebooks/01_data.ipynb"} <= {
+        name for name, _ in read
+    }
     assert [(name, fault) for name, code in read for fault in faults(code)] == []
 
 
@@ -428,9 +437,10 @@ def test_pip_is_given_a_folder_with_blanks_as_one_word(tmp_path, monkeypatch):
 def test_a_notebook_runs_in_a_checkout_with_blanks_and_writes_within_it(checkout):
     source = checkout.root / "notebooks" / "it's mine.ipynb"
     (checkout.root / ".stamps" / "a b").mkdir()
-    code = "from hybridrec import paths\nimport os\n(paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
+    code = "import os\nfrom hybridrec.study import paths\n"
+    code += "(paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), source)
-    run = "from pathlib import Path\nfrom hybridrec import __main__ as m, paths\nimport sys\n"
+    run = "from pathlib import Path\nfrom hybridrec.study import notebooks as m, paths\nimport sys\n"
     run += "print(m._execute(Path(sys.argv[1]), {}, paths.ROOT / '.stamps' / 'a b' / 'c').cells[0].outputs[0].text)"
     env = os.environ | {"PYTHONPATH": str(checkout.root), "HYBRIDREC_SCRATCH": ".stamps/a 'scratch"}
     command = [sys.executable, "-c", run, str(source)]

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import yaml
 
-from hybridrec import paths
+from hybridrec.study import paths
 
 CONTAINER = json.loads((paths.ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
 BINDER = paths.ROOT / "binder"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hybridrec import paths
-from hybridrec.prices import Price, PriceError, Prices, read_prices
+from hybridrec.errors import PriceError
+from hybridrec.evaluation.prices import Price, Prices, read_prices
+from hybridrec.study import paths
 
 LOCAL = 'date = "2026-01-01"\n[local]\nusd_per_hour = 3.6\n'
 MODEL = '[models."org/toy-4.1"]\nprompt = 2\ncached = 0.5\ncompletion = 8.0\n'

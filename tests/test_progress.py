@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hybridrec import progress
+from hybridrec.study import progress
 
 
 @pytest.fixture(autouse=True)

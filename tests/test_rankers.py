@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from toy_model import USAGE, NeverAsked, ToyModel, reply
 
-from hybridrec import splits
+from hybridrec.data import splits
+from hybridrec.errors import ModelError, PriceError, RecordingError, ResponseError
 from hybridrec.llm import prompts, rankers
-from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.local import LocalModel
-from hybridrec.llm.models import ModelError
-from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.llm.runner import Failure, Response, ResponseError, Tally
-from hybridrec.prices import PriceError
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.local import LocalModel
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.runner import Failure, Response, Tally
+from hybridrec.study import models as study_models
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_every_user_mode_and_model_has_a_key_of_its_own(tasks):
 )
 def test_the_keys_of_requests_are_stable_across_releases(mode, key):
     """Recorded answers are found by them; whoever means to change a prompt has to compute the answers anew."""
-    assert LocalModel("SmolLM2-135M-Instruct").key(rankers.request_of(three(), mode, "film"))[:12] == key
+    assert study_models.local("SmolLM2-135M-Instruct").key(rankers.request_of(three(), mode, "film"))[:12] == key
 
 
 def test_an_unknown_mode_lists_the_known_ones(recordings):
@@ -426,8 +426,8 @@ def test_a_local_model_is_opened_without_being_loaded(monkeypatch):
     def loaded(card: object) -> Path:
         raise AssertionError("the model was loaded though nothing had to be computed")
 
-    monkeypatch.setattr("hybridrec.llm.local.converted_folder", loaded)
-    model = rankers.open_model("SmolLM2-135M-Instruct")
+    monkeypatch.setattr("hybridrec.llm.models.local.converted_folder", loaded)
+    model = study_models.open_model("SmolLM2-135M-Instruct")
     assert isinstance(model, LocalModel)
     assert len(model.key(rankers.request_of(three(), "listwise", "film"))) == 64
     model.close()
@@ -435,13 +435,13 @@ def test_a_local_model_is_opened_without_being_loaded(monkeypatch):
 
 def test_an_unknown_local_model_is_refused_at_once():
     with pytest.raises(ModelError, match="unknown model 'GPT-9'"):
-        rankers.open_model("GPT-9")
+        study_models.open_model("GPT-9")
 
 
 @pytest.mark.usefixtures("priced")
 def test_an_endpoint_is_opened_without_key_and_connection(monkeypatch, recordings):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    model = rankers.open_model("toy", ENDPOINT)
+    model = study_models.open_model("toy", ENDPOINT)
     assert isinstance(model, ChatModel)
     task = three()
     recordings.append(model.key(rankers.request_of(task, "listwise", "film")), says("Heat\nAlien\nFargo"))
@@ -453,14 +453,14 @@ def test_an_endpoint_is_opened_without_key_and_connection(monkeypatch, recording
 def test_a_model_behind_an_endpoint_costs_what_the_price_file_says():
     capped = {**ENDPOINT, "spending_cap_usd": 1.0, "parameters": {"max_tokens": 100}}
     for endpoint in (ENDPOINT, capped):
-        model = rankers.open_model("toy", endpoint)
+        model = study_models.open_model("toy", endpoint)
         assert model.usd({"prompt_tokens": 3 * 10**6, "cached_tokens": 10**6, "completion_tokens": 0}) == 2.5
 
 
 @pytest.mark.usefixtures("priced")
 def test_a_model_behind_an_endpoint_without_a_price_is_refused():
     with pytest.raises(PriceError, match=r"no price for 'dear'"):
-        rankers.open_model("dear", ENDPOINT)
+        study_models.open_model("dear", ENDPOINT)
 
 
 # --- recordings -----------------------------------------------------------------------------------------------------
@@ -473,54 +473,54 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_recordings_lie_by_dataset_and_model(folder):
-    assert rankers.recordings_for("ml-100k", "toy").path == folder / "toy.jsonl"
-    assert rankers.recordings_for("ml-100k", "org/toy").path == folder / "org--toy.jsonl"
+    assert study_models.recordings_for("ml-100k", "toy").path == folder / "toy.jsonl"
+    assert study_models.recordings_for("ml-100k", "org/toy").path == folder / "org--toy.jsonl"
 
 
 def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(folder, monkeypatch):
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    live = rankers.recordings_for("ml-100k", "toy")
+    live = study_models.recordings_for("ml-100k", "toy")
     assert len(live) == 0
     live.append("a", {"text": "live"})
     monkeypatch.setenv("HYBRIDREC_LLM", "auto")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
-    rankers.keep_live_recordings("ml-100k", "toy")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
+    study_models.keep_live_recordings("ml-100k", "toy")
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.keep_live_recordings("ml-100k", "toy")
+    study_models.keep_live_recordings("ml-100k", "toy")
     monkeypatch.setenv("HYBRIDREC_LLM", "auto")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
 
 
 def test_a_kept_live_run_wins_and_answers_that_it_did_not_ask_for_stay(folder, monkeypatch):
-    committed = rankers.recordings_for("ml-100k", "toy")
+    committed = study_models.recordings_for("ml-100k", "toy")
     committed.append("a", {"text": "compact"})
     committed.append("of other users", {"text": "compact"})
     committed.compact()
     committed.append("newer", {"text": "appended"})
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
-    rankers.keep_live_recordings("ml-100k", "toy")
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
+    study_models.keep_live_recordings("ml-100k", "toy")
     assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
     monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    kept = rankers.recordings_for("ml-100k", "toy")
+    kept = study_models.recordings_for("ml-100k", "toy")
     assert {key: kept[key]["text"] for key in kept} == {"a": "live", "of other users": "compact", "newer": "appended"}
 
 
 def test_a_live_run_that_was_folded_already_is_kept_all_the_same(folder, monkeypatch):
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    live = rankers.recordings_for("ml-100k", "toy")
+    live = study_models.recordings_for("ml-100k", "toy")
     live.append("a", {"text": "live"})
     live.compact()
-    rankers.keep_live_recordings("ml-100k", "toy")
+    study_models.keep_live_recordings("ml-100k", "toy")
     assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
 
 
 def test_without_a_live_run_there_is_nothing_to_keep(folder, monkeypatch):
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.keep_live_recordings("ml-100k", "toy")
+    study_models.keep_live_recordings("ml-100k", "toy")
     assert [path.name for path in folder.iterdir()] == ["toy.jsonl"]
 
 
@@ -528,11 +528,11 @@ def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monke
     folder.mkdir()
     (folder / "toy.jsonl.gz").write_bytes(b"damaged")
     monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
     with pytest.warns(UserWarning, match=r"toy\.jsonl\.gz.*the live run's answers take its place"):
-        rankers.keep_live_recordings("ml-100k", "toy")
+        study_models.keep_live_recordings("ml-100k", "toy")
     monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
 
 
 # --- whole lists ------------------------------------------------------------------------------------------------------

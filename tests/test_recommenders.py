@@ -8,9 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import cornac_models, fits, metrics, paths, recommenders, splits
-from hybridrec.fits import Fit, Recipe, RecommenderError
-from hybridrec.recommenders import Study
+from hybridrec.data import splits
+from hybridrec.errors import RecommenderError
+from hybridrec.evaluation import metrics
+from hybridrec.recommenders import cornac_models, fits, fitting
+from hybridrec.recommenders.fits import Fit, Recipe
+from hybridrec.recommenders.fitting import Study
+from hybridrec.study import paths
 
 # Smaller than the declared grids, so that a fit takes a moment.
 QUICK = {
@@ -108,7 +112,7 @@ def test_an_item_nobody_rated_and_a_user_without_likes_get_scores(study):
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("call", [recommenders.recipe, recommenders.grid])
+@pytest.mark.parametrize("call", [fitting.recipe, fitting.grid])
 def test_unknown_recommender_lists_the_known_ones(call: Callable):
     with pytest.raises(RecommenderError, match="unknown recommender 'KNN'.*ItemKNN"):
         call("KNN")
@@ -126,8 +130,8 @@ def test_a_score_that_is_not_finite_names_recommender_and_user(study, pairs, mon
 
 
 def test_likes_recommenders_learn_from_likes_only(study):
-    assert recommenders.training_rows("BPR", study.known(), 4.0)["rating"].min() == 4
-    assert len(recommenders.training_rows("MF", study.known(), 4.0)) == len(study.known())
+    assert fitting.training_rows("BPR", study.known(), 4.0)["rating"].min() == 4
+    assert len(fitting.training_rows("MF", study.known(), 4.0)) == len(study.known())
 
 
 def test_second_run_computes_nothing(study, pairs, serial, monkeypatch):
@@ -193,13 +197,13 @@ def test_recommenders_of_one_study_have_seeds_of_their_own(study, pairs):
 
 
 def test_tuning_fits_on_train_and_never_reads_a_test_row(study, serial):
-    tuned = recommenders.tune(study, ["MF", "MostPop"])
+    tuned = fitting.tune(study, ["MF", "MostPop"])
     rows = study.interactions
     assert {len(work.train) for work in serial if work.recommender == "MF"} == {(rows["split"] == "train").sum()}
     hidden = rows["split"] == "test"
     scrambled = rows.assign(rating=rows["rating"].mask(hidden, 6 - rows["rating"]))
     computed = len(serial)
-    pd.testing.assert_frame_equal(recommenders.tune(replace(study, interactions=scrambled), ["MF", "MostPop"]), tuned)
+    pd.testing.assert_frame_equal(fitting.tune(replace(study, interactions=scrambled), ["MF", "MostPop"]), tuned)
     assert len(serial) == computed  # the very same fits
 
 
@@ -214,20 +218,20 @@ def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp
 
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(fits, "_compute", compute)
-    tuned = recommenders.tune(study, ["MF", "MostPop"])
+    tuned = fitting.tune(study, ["MF", "MostPop"])
     quality = tuned[tuned["recommender"] == "MF"].set_index("value")
     assert quality["auc"].to_dict() == {0.02: 0.0, 0.06: 1.0, 0.12: 0.5}
     assert tuned.groupby("recommender")["chosen"].sum().to_dict() == {"MF": 1, "MostPop": 1}
-    assert recommenders.chosen_params(tuned) == {"MF": {"lambda_reg": 0.06}, "MostPop": {}}
+    assert fitting.chosen_params(tuned) == {"MF": {"lambda_reg": 0.06}, "MostPop": {}}
 
 
 def test_equally_good_settings_leave_exactly_one_chosen(study, serial):
-    tuned = recommenders.tune(study, ["MF", "BPR"])
+    tuned = fitting.tune(study, ["MF", "BPR"])
     assert tuned.groupby("recommender")["chosen"].sum().to_dict() == {"MF": 1, "BPR": 1}
 
 
 def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, serial):
-    scores = recommenders.out_of_fold_scores(study, {"MF": {}, "BPR": {}}, folds=4)
+    scores = fitting.out_of_fold_scores(study, {"MF": {}, "BPR": {}}, folds=4)
     known = study.known()[["user", "item"]].sort_values(["user", "item"], ignore_index=True)
     for name in ("MF", "BPR"):
         mine = scores.loc[scores["recommender"] == name, ["user", "item"]]
@@ -240,14 +244,14 @@ def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, s
 
 
 def test_out_of_fold_scores_stand_beside_their_own_pair(study, serial):
-    scores = recommenders.out_of_fold_scores(study, {"MF": {}}, folds=4)
+    scores = fitting.out_of_fold_scores(study, {"MF": {}}, folds=4)
     for work, (_, rows) in zip(serial, scores.groupby("fold"), strict=True):
         np.testing.assert_array_equal(rows["score"].to_numpy(), memory_fit(work)["scores"])
         assert list(rows["item"]) == list(work.pairs["item"])
 
 
 def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, serial):
-    scores, retrieved = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=10)
+    scores, retrieved = fitting.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=10)
     assert (
         retrieved.groupby(["recommender", "user"])["position"]
         .agg(list)
@@ -255,7 +259,7 @@ def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, 
         .all()
     )
     assert not retrieved["spare"].any()
-    _, longer = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=7, spare=3)
+    _, longer = fitting.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=7, spare=3)
     assert longer["spare"].equals(longer["position"] >= 7) and longer["position"].max() == 9
     assert list(scores.columns[:2]) == ["user", "item"]
     assert len(scores) == 2 * len(pairs)

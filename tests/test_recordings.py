@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from file_limit import file_limit
 
+from hybridrec.errors import RecordingError
 from hybridrec.llm import recordings as module
-from hybridrec.llm.recordings import RecordingError, Recordings, request_key
+from hybridrec.llm.recordings import Recordings, request_key
 
 REQUEST = {"model": "toy", "kind": "score", "instruction": "I liked Alien (1979)", "candidates": ["Fargo", "Heat"]}
 

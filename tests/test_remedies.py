@@ -17,8 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import datasets, downloads, enough, experiment, paths, prices, tables
-from hybridrec.sources import book_crossing, canonical
+from hybridrec import errors
+from hybridrec.data import downloads
+from hybridrec.data.sources import book_crossing, canonical
+from hybridrec.evaluation import prices
+from hybridrec.study import config, enough, paths, steps, tables
 
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8")) | {"grids": {}}
 TRIED = "downloads enough experiment datasets prices sources.book_crossing sources.canonical sources.own".split()
@@ -56,18 +59,18 @@ class Study:
             self.file.write_text(self.raw, encoding="utf-8")
         else:
             self.rows.to_csv(self.file, index=False)
-        settings = experiment.build("mine", self.values | {"ratings": self.ratings}, "mine.toml")
-        return enough.check(datasets.load(settings.dataset, settings.ratings), settings)
+        settings = config.build("mine", self.values | {"ratings": self.ratings}, "mine.toml")
+        return enough.check(steps.dataset(settings.dataset, settings.ratings), settings)
 
     def only_read(self, text: str, **ratings: Any) -> None:
         """A file that is only read: too small to be studied."""
         self.file.write_text(text, encoding="utf-8")
         self.ratings |= ratings
-        self.run = lambda: datasets.load("mine", self.ratings)
+        self.run = lambda: steps.dataset("mine", self.ratings)
 
     def only_settings(self, **values: Any) -> None:
         self.values = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8")) | values
-        self.run = lambda: experiment.build("mine", self.values, "mine.toml")
+        self.run = lambda: config.build("mine", self.values, "mine.toml")
 
 
 Remedy = Callable[[Study], Generator[None, str, None]]
@@ -350,11 +353,11 @@ def test_the_share_that_the_error_names_is_accepted_however_large(tmp_path, monk
     study = Study(tmp_path)
     study.rows = pd.DataFrame({"user": range(999), "item": range(999), "rating": 5})
     study.rows["title"] = ["One", "Two", "Three"][: titled + 1] + [""] * (998 - titled)
-    with pytest.raises(canonical.DatasetError) as caught:
+    with pytest.raises(errors.DatasetError) as caught:
         study.check()
     share = float(re.search(r"set untitled_share = (\S+) ", str(caught.value))[1])
     study.ratings["untitled_share"] = share
-    with pytest.raises(canonical.DatasetError, match="every rating is 5"):  # a later stage
+    with pytest.raises(errors.DatasetError, match="every rating is 5"):  # a later stage
         study.check()
 
 
@@ -484,7 +487,7 @@ def a_settings_file_in_another_encoding(study):
     file = study.folder / "mine.toml"
     text = (paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8").replace('"film"', '"película"')
     file.write_text(text, encoding="latin-1")
-    study.run = lambda: experiment.read(file)
+    study.run = lambda: config.read(file)
     assert "Save it as UTF-8" in (yield)
     file.write_text(text, encoding="utf-8")
 
@@ -655,7 +658,7 @@ def finished(tmp_path: Path) -> Path:
     root = tmp_path / "a copy"
     for name in ("hybridrec", "notebooks/experiments", "results/mine", "data/tables/mine", ".stamps/mine", ".venv/bin"):
         (root / name).mkdir(parents=True)
-    for name in ("Makefile", "hybridrec/tables.py", "hybridrec/paths.py"):
+    for name in ("Makefile", "hybridrec/study/tables.py", "hybridrec/study/paths.py"):
         shutil.copy(paths.ROOT / name, root / name)
     names = ["requirements.lock", "pyproject.toml", "data/published_table2.csv", "data/prices.toml", ".venv/bin/python"]
     names += ["notebooks/experiments/mine.toml", *(f"notebooks/{name}.ipynb" for name in NOTEBOOKS)]
@@ -698,5 +701,5 @@ def test_the_results_of_a_notebook_that_were_deleted_are_made_again(finished):
 
 def test_the_error_about_a_missing_table_names_that_command(monkeypatch, tmp_path):
     monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
-    with pytest.raises(tables.MissingTableError, match="make reproduce EXPERIMENT=mine"):
+    with pytest.raises(errors.MissingTableError, match="make reproduce EXPERIMENT=mine"):
         tables.read("mine", "triage")

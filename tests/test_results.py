@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from published_numbers import ANNOTATED, PAPER, as_found, look_up, metrics_of, rewritten
 
-from hybridrec import experiment, fingerprint, paths, tables
 from hybridrec.llm import prompts, rankers
-from hybridrec.llm.local import LocalModel
+from hybridrec.recommenders import fingerprint
+from hybridrec.study import config, paths, tables
+from hybridrec.study import models as study_models
 
 EXPERIMENTS = ["ml-100k", "ml-latest-small-2016", "book-crossing"]
 COMMITTED = paths.RESULTS / "ml-100k"
@@ -41,9 +42,9 @@ def fresh_folder() -> Path:
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
-def study(request) -> tuple[experiment.Experiment, dict]:
+def study(request) -> tuple[config.Experiment, dict]:
     """The settings and the committed metrics of each experiment."""
-    return experiment.load(request.param), read(paths.RESULTS / request.param)
+    return config.load(request.param), read(paths.RESULTS / request.param)
 
 
 def test_every_recommender_meets_every_ranker_under_both_protocols(study):
@@ -102,7 +103,7 @@ def test_every_rung_of_the_ladder_says_how_many_users_were_asked(study):
 def test_table_2_has_the_papers_numbers_where_the_paper_has_the_dataset(study):
     settings, committed = study
     cells = {(row["recommender"], row["group"]): row for row in committed["table2"]}
-    assert cells.keys() == {(name, group) for name in experiment.PUBLISHED_RECOMMENDERS for group in ("all", "weak")}
+    assert cells.keys() == {(name, group) for name in config.PUBLISHED_RECOMMENDERS for group in ("all", "weak")}
     in_paper = settings.dataset in paths.PUBLISHED.read_text(encoding="utf-8")
     assert all((row["paper_with_gpt_35"] is not None) == in_paper for row in cells.values())
     assert all(row["random"] is not None and row["item-mean"] is not None for row in cells.values())
@@ -278,13 +279,13 @@ def test_verdicts_are_the_committed_ones(committed):
 @pytest.mark.parametrize("mode", ["likelihood", "pointwise", "pointwise-facts"])
 def test_the_recorded_answers_are_those_of_the_model(mode, monkeypatch, live_model):
     monkeypatch.setenv("HYBRIDREC_SCRATCH", os.environ["HYBRIDREC_FRESH"])
-    settings = experiment.load("ml-100k")
+    settings = config.load("ml-100k")
     interactions, candidates, items = (tables.read("ml-100k", n) for n in ("interactions", "candidates", "items"))
     known = interactions[interactions["split"] != "test"]
     sparsity = tables.read("ml-100k", "sparsity")
     users = sparsity.loc[sparsity["inactive"], "user"].iloc[::200]
     tasks = rankers.build_tasks(users, known, candidates, items, settings.history_length, settings.rating_scale)
-    recordings = rankers.recordings_for("ml-100k", settings.model)
+    recordings = study_models.recordings_for("ml-100k", settings.model)
     for asked in (rankers.request_of(task, mode, settings.noun) for task in tasks):
         (answer,) = live_model.answer([asked.request])
         recorded = recordings[live_model.key(asked)]
@@ -294,4 +295,4 @@ def test_the_recorded_answers_are_those_of_the_model(mode, monkeypatch, live_mod
 
 @pytest.fixture(scope="module")
 def live_model():
-    return LocalModel(experiment.load("ml-100k").model)
+    return study_models.local(config.load("ml-100k").model)

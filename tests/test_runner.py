@@ -15,11 +15,13 @@ import pytest
 from file_limit import file_limit
 from toy_model import USAGE, NeverAsked, ToyModel, reply
 
-from hybridrec import paths, progress
+from hybridrec import errors
+from hybridrec.errors import RecordingError
 from hybridrec.llm import recordings as recordings_module
 from hybridrec.llm import runner
-from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Answer, Asked, Failure, Response, Tally
+from hybridrec.study import paths, progress
 
 PAID = 0.012  # dollars an answer of ToyModel costs
 
@@ -244,7 +246,7 @@ def test_a_local_model_whose_answer_does_not_fit_ends_the_run_and_nothing_of_it_
 
     asked, model = [ask_kind(user, kind) for user in (1, 2, 3, 4)], ToyModel(sometimes)
     seal = lambda asked, response: {**response, "text": response["text"].upper()}  # noqa: E731
-    with pytest.raises(runner.ResponseError, match=rf"toy, user 3: .*{name}") as caught:
+    with pytest.raises(errors.ResponseError, match=rf"toy, user 3: .*{name}") as caught:
         list(runner.ask(asked, model, recordings, seal=seal if kind == "generate" else lambda _, response: response))
     assert "not recorded" in str(caught.value)
     assert set(Recordings(recordings.path)) == {model.key(one) for one in asked[:2]}

@@ -17,11 +17,14 @@ import pytest
 import rank_users
 from fault_server import FaultServer, Reply, Request, completion, error, ranked, serve
 
-from hybridrec import experiment, paths
-from hybridrec.experiment import Endpoint, ExperimentError
-from hybridrec.llm import chat, rankers
-from hybridrec.llm.chat import ChatModel, EndpointError
+from hybridrec.errors import EndpointError, SettingError
+from hybridrec.llm import rankers
+from hybridrec.llm.models import endpoint
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.recordings import Recordings
+from hybridrec.study import config, paths
+from hybridrec.study import models as study_models
 
 # Keys may hold slashes, which some servers escape in JSON.
 SECRET = secrets.token_hex(16)
@@ -79,14 +82,14 @@ def area(tmp_path_factory) -> Path:
 def server() -> Iterator[FaultServer]:
     with pytest.MonkeyPatch.context() as patch, serve(repeats) as running:
         patch.setenv(VARIABLE, KEY)
-        patch.setattr(chat, "_FIRST_WAIT", 0.01)
+        patch.setattr(endpoint, "_FIRST_WAIT", 0.01)
         yield running
 
 
 @pytest.fixture(scope="module")
 def logged(area) -> Iterator[Path]:
     """A file that takes all that any library logs."""
-    names = ["", "openai", "httpx2", "httpcore2", *chat._LOGGERS]
+    names = ["", "openai", "httpx2", "httpcore2", *endpoint._LOGGERS]
     levels = {name: logging.getLogger(name).level for name in names}
     handler = logging.FileHandler(area / "debug.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -245,8 +248,8 @@ URL = "https://host.example/v1"
     ],
 )
 def test_a_key_in_the_wrong_place_is_refused_without_being_repeated(settings, message):
-    with pytest.raises(ExperimentError, match=message) as caught:
-        experiment.build("toy", VALUES | {"endpoint": settings}, "toy.toml")
+    with pytest.raises(SettingError, match=message) as caught:
+        config.build("toy", VALUES | {"endpoint": settings}, "toy.toml")
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
 
 
@@ -254,14 +257,14 @@ def test_a_key_in_the_wrong_place_is_refused_without_being_repeated(settings, me
 def test_a_key_that_breaks_the_experiment_file_is_not_repeated(line, tmp_path):
     path = tmp_path / "toy.toml"
     path.write_text(f'[endpoint]\nbase_url = "{URL}"\n{line}\n', encoding="utf-8")
-    with pytest.raises(ExperimentError, match="toy.toml") as caught:
-        experiment.read(path)
+    with pytest.raises(SettingError, match="toy.toml") as caught:
+        config.read(path)
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
 
 
 @pytest.mark.parametrize("settings", [{"base_url": URL, "key_variable": KEY}, {"base_url": f"https://{SECRET}@host"}])
 def test_a_key_in_the_wrong_place_is_refused_by_a_notebook_too(settings):
-    with pytest.raises(ExperimentError) as caught:
-        rankers.open_model("toy", settings)
+    with pytest.raises(SettingError) as caught:
+        study_models.open_model("toy", settings)
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
     assert not quotes_the_key(repr(Endpoint(URL, key_variable=VARIABLE)))

@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridrec import datasets, splits
-from hybridrec.experiment import Endpoint
+from hybridrec.data import splits
 from hybridrec.llm import answers, rankers
-from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.local import LocalModel, converted_folder, model_card
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
+from hybridrec.study import models as study_models
+from hybridrec.study import steps
 
 pytestmark = pytest.mark.live
 
@@ -85,7 +86,7 @@ def one_thread() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return converted_folder(model_card(MODEL))
+    return study_models.local(MODEL).folder()
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def _stop(server: subprocess.Popen) -> None:
 @pytest.fixture(scope="module")
 def tasks() -> list[rankers.Task]:
     """Real users of the default experiment: those with the shortest prompts among who has three candidates or more."""
-    data = datasets.load("ml-100k")
+    data = steps.dataset("ml-100k")
     interactions = splits.split_per_user(data.interactions, SEED)
     candidates = splits.test_candidates(interactions, 4.0, SEED)
     sizes = candidates.groupby("user").size()
@@ -154,7 +155,7 @@ def _request(task: rankers.Task) -> dict:
 
 @pytest.fixture(scope="module")
 def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
-    local = LocalModel(MODEL)
+    local = study_models.local(MODEL)
     requests = [_request(task) for task in tasks]
     allowed = min(_ENOUGH, *(local._budget(request["candidates"]) for request in requests))
     endpoint = Endpoint(

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from hybridrec import figures, paths, tables
+from hybridrec import errors
+from hybridrec.study import figures, paths, tables
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def test_a_table_comes_back_as_it_was_written(frame, tmp_path):
 
 @pytest.mark.parametrize(("name", "notebook"), [("scores", "02_baselines"), ("rankings", "04_llm_prompting")])
 def test_a_missing_table_names_the_notebook_and_the_command(name, notebook):
-    with pytest.raises(tables.MissingTableError) as raised:
+    with pytest.raises(errors.MissingTableError) as raised:
         tables.read("toy", name)
     for part in (repr(name), notebook, "make reproduce EXPERIMENT=toy"):
         assert part in str(raised.value)
@@ -45,7 +46,7 @@ def test_a_missing_table_names_the_notebook_and_the_command(name, notebook):
 
 def test_experiments_do_not_share_tables(frame):
     tables.write("toy", sparsity=frame)
-    with pytest.raises(tables.MissingTableError):
+    with pytest.raises(errors.MissingTableError):
         tables.read("another", "sparsity")
 
 

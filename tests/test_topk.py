@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import metrics, topk
-from hybridrec.hybrid import CONTROLS, ORACLE
+from hybridrec.evaluation import metrics, topk
+from hybridrec.evaluation.controls import CONTROLS, ORACLE
 
 SURE = {"seed": 1, "samples": 100, "permutations": 200}
 

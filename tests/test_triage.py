@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import triage
-from hybridrec.triage import Thresholds
+from hybridrec.weak_users import triage
+from hybridrec.weak_users.triage import Thresholds
 
 
 def judged(scores, relevant, user: int = 1, **columns) -> pd.DataFrame:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import nulls, triage, triage_rules
-from hybridrec.triage import Thresholds
+from hybridrec.weak_users import nulls, triage, triage_rules
+from hybridrec.weak_users.triage import Thresholds
 
 
 def users(values: dict) -> pd.Series:

@@ -12,22 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hybridrec import splits, tables
-from hybridrec.experiment import Experiment
-from hybridrec.llm import prompts, rankers, shuffles
-from hybridrec.llm.chat import ChatModel, NoAnswerError, completion, said_by
+from hybridrec.errors import BatchError
+from hybridrec.files import shown
+from hybridrec.llm.models.endpoint import ChatModel, NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Check, Response, Seal, recorded_answer
-from hybridrec.paths import within_root
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
 _LINES, _BYTES = 50_000, 190_000_000
 _REASONS = 10  # so many reasons of failures are shown, the most frequent first
 _BOM = b"\xef\xbb\xbf"
-
-
-class BatchError(ValueError):
-    """A batch file that cannot be used; the message names the file and the line."""
 
 
 @dataclass
@@ -61,29 +55,6 @@ def _listed(counts: Counter[str]) -> str:
     shown = [f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
     more = sum(sorted(counts.values(), reverse=True)[_REASONS:])
     return ", ".join(shown[:_REASONS]) + (f", {more} for {len(shown) - _REASONS} other reasons" if more else "")
-
-
-def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
-    """Everything that notebook 04 asks of a model that writes, by mode: its users, then the shuffles.
-
-    Raises:
-        MissingTableError: notebook 01 did not run yet.
-    """
-    names = ("interactions", "candidates", "items", "sparsity")
-    interactions, candidates, items, sparsity = (tables.read(settings.name, name) for name in names)
-    known = interactions[interactions["split"] != "test"]
-    candidates = splits.rankable(candidates)
-    sparsity = sparsity[sparsity["user"].isin(candidates["user"])]
-    shown = (known, candidates, items, settings.history_length, settings.rating_scale)
-    inactive = rankers.build_tasks(sparsity.loc[sparsity["inactive"], "user"], *shown)
-    active = rankers.build_tasks(sparsity.loc[~sparsity["inactive"], "user"], *shown)
-    chosen = shuffles.sample(inactive, settings.shuffled_users, settings.seed)
-    again = [shuffles.shuffled(task, n, settings.seed) for n in range(1, settings.shuffles) for task in chosen]
-    return {
-        mode: [rankers.request_of(task, mode, settings.noun) for task in [*tasks, *again]]
-        for mode in settings.modes
-        if mode in prompts.WRITTEN and (tasks := inactive + (active if mode in settings.everybody_modes else []))
-    }
 
 
 def open_requests(asked: Iterable[Asked], model: ChatModel, recordings: Recordings, check: Check) -> Iterator[Asked]:
@@ -236,7 +207,7 @@ def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise BatchError(f"{within_root(path)}: {error.strerror}.") from None
+        raise BatchError(f"{shown(path)}: {error.strerror}.") from None
     with file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(_BOM)
@@ -252,7 +223,7 @@ def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
                 undecodable = isinstance(error, UnicodeDecodeError)
                 what = "bytes that are not UTF-8" if undecodable else "not JSON with custom_id"
                 raise BatchError(
-                    f"{within_root(path)}, line {number}: no batch result ({what}). "
+                    f"{shown(path)}, line {number}: no batch result ({what}). "
                     "Fetch the file anew and leave it as it came."
                 ) from None
             yield custom_id, entry

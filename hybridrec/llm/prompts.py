@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hybridrec.experiment import MODES, WRITTEN
-
-__all__ = ["MODES", "WRITTEN", "Item", "instruction", "labels", "one_line", "question", "templates", "without_labels"]
+MODES = ("listwise", "listwise-labels", "likelihood", "pointwise", "pointwise-facts")  # ways to ask
+WRITTEN = ("listwise", "listwise-labels")  # those in which the model writes the order; the others read probabilities
 _LONGEST_TITLE = 150
 # How models' control tokens begin: <|im_end|>, <end_of_turn>, </s>, <<SYS>> and ◁think▷; in square brackets [/INST],
 # [|user|], [TOOL_CALLS], [INST], [gMASK]. Square brackets around a short word, as in "[REC] (2007)", are a title's own,

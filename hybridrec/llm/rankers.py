@@ -2,19 +2,14 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from hybridrec import paths
-from hybridrec.experiment import Endpoint
+from hybridrec import errors
 from hybridrec.llm import answers, prompts, runner
-from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.prices import read_prices
+from hybridrec.llm.recordings import Recordings
 from hybridrec.randomness import generator
 
 COUNTS = ("invalid", "duplicates", "missing")
@@ -143,58 +138,6 @@ def prior_requests(items: pd.DataFrame, noun: str) -> list[runner.Asked]:
     return [runner.Asked(None, build_request("prior", [], chunk, noun)) for chunk in chunks]
 
 
-# --- models and recordings --------------------------------------------------------------------------------------------
-
-
-def open_model(name: str, endpoint: "Mapping[str, Any] | None" = None) -> runner.Model:
-    """The model of an experiment: behind its endpoint if it names one, else on this machine.
-
-    Nothing is loaded, no key is read and no connection is made until something has to be asked.
-
-    Args:
-        name: the model's name.
-        endpoint: the settings of experiment.Endpoint, as a notebook gets them.
-
-    Raises:
-        ModelError, PriceError: an unknown local model; a model behind an endpoint without a price.
-    """
-    if endpoint is None:
-        from hybridrec.llm.local import LocalModel  # torch: only who asks a local model waits for it
-
-        return LocalModel(name)
-    from hybridrec.llm.chat import ChatModel
-
-    return ChatModel(name, Endpoint(**endpoint), read_prices(paths.PRICES).of_endpoint(name))
-
-
-def recordings_for(dataset: str, model: str) -> Recordings:
-    """What a model answered on a dataset; under HYBRIDREC_LLM=live a fresh file that replaces it when whole."""
-    return Recordings(_path(dataset, f"{model}.live" if runner.policy() == "live" else model))
-
-
-def keep_live_recordings(dataset: str, model: str) -> None:
-    """After a complete live run: its answers take the place of those to the same requests; all others stay.
-
-    Warns:
-        UserWarning: what was recorded before is damaged; the live run's answers alone take its place.
-    """
-    fresh, path = Recordings(_path(dataset, f"{model}.live")), _path(dataset, model)
-    if runner.policy() != "live" or not len(fresh):
-        return
-    try:
-        committed = Recordings(path)
-    except RecordingError as error:
-        warnings.warn(f"{error} Instead, the live run's answers take its place.", stacklevel=2)
-        for damaged in (path, path.with_name(f"{path.name}.gz")):
-            damaged.unlink(missing_ok=True)
-        committed = Recordings(path)
-    committed.take_over(fresh)
-
-
-def _path(dataset: str, model: str) -> Path:
-    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.jsonl"
-
-
 # --- rankings -------------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +205,7 @@ def rank_lists(
     if mode in prompts.WRITTEN:
         raise ValueError(f"{mode!r} writes an order of all candidates together: it cannot be asked title by title.")
     asked, more = (list(_titles(tasks, mode, noun)) for tasks in (lists, spare))
-    if runner.policy() != "replay" and any(model.key(one) not in recordings for one in asked):
+    if not recordings.replay_only and any(model.key(one) not in recordings for one in asked):
         _record_missing(more, model, recordings, f"{mode}, whole lists")
     found = runner.ask(asked, model, recordings, what=f"{mode}, whole lists", total=len(asked))
     scores: dict[int, dict[int, runner.Answer]] = {}
@@ -282,7 +225,7 @@ def _list_ranking(task: Task, mode: str, found: Mapping[int, runner.Answer]) -> 
     answers_by_place = [found[place] for place in range(len(task.items))]
     for answer in answers_by_place:
         if isinstance(answer.outcome, runner.Failure):
-            raise runner.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
+            raise errors.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
     together = {name: [answer.outcome[name][0] for answer in answers_by_place] for name in ("log_probs", "lengths")}
     return Ranking(
         ranker=mode,
@@ -402,7 +345,7 @@ def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, n
     found = {id(answer.asked): answer.outcome for answer in runner.ask(asked, model, recordings, what="prior")}
     for outcome in found.values():
         if isinstance(outcome, runner.Failure):
-            raise runner.ResponseError(f"no prior of the catalogue: {outcome.reason}. Run again: the rest is recorded.")
+            raise errors.ResponseError(f"no prior of the catalogue: {outcome.reason}. Run again: the rest is recorded.")
     values = [value for one in asked for value in found[id(one)]["log_probs"]]
     return pd.Series(values, index=items.sort_values("item")["item"].to_numpy())
 

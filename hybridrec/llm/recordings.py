@@ -19,14 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hybridrec.paths import within_root
+from hybridrec.errors import RecordingError
+from hybridrec.files import shown
 
 # Free bytes without which nothing is asked: tens of thousands of answers.
 _LEAST_FREE = 32 * 2**20
-
-
-class RecordingError(RuntimeError):
-    """A recording that is damaged, that cannot be written, or that replay needs and does not have."""
 
 
 def request_key(request: dict[str, Any], attempt: int = 0) -> str:
@@ -43,6 +40,7 @@ class Recordings:
 
     Args:
         path: the .jsonl file; it need not exist yet. A ``.jsonl.gz`` beside it is read first.
+        replay_only: nothing may be asked that has no recording here.
 
     Raises:
         RecordingError: a file that cannot be read; a damaged line other than a torn last one; in the compact form also
@@ -52,14 +50,14 @@ class Recordings:
         UserWarning: the last line is torn (a run was killed, or the disk full): that answer counts as not had.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, replay_only: bool = False) -> None:
+        self.path, self.replay_only = path, replay_only
         # Of each answer the text it stands in (None: the file of new answers), and where in it.
         self._places: dict[str, tuple[bytes | None, int]] = {}
         self.torn = int(self._load())
         if self.torn:
             warnings.warn(
-                f"{within_root(path)}: the last line was cut off (by a killed run or a full disk); it is ignored.",
+                f"{shown(path)}: the last line was cut off (by a killed run or a full disk); it is ignored.",
                 stacklevel=2,
             )
 
@@ -84,7 +82,7 @@ class Recordings:
             record = self._read(*self._places[key])
         if record.get("key") != key:
             raise RecordingError(
-                f"{within_root(self.path)}: the answer {key[:12]} was taken out of it during this run. Run again."
+                f"{shown(self.path)}: the answer {key[:12]} was taken out of it during this run. Run again."
             )
         return record["response"]
 
@@ -110,12 +108,12 @@ class Recordings:
             free = shutil.disk_usage(folder).free
         except OSError as error:
             raise RecordingError(
-                f"{within_root(folder)}: {self.path.name} cannot be written there ({error.strerror}), so nothing was "
-                "asked. Make the folder writable, or name a writable copy of data/recordings in HYBRIDREC_RECORDINGS."
+                f"{shown(folder)}: {self.path.name} cannot be written there ({error.strerror}), so nothing was "
+                "asked. Make the folder writable, or record elsewhere."
             ) from None
         if free < _LEAST_FREE:
             raise RecordingError(
-                f"{within_root(folder)}: {free / 2**20:.1f} MB are free, fewer than the {_LEAST_FREE / 2**20:.0f} MB "
+                f"{shown(folder)}: {free / 2**20:.1f} MB are free, fewer than the {_LEAST_FREE / 2**20:.0f} MB "
                 "wanted for answers, so nothing was asked. Free some space and run again."
             )
 
@@ -136,7 +134,7 @@ class Recordings:
                 file.flush()
         except OSError as error:
             raise RecordingError(
-                f"{within_root(self.path)}: the answer {key[:12]} could not be kept ({error.strerror}). Those before "
+                f"{shown(self.path)}: the answer {key[:12]} could not be kept ({error.strerror}). Those before "
                 "it are. Mend that (free some space) and run again: only what was not kept is asked for."
             ) from None
         self._places[key] = (None, place)
@@ -175,7 +173,7 @@ class Recordings:
             with suppress(OSError):
                 partial.unlink()
             raise RecordingError(
-                f"{within_root(self.compact_path)}: could not be written ({error.strerror}). No answer is lost. Mend "
+                f"{shown(self.compact_path)}: could not be written ({error.strerror}). No answer is lost. Mend "
                 "that (free some space) and run again."
             ) from None
 
@@ -220,7 +218,7 @@ def _content(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise RecordingError(f"{within_root(path)}: {error.strerror}. Make it readable, or restore it.") from None
+        raise RecordingError(f"{shown(path)}: {error.strerror}. Make it readable, or restore it.") from None
 
 
 def _unpacked(path: Path) -> bytes:
@@ -234,7 +232,7 @@ def _unpacked(path: Path) -> bytes:
         text = b""
     if not text:
         raise RecordingError(
-            f"{within_root(path)}: not a gzip file, or cut off, or empty. Restore it from git, or remove it (all its "
+            f"{shown(path)}: not a gzip file, or cut off, or empty. Restore it from git, or remove it (all its "
             "answers will be asked for again)."
         )
     if not text.endswith(b"\n"):
@@ -269,7 +267,7 @@ def _once(text: bytes, path: Path) -> dict[str, int]:
 
 
 def _damaged(path: Path, line: int, what: str) -> RecordingError:
-    name = within_root(path)
+    name = shown(path)
     file, remedy = shlex.quote(name), "Remove that line"
     if path.suffix == ".gz":
         command = f"gzip -dc {file} | sed {line}d | gzip > mended.gz && mv mended.gz {file}"

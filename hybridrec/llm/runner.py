@@ -5,7 +5,6 @@ small interface, ``Model``; this module knows nothing else about them, and nothi
 """
 
 import functools
-import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,15 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hybridrec import progress
-from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.paths import within_root
+from hybridrec.errors import RecordingError, ResponseError
+from hybridrec.files import shown
+from hybridrec.llm.recordings import Recordings
 
 Response = dict[str, Any]
 USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
-
-
-class ResponseError(RuntimeError):
-    """A response that the run cannot go on without does not fit its request, or was not to be had."""
 
 
 @dataclass(frozen=True)
@@ -210,14 +206,6 @@ def _told(name: str, value: object) -> str:
     return f"{name} is {value!r:.60}" if quotable else f"{name} is a {type(value).__name__}"
 
 
-def policy() -> str:
-    """HYBRIDREC_LLM. auto: replay and run what has no recording. replay: a miss is an error. live: run all anew."""
-    given = os.environ.get("HYBRIDREC_LLM", "auto")
-    if given not in ("auto", "replay", "live"):
-        raise ValueError(f"HYBRIDREC_LLM is {given!r}; it must be auto, replay or live.")
-    return given
-
-
 def ask(
     asked: Iterable[Asked],
     model: Model,
@@ -241,12 +229,12 @@ def ask(
         check: "" for a usable response, "repaired", or the reason why it is a failure.
         seal: what may be written of a response; applied before it is recorded.
         attempts: how often a request is asked while its answer is a failure. Each attempt is its own recording.
-        live: users whose requests are asked whatever is recorded; what was recorded stays. Nobody under
-            HYBRIDREC_LLM=replay.
+        live: users whose requests are asked whatever is recorded; what was recorded stays. Nobody where the
+            recordings are ``replay_only``.
         tally: counts; pass one to read it afterwards.
 
     Raises:
-        RecordingError: under HYBRIDREC_LLM=replay, a request without a recording; a recording that does not fit its
+        RecordingError: a request without a recording where they are ``replay_only``; a recording that does not fit its
             request; answers that cannot be kept, which is seen before the first is asked for (names the user or the
             folder, and the remedy).
         ResponseError: a model on this machine gave an answer that does not fit its request. Nothing of it is recorded.
@@ -270,18 +258,17 @@ class _Run:
         self, model: Model, recordings: Recordings, check: Check, seal: Seal, attempts: int, live: Collection[int]
     ) -> None:
         self.model, self.recordings, self.check, self.seal, self.attempts = model, recordings, check, seal, attempts
-        self.live = () if policy() == "replay" else live
+        self.live = () if recordings.replay_only else live
         self.again: deque[Asked] = deque()
         self.twins: dict[str, list[Asked]] = {}
         self.has_room = False
 
     def answers(self, source: Iterator[Asked], what: str) -> Iterator[Answer]:
         """Every request's answer; re-asked ones go first, so that few are ever open."""
-        replay_only = policy() == "replay"
         try:
             while True:
                 one = self.again.popleft() if self.again else next(source, None)
-                if one is not None and replay_only and self.model.key(one) not in self.recordings:
+                if one is not None and self.recordings.replay_only and self.model.key(one) not in self.recordings:
                     raise self._not_recorded(one, source, what)
                 finished = self._take(one) if one is not None else self._wait()
                 if one is None and not finished:
@@ -337,8 +324,8 @@ class _Run:
     def _not_recorded(self, one: Asked, rest: Iterator[Asked], what: str) -> RecordingError:
         more = sum(self.model.key(other) not in self.recordings for other in rest)
         return RecordingError(
-            f"no recording of {what} for {_who(one)} (and {more} more) in {within_root(self.recordings.path)}. "
-            "Run `make record`, or `make reproduce` to compute what is missing."
+            f"no recording of {what} for {_who(one)} (and {more} more) in {shown(self.recordings.path)}. "
+            "It may only replay (HYBRIDREC_LLM=replay here): leave that out, and what is missing is asked for."
         )
 
 

@@ -1,0 +1,293 @@
+"""One fit of a recommender: what it takes, what it gives, and where it is kept.
+
+Fits are independent of each other, so they run in worker processes; each is cached by the hash of all that it depends
+on. Every fit is single-threaded and seeded, so the scores do not depend on how many cores there are. They are rounded
+to declared decimals: what is cut off differs from processor to processor, and would decide between items that the
+recommender cannot tell apart. That, and float64 in the neural fits, is all it takes: switches that hold torch, MKL
+and NumPy to few instructions, as they stood here before, change no rounded score (tests/test_cornac_models.py).
+"""
+
+import functools
+import hashlib
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hybridrec import files, progress
+from hybridrec.data import splits
+from hybridrec.errors import RecommenderError
+from hybridrec.files import shown
+from hybridrec.machine import cores
+
+if TYPE_CHECKING:
+    from hybridrec.recommenders.cornac_models import Score
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a recommender is built: its Cornac class, what it learns from, and the one parameter that is tuned.
+
+    ``feedback`` is "ratings" (all known ratings, with their values) or "likes" (only liked items, as positives).
+    ``decimals``: its scores are rounded to so many.
+    """
+
+    cornac_class: str
+    feedback: str
+    grid: tuple[str, tuple[Any, ...]] | None = None
+    fixed: dict[str, Any] = field(default_factory=dict)
+    family: str = ""
+    control: bool = False
+    decimals: int = 8
+
+
+RECIPES: dict[str, Recipe] = {
+    "MostPop": Recipe("MostPop", "likes", family="popularity", control=True),
+    "ItemKNN": Recipe("ItemKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
+    "UserKNN": Recipe("UserKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
+    "MF": Recipe(
+        "MF", "ratings", ("lambda_reg", (0.02, 0.06, 0.12)), {"k": 20, "max_iter": 60, "learning_rate": 0.01},
+        "matrix factorisation",
+    ),
+    "BPR": Recipe(
+        "BPR", "likes", ("max_iter", (100, 200, 400)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
+        "learning to rank",
+    ),
+    "WBPR": Recipe(
+        "WBPR", "likes", ("max_iter", (100, 200, 400)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
+        "learning to rank",
+    ),
+    "NeuMF": Recipe(
+        "NeuMF", "likes", ("num_epochs", (5, 10, 20)),
+        {"backend": "pytorch", "num_factors": 8, "batch_size": 1024, "lr": 0.003}, "neural",
+    ),
+    "EASE": Recipe("EASE", "likes", ("lamb", (300, 1000, 3000)), {"posB": False}, "linear autoencoder"),
+    "VAECF": Recipe(
+        "VAECF", "likes", ("n_epochs", (100, 200, 400)), {"k": 20, "autoencoder_structure": [64], "batch_size": 128},
+        "autoencoder",
+        decimals=10,  # its scores are the probabilities of all items together
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One piece of work: fit a recommender on ``train``, score ``pairs``, and retrieve for the users in them.
+
+    ``top`` is how many items are retrieved for each of these users: those of the whole catalogue with the highest
+    scores that are not in ``seen`` (user, item). 0: none.
+    """
+
+    recommender: str
+    params: dict[str, Any]
+    train: pd.DataFrame
+    pairs: pd.DataFrame
+    users: np.ndarray
+    items: np.ndarray
+    seed: int
+    top: int = 0
+    seen: pd.DataFrame | None = None
+
+    def key(self) -> str:
+        """SHA-256 of everything the scores depend on."""
+        recipe = RECIPES[self.recommender]
+        settings = [self.recommender, recipe.cornac_class, recipe.feedback, recipe.fixed, recipe.decimals, self.params]
+        tables = [splits.fingerprint(self.train), splits.fingerprint(self.pairs)]
+        catalogue = [splits.fingerprint(pd.DataFrame({"id": ids})) for ids in (self.users, self.items)]
+        versions = [*map(version, ("cornac", "numpy", "scipy")), version("torch").split("+")[0], _code()]
+        retrieval = [self.top, splits.fingerprint(self.seen)] if self.top else []
+        text = json.dumps([settings, self.seed, tables, catalogue, *versions, *retrieval])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the code that fits and scores: an earlier version's fit is no fit of this one."""
+    files = (Path(__file__), Path(__file__).with_name("cornac_models.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a recommender.
+
+    Raises:
+        RecommenderError: unknown name (lists the known ones).
+    """
+    if name not in RECIPES:
+        raise RecommenderError(f"unknown recommender {name!r}. Known: {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+# --- one fit --------------------------------------------------------------------------------------------------------
+
+
+def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
+    """Fit, then score and retrieve.
+
+    Returns:
+        "scores" of ``work.pairs``, in their order, and the "seconds" it took; with ``work.top`` also "users" (those in
+        the pairs, sorted), "items" and "item_scores", both of shape (users, top), the best first.
+
+    Raises:
+        RecommenderError: a score that is not finite (names the recommender and a user).
+    """
+    import torch
+
+    from hybridrec.recommenders import cornac_models
+
+    start, chosen = time.perf_counter(), recipe(work.recommender)
+    torch.set_num_threads(1)
+    with cornac_models.in_double(), warnings.catch_warnings():
+        # A user with one rating has none where that one is held out: Cornac's KNNs take the mean of nothing.
+        warnings.filterwarnings("ignore", "Mean of empty slice|invalid value", RuntimeWarning)
+        model = cornac_models.build(chosen.cornac_class, work.seed, **chosen.fixed, **work.params)
+        model.fit(cornac_models.dataset(work.train, work.users, work.items, work.seed))
+        score = _checked(cornac_models.scorer(model), work)
+        found = {"scores": _score_pairs(score, work)} | (_retrieve(score, work) if work.top else {})
+    return found | {"seconds": np.array(time.perf_counter() - start)}
+
+
+def _checked(score: "Score", work: Fit) -> "Score":
+    """The scores of users by their ids, finite and rounded."""
+    decimals = recipe(work.recommender).decimals
+
+    def checked(user: int, places: np.ndarray | None) -> np.ndarray:
+        scores = score(int(np.searchsorted(work.users, user)), places)
+        if not np.isfinite(scores).all():
+            raise RecommenderError(
+                f"{work.recommender} {work.params} gave user {user} a score that is not finite. Try another value of "
+                "its parameter (grids in the experiment's file), or leave this recommender out."
+            )
+        return scores.round(decimals) + 0.0  # the zero of rounding has a sign, and a hash would see it
+
+    return checked
+
+
+def _score_pairs(score: "Score", work: Fit) -> np.ndarray:
+    scores = np.empty(len(work.pairs))
+    places = np.searchsorted(work.items, work.pairs["item"].to_numpy())
+    for user, rows in work.pairs.groupby("user").indices.items():
+        scores[rows] = score(user, places[rows])
+    return scores
+
+
+def _retrieve(score: "Score", work: Fit) -> dict[str, np.ndarray]:
+    """The ``top`` unseen items of each user; items of the same score come in a random order, the same for all users."""
+    users = np.sort(work.pairs["user"].unique())
+    seen = {user: rows["item"].to_numpy() for user, rows in work.seen.groupby("user")}
+    order = np.random.default_rng(work.seed).permutation(len(work.items))
+    top = min(work.top, len(work.items))
+    items, kept = (np.empty((len(users), top), dtype=kind) for kind in (np.int64, float))
+    for row, user in enumerate(users):
+        scores = score(user, None)
+        scores[np.searchsorted(work.items, seen.get(user, []))] = -np.inf
+        best = order[np.argsort(-scores[order], kind="stable")[:top]]
+        items[row], kept[row] = work.items[best], scores[best]
+    return {"users": users, "items": items, "item_scores": kept}
+
+
+# --- many fits ------------------------------------------------------------------------------------------------------
+
+
+def run(
+    fits: Sequence[Fit], cache: Path | None = None, what: str = "fits", count: bool = True, workers: int | None = None
+) -> list[dict[str, np.ndarray]]:
+    """What every fit came to, from the cache where it was done before, with a progress bar over the others.
+
+    Args:
+        fits: the work.
+        cache: the folder where fits are kept; None: they are not.
+        what: the name of the progress bar.
+        count: whether they count among what a run computed or found; not where they are looked up once more.
+        workers: processes that fit at the same time; None: as many as there are cores.
+
+    Warns:
+        UserWarning: a cached fit is damaged (names the file); it is done again.
+    """
+    if cache is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return run(fits, Path(scratch), what, count, workers)
+    cache.mkdir(parents=True, exist_ok=True)
+    files = [cache / f"fit-{work.key()}.npz" for work in fits]
+    known = {file: _load(file, work) for work, file in zip(fits, files, strict=True)}
+    todo = {file: work for work, file in zip(fits, files, strict=True) if known[file] is None}
+    if count:
+        progress.count("fits", computed=len(todo), cached=len(fits) - len(todo))
+    if todo:
+        _compute([(work, file) for file, work in todo.items()], what, workers or cores())
+        known |= {file: _load(file, work) for file, work in todo.items()}
+    return [known[file] for file in files]
+
+
+def _load(file: Path, work: Fit) -> dict[str, np.ndarray] | None:
+    """A fit from the cache; None where it is not there, or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = dict(arrays)
+        whole = _is_whole(found, work)
+    except FileNotFoundError:
+        return None
+    except Exception:  # a bit that was flipped can make zipfile and NumPy raise anything
+        whole = False
+    if not whole:
+        warnings.warn(f"{shown(file)} is damaged: this fit is done again.", stacklevel=2)
+        return None
+    return found
+
+
+def _is_whole(found: dict[str, np.ndarray], work: Fit) -> bool:
+    """Whether every array that ``fit_and_score`` returns is there, of its kind and shape, with numbers in it."""
+    shapes = {"scores": (len(work.pairs),), "seconds": ()}
+    if work.top:
+        users = work.pairs["user"].nunique()
+        lists = (users, min(work.top, len(work.items)))
+        shapes |= {"users": (users,), "items": lists, "item_scores": lists}
+    kinds = {"users": "i", "items": "i"}
+    return all(
+        found[name].shape == shape
+        and found[name].dtype.kind == kinds.get(name, "f")
+        and not np.isnan(found[name]).any()
+        and (name == "item_scores" or np.isfinite(found[name]).all())  # whoever has seen nearly all has -inf there
+        for name, shape in shapes.items()
+    )
+
+
+# By their time on Book-Crossing; a recommender that is missing here is an error, not a slow run.
+_SLOWEST_FIRST = ("NeuMF", "VAECF", "ItemKNN", "EASE", "UserKNN", "WBPR", "BPR", "MF", "MostPop")
+
+
+def _compute(todo: list[tuple[Fit, Path]], what: str, workers: int) -> None:
+    """Fit in worker processes, longest first, each result on disk as soon as it is there."""
+    slowest_first = sorted(todo, key=lambda pair: _SLOWEST_FIRST.index(pair[0].recommender))
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+        jobs = [(pool.submit(fit_and_score, work), work, file) for work, file in slowest_first]
+        for job, work, file in progress.bar(jobs, what=what):
+            _keep(file, work, job.result())
+
+
+def _keep(file: Path, work: Fit, found: dict[str, np.ndarray]) -> None:
+    try:
+        with files.replacing(file) as partial:
+            np.savez(partial, recommender=np.array(work.recommender), **found)
+    except OSError as error:
+        raise RecommenderError(
+            f"the fit of {work.recommender} cannot be kept in {shown(file.parent)} ({error.strerror}). "
+            "Free some space, or make the folder writable, and run again: what was fitted before is kept."
+        ) from None
+
+
+def _one_thread() -> None:
+    """Worker processes share the cores between them; a library that took them all would only get in the way."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)

@@ -1,0 +1,11 @@
+"""This repository's own experiments: their settings, files, notebooks, figures and verdicts.
+
+Nothing of the library imports it; notebooks and the command line do.
+"""
+
+from hybridrec import files
+from hybridrec import progress as reports
+from hybridrec.study import paths, progress
+
+files.base = paths.ROOT
+reports.listen(progress)
