@@ -211,7 +211,7 @@ def _is_whole(found: dict[str, np.ndarray], work: Fit) -> bool:
 
 
 def _compute(todo: list[tuple[Fit, Path]], what: str, workers: int) -> None:
-    """Fit in worker processes, slowest first, each result on disk as soon as it is there; one worker is this process."""
+    """Fit, slowest first, each result on disk as soon as it is there; in this process where there is one worker."""
     todo = sorted(todo, key=lambda pair: -recipe(pair[0].recommender).slowness)
     if workers == 1:
         for work, file in progress.bar(todo, what=what):
