@@ -216,8 +216,8 @@ GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-0
         (GOOD.replace(",", ";"), {}, r"r\.csv: no column 'user'; it has user;item;.*Or is ',' not its separator\?"),
         (GOOD, {"rating": "stars"}, r"r\.csv: no column 'stars'; it has user, item, .*Set 'rating' in \[ratings\]"),
         (GOOD, {"title": "name"}, r"r\.csv: no column 'name'.*Set 'title' in \[ratings\]"),
-        (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Mend or remove"),
-        (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Mend"),
+        (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Fix or remove"),
+        (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Fix"),
         (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is ' ', empty\. Every row needs one"),
         (
             GOOD + "ann,x2,3,2024-01-05,Two\n",

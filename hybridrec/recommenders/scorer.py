@@ -69,8 +69,8 @@ class FromTable:
         if without := len(rated) - len(found):
             lost = rated["user"].nunique() - found["user"].nunique()
             warnings.warn(
-                f"{what}: {without:,} of {len(rated):,} ratings have no score and are left out, with {lost:,} users who "
-                "have none at all.",
+                f"{what}: {without:,} of {len(rated):,} ratings have no score and are left out, with {lost:,} users "
+                "who have none at all.",
                 stacklevel=2,
             )
         if unrated := len(table) - len(found):
@@ -116,8 +116,8 @@ class Cornac:
         workers: so many fits at a time, each in a process (a script then needs ``if __name__ == "__main__":``); None:
             one after the other in this process.
         params: the tuned parameter's value, by name, such as {"lamb": 300}; it is not tuned then.
-        tune: whether the parameter is chosen by AUC on a tenth of each user's ratings; False, without ``params``: the
-            middle one of the recipe's values.
+        tune: whether the parameter is chosen, by the AUC of a tenth of each user's ratings; False, without ``params``:
+            the middle one of the recipe's values.
 
     Raises:
         RecommenderError: unknown name (lists the known ones).
@@ -135,10 +135,10 @@ class Cornac:
         tune: bool = True,
     ):
         grid = recipe(name).grid
-        if params is None and not (tune and grid):
-            params = {grid[0]: grid[1][len(grid[1]) // 2]} if grid else {}
+        self._usual = {grid[0]: grid[1][len(grid[1]) // 2]} if grid else {}
+        self._params = self._usual if params is None and not (tune and grid) else params
         self.name, self.folds, self.seed = name, folds, seed
-        self._cache, self._workers, self._params = Path(cache) if cache else None, workers or 1, params
+        self._cache, self._workers = Path(cache) if cache else None, workers or 1
         self._tuned: dict[str, dict[str, Any]] = {}
 
     def out_of_fold(self, data: Dataset) -> pd.DataFrame:
@@ -169,14 +169,22 @@ class Cornac:
         return found[[*schema.SCORES]]
 
     def params(self, data: Dataset) -> dict[str, Any]:
-        """The tuned parameter's value for these ratings, by name; it is chosen once for them."""
+        """The tuned parameter's value for these ratings, by name; it is chosen once for them.
+
+        Warns:
+            UserWarning: in the tenth of the ratings no user has a like and another rating, so there is no AUC to choose
+                by; it is the middle one of the recipe's values.
+        """
         if self._params is not None:
             return dict(self._params)
         from hybridrec.recommenders import fitting
 
         key = f"{splits.fingerprint(data.interactions)} {data.like}"
         if key not in self._tuned:
-            self._tuned |= {key: fitting.chosen_params(fitting.tune(self._study(data), [self.name]))[self.name]}
+            chosen = fitting.chosen_params(fitting.tune(self._study(data), [self.name]))
+            if not chosen:
+                warnings.warn(f"{self.name} is not tuned, as there are too few ratings: {self._usual}.", stacklevel=2)
+            self._tuned[key] = chosen.get(self.name, self._usual)
         return self._tuned[key]
 
     def _study(self, data: Dataset) -> Any:

@@ -49,7 +49,7 @@ def read_table(
     for number, line in enumerate(lines, 1):
         if line.count(separator) != fields - 1:
             found = line.count(separator) + 1
-            raise DatasetError(f"{name}, line {number}: {found} fields, expected {fields}. Mend or remove that line.")
+            raise DatasetError(f"{name}, line {number}: {found} fields, expected {fields}. Fix or remove that line.")
     # pandas takes separators of one character only; the unit separator stands in no text file.
     one = separator if len(separator) == 1 else "\x1f"
     text = "\n".join(lines).replace(separator, one)
@@ -82,7 +82,7 @@ def numbers(table: pd.DataFrame, name: str, file: str, header_lines: int = 0, wh
         row = int(broken.to_numpy().argmax())
         raise DatasetError(
             f"{file}, line {row + 1 + header_lines}: {name} is {text.iloc[row]!r}, not a "
-            f"{'whole ' if whole else ''}number. Mend or remove that line."
+            f"{'whole ' if whole else ''}number. Fix or remove that line."
         )
     return values.astype("int64") if whole else values
 

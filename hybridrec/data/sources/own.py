@@ -172,7 +172,7 @@ def _refuse(wrong: pd.Series, text: pd.Series, what: str, file: str, header: int
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise DatasetError(
-            f"{file}, line {row + 1 + header}: {text.name} is {text.iloc[row]!r}, {what}. Mend or remove that line."
+            f"{file}, line {row + 1 + header}: {text.name} is {text.iloc[row]!r}, {what}. Fix or remove that line."
         )
 
 
