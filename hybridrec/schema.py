@@ -104,10 +104,16 @@ def read(
     table = table.assign(**{name: _checked_ids(table[name], what) for name in ids if name in table})
     twice = table.duplicated(list(unique)) if unique else pd.Series(False, table.index)
     if twice.any():
-        row = int(twice.to_numpy().argmax())
-        pair = ", ".join(f"{name} {table.at[row, name]!r}" for name in unique)
-        raise DatasetError(f"{what}, row {row + 1}: {pair} is there already{and_more(twice)}. Keep one row of each.")
+        row, values = first(table, twice)
+        pair = ", ".join(f"{name} {values[name]!r}" for name in unique)
+        raise DatasetError(f"{what}, row {row}: {pair} is there already{and_more(twice)}. Keep one row of each.")
     return table
+
+
+def first(table: pd.DataFrame, wrong: pd.Series) -> tuple[int, dict[str, Any]]:
+    """The number of the first row that is wrong, from 1, and what stands in it."""
+    row = int(wrong.to_numpy().argmax())
+    return row + 1, table.iloc[[row]].to_dict("records")[0]
 
 
 def and_more(wrong: pd.Series) -> str:
@@ -124,11 +130,11 @@ def finite(table: pd.DataFrame, name: str, what: str, error: type[Exception] = D
     values = pd.to_numeric(table[name], errors="coerce").astype("float64")
     wrong = ~np.isfinite(values)
     if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        whose = ", ".join(f"{key} {table.at[row, key]!r}" for key in IDS if key in table)
+        row, there = first(table, wrong)
+        whose = " for user {user!r}, item {item!r}".format(**there) if {*IDS} <= there.keys() else ""
         raise error(
-            f"{what}, row {row + 1}: {name} is {table.at[row, name]!r}{f' for {whose}' if whose else ''}, not a finite "
-            f"number{and_more(wrong)}. Fix or remove {'such rows' if wrong.sum() > 1 else 'that row'}."
+            f"{what}, row {row}: {name} is {there[name]!r}{whose}, not a finite number{and_more(wrong)}. Fix or remove "
+            "such rows."
         )
     return values
 
@@ -157,9 +163,10 @@ def scores(
             refuse_unknown(found[name], known, what)
     twice = found.duplicated(list(IDS))
     if twice.any():
-        user, item = found.loc[twice, list(IDS)].iloc[0]
+        _, there = first(found, twice)
         raise ScoresError(
-            f"{what}: two scores for user {user!r} and item {item!r}{and_more(twice)}. Keep one score for each pair."
+            f"{what}: two scores for user {there['user']!r} and item {there['item']!r}{and_more(twice)}. Keep one score "
+            "for each pair."
         )
     return found.assign(score=finite(found, "score", what, ScoresError))
 
@@ -170,8 +177,8 @@ def refuse_unknown(ids: pd.Series, known: Iterable, what: str) -> None:
     Raises:
         ScoresError: one is not (names the first, and how many more).
     """
-    strange = pd.unique(ids[~ids.isin(pd.Series(known))])
-    if len(strange):
+    strange = ids[~ids.isin(pd.Series(known))].unique().tolist()
+    if strange:
         more = f" (and {len(strange) - 1:,} more)" if len(strange) > 1 else ""
         raise ScoresError(
             f"{what}: {ids.name} {strange[0]!r} is not in the ratings or items{more}. Remove such rows, or check that "
@@ -210,8 +217,8 @@ def _checked_ids(ids: pd.Series, what: str) -> pd.Series:
         raise DatasetError(f"{what}, row {row + 1}: {ids.name} is missing{and_more(absent)}. Fill in or remove it.")
     if kind not in ("integer", "string", "empty"):
         raise DatasetError(
-            f"{what}: {ids.name} has ids of type {kind}, such as {ids.iloc[0]!r}; they must be whole numbers or text. "
-            f"Convert them, in all tables alike: table[{ids.name!r}].astype('int64'), or .astype(str)."
+            f"{what}: {ids.name} has ids of type {kind}, such as {ids.tolist()[0]!r}; they must be whole numbers or "
+            f"text. Convert them, in all tables alike: table[{ids.name!r}].astype('int64'), or .astype(str)."
         )
     return ids.astype("int64" if kind == "integer" else "str")
 
@@ -258,7 +265,7 @@ def _read_typed_csv(source: Path, ids: Sequence[str]) -> pd.DataFrame:
     header = read_csv(source, nrows=0).columns
     texts = [name for name in header if name in {*ids, *_TEXT}]
     empty = {name: [""] for name in header if name not in texts}
-    table = read_csv(source, dtype=dict.fromkeys(texts, str), na_values=empty, float_precision="round_trip")
+    table = read_csv(source, dtype=dict.fromkeys(texts, str), na_values=empty)
     return table.assign(**{name: whole_numbers(table[name]) for name in ids if name in table})
 
 

@@ -200,14 +200,16 @@ def _is_whole(found: dict[str, np.ndarray], work: Fit) -> bool:
         users = work.pairs["user"].nunique()
         lists = (users, min(work.top, len(work.items)))
         shapes |= {"users": (users,), "items": lists, "item_scores": lists}
-    kinds = {"users": work.users.dtype.kind, "items": work.items.dtype.kind}
-    return all(
-        found[name].shape == shape
-        and found[name].dtype.kind == kinds.get(name, "f")
-        and not np.isnan(found[name]).any()
-        and (name == "item_scores" or np.isfinite(found[name]).all())  # whoever has seen nearly all has -inf there
-        for name, shape in shapes.items()
-    )
+    ids = {"users": work.users, "items": work.items}
+    for name, shape in shapes.items():
+        kind = ids[name].dtype.kind if name in ids else "f"
+        if found[name].shape != shape or found[name].dtype.kind != kind:
+            return False
+        if kind == "f":  # whoever has seen nearly all has -inf among "item_scores"
+            broken = np.isnan(found[name]) if name == "item_scores" else ~np.isfinite(found[name])
+            if broken.any():
+                return False
+    return True
 
 
 def _compute(todo: list[tuple[Fit, Path]], what: str, workers: int) -> None:

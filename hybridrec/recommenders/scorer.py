@@ -91,10 +91,10 @@ class FromTable:
         found = wanted.merge(table[[*schema.SCORES]], "left", on=["user", "item"])
         without = found["score"].isna()
         if without.any():
-            user, item = found.loc[without, ["user", "item"]].iloc[0]
+            _, pair = schema.first(found, without)
             raise ScoresError(
-                f"{what}: no score for user {user!r} and candidate {item!r}{schema.and_more(without)}. Score every "
-                "candidate, or take those without a score out of the candidates."
+                f"{what}: no score for user {pair['user']!r} and candidate {pair['item']!r}{schema.and_more(without)}. "
+                "Score every candidate, or take those without a score out of the candidates."
             )
         return found
 

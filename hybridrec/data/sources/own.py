@@ -249,9 +249,9 @@ def with_titles(table: pd.DataFrame, titled: pd.Series, file: str, most: float) 
         raise DatasetError(f"{file}: no rated item has a title. Is {first!r} called otherwise there, or the column?")
     if share > most:
         raise DatasetError(
-            f"{file}: {said}. They have {share:.1%} of the ratings; no more than {most:.1%} may be left out. A "
-            "language model knows an item by its title alone: add titles, or remove these ratings (in an experiment's "
-            f"[ratings]: untitled_share = {np.ceil(share * 100) / 100:g})."
+            f"{file}: {said}. They have {share:.1%} of the ratings, and up to {most:.1%} may be left out. A language "
+            "model knows an item by its title alone: add titles, or remove these ratings. An experiment may set "
+            f"untitled_share = {np.ceil(share * 100) / 100:g} in [ratings] to leave them out."
         )
     kept = table[~without]
     lost = table["user"].nunique() - kept["user"].nunique()
