@@ -165,8 +165,8 @@ def scores(
     if twice.any():
         _, there = first(found, twice)
         raise ScoresError(
-            f"{what}: two scores for user {there['user']!r} and item {there['item']!r}{and_more(twice)}. Keep one score "
-            "for each pair."
+            f"{what}: two scores for user {there['user']!r} and item {there['item']!r}{and_more(twice)}. Keep one "
+            "score for each pair."
         )
     return found.assign(score=finite(found, "score", what, ScoresError))
 

@@ -175,11 +175,11 @@ def test_one_worker_is_this_process_and_leaves_its_threads_alone(study, pairs, c
 
 
 def test_a_recipe_is_all_that_a_new_recommender_takes(study, pairs, cache, monkeypatch):
-    """PMF of Cornac's, which has no recipe here: tuned, fitted in two processes, scored out of fold, fingerprinted."""
+    """PMF of Cornac's, which has no recipe here: tuned in two processes, fitted, scored out of fold, fingerprinted."""
     recipe = Recipe("PMF", "ratings", ("lambda_reg", (0.01, 0.1)), {"k": 3, "max_iter": 5}, allowed=(float, 0, 10))
     monkeypatch.setitem(fits.RECIPES, "PMF", recipe)
-    study = replace(study, workers=2)
-    tuned = fitting.tune(study, ["PMF"])
+    tuned = fitting.tune(replace(study, workers=2), ["PMF"])
+    study = replace(study, workers=1)
     assert tuned["value"].tolist() == [0.01, 0.1] and tuned["chosen"].sum() == 1
     params = fitting.chosen_params(tuned)
     assert params["PMF"]["lambda_reg"] in (0.01, 0.1)

@@ -111,7 +111,7 @@ def steps(interactions: pd.DataFrame, items: pd.DataFrame, cache: Path) -> dict[
     split = splits.split_per_user(interactions, seed=1)
     candidates = splits.test_candidates(split, 4.0, seed=1)
     study = fitting.Study(
-        split, items["item"].to_numpy(), 4.0, seed=1, grids={"EASE": [10, 20]}, cache=cache, workers=2
+        split, items["item"].to_numpy(), 4.0, seed=1, grids={"EASE": [10, 20]}, cache=cache, workers=1
     )
     tuned = fitting.tune(study, ["EASE", "ItemKNN"])
     params = fitting.chosen_params(tuned)
@@ -263,9 +263,8 @@ def test_cornac_learns_from_all_ratings_for_candidates(data):
 def test_cornac_is_tuned_on_a_tenth_and_keeps_its_fits(data, tmp_path, monkeypatch):
     monkeypatch.setitem(fits.RECIPES, "EASE", fits.Recipe("EASE", "likes", ("lamb", (10, 1e9)), {"posB": False}))
     ours = Cornac("EASE", folds=2, cache=tmp_path)
-    by_hand = fitting.Study(
-        splits.split_per_user(data.interactions, 2024, test=0.0), data.items["item"].to_numpy(), 4.0, 2024
-    )
+    split = splits.split_per_user(data.interactions, 2024, test=0.0)
+    by_hand = fitting.Study(split, data.items["item"].to_numpy(), 4.0, 2024, workers=1)
     assert ours.params(data) == fitting.chosen_params(fitting.tune(by_hand, ["EASE"]))["EASE"]
     found = ours.out_of_fold(data)
     monkeypatch.setattr(fits, "_compute", None)  # whatever is not kept is an error now
