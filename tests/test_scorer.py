@@ -98,6 +98,22 @@ def test_ratings_that_cannot_be_used_are_refused(interactions, items, change, gi
         Dataset.read(change(interactions), items, **given)
 
 
+def test_times_may_be_numbers_or_dates(interactions, items, tmp_path):
+    seconds = Dataset.read(interactions, items, timestamp="timestamp").interactions
+    dated = interactions.assign(timestamp=pd.to_datetime(interactions["timestamp"], unit="s"))
+    dated.to_csv(tmp_path / "r.csv", index=False)
+    for table in (dated, tmp_path / "r.csv"):
+        pd.testing.assert_frame_equal(Dataset.read(table, items, timestamp="timestamp").interactions, seconds)
+    dated.loc[7, "timestamp"] = pd.NaT
+    with pytest.raises(DatasetError, match="ratings, row 8: timestamp is NaT"):
+        Dataset.read(dated, items, timestamp="timestamp")
+
+
+def test_titles_that_look_like_numbers_stay_as_they_are(interactions, items, tmp_path):
+    items.assign(label=[f"{n:04}" for n in items["item"]]).to_csv(tmp_path / "i.csv", index=False)
+    assert Dataset.read(interactions, tmp_path / "i.csv", title="label").items["title"].tolist()[0] == "0101"
+
+
 def test_items_that_are_there_twice_are_refused(interactions, items):
     with pytest.raises(DatasetError, match="items, row 32: item 101 is there already"):
         Dataset.read(interactions, pd.concat([items, items.head(1)]))

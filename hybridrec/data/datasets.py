@@ -37,8 +37,8 @@ class Dataset:
     @classmethod
     def read(
         cls,
-        ratings: pd.DataFrame | str | Path,
-        items: pd.DataFrame | str | Path | None = None,
+        ratings: schema.Table,
+        items: schema.Table | None = None,
         *,
         user: str = "user",
         item: str = "item",
@@ -58,7 +58,8 @@ class Dataset:
             ratings: one row a rating: a DataFrame, or the path of a .csv or .parquet file.
             items: one row an item, with its title; None: the ratings have a column of titles.
             user, item, rating: names of the columns in ``ratings``; ``item`` also in ``items``.
-            timestamp: the column in ``ratings`` with seconds since 1970 (UTC); None: the order in time is not known.
+            timestamp: the column in ``ratings`` with seconds since 1970 (UTC), or dates; None: the order in time is not
+                known.
             title, genres: names of the columns in ``items`` (in ``ratings``, without ``items``).
             like: a rating from here on means that the user likes the item.
             name: what to call the dataset.
@@ -69,21 +70,21 @@ class Dataset:
                 ratings without a title (names the row and the remedy).
         """
         wanted = [user, item, rating, *([timestamp] if timestamp else [])]
-        what = _called(ratings, "ratings")
-        table = schema.read(ratings, wanted, what, ids=(user, item), unique=(user, item))
+        what = schema.called(ratings, "ratings")
+        text = [title, *([genres] if genres else [])]
+        table = schema.read(ratings, wanted, what, ids=(user, item), text=text, unique=(user, item))
         if table.empty:
             raise DatasetError(f"{what}: there is no rating in it. Is it the right table?")
-        when = np.floor(schema.finite(table, timestamp, what)).astype("int64") if timestamp else 0
+        when = _seconds(table, timestamp, what) if timestamp else 0
         interactions = pd.DataFrame(
             {"user": table[user], "item": table[item], "rating": schema.finite(table, rating, what), "timestamp": when}
         )
         _check_like(interactions["rating"], like, what)
-        fields = [item, title, *([genres] if genres else [])]
         if items is None:
-            titles, catalogue = what, schema.read(table, fields, what, ids=(item,)).drop_duplicates(item)
+            titles, catalogue = what, schema.read(table, text, what, ids=()).drop_duplicates(item)
         else:
-            titles = _called(items, "items")
-            catalogue = schema.read(items, fields, titles, ids=(item,), unique=(item,))
+            titles = schema.called(items, "items")
+            catalogue = schema.read(items, [item, *text], titles, ids=(item,), text=text, unique=(item,))
         catalogue = _catalogue(catalogue, item, title, genres)
         # Where one of the tables has numbers alone and the other one text, both become text.
         catalogue = catalogue.assign(item=schema.like(catalogue["item"], interactions["item"]))
@@ -97,8 +98,18 @@ class Dataset:
 _UNTITLED = 0.2  # the largest share of the ratings that may be of items without a title
 
 
-def _called(table: pd.DataFrame | str | Path, what: str) -> str:
-    return what if isinstance(table, pd.DataFrame) else Path(table).name
+def _seconds(table: pd.DataFrame, name: str, what: str) -> pd.Series:
+    """A column of numbers, or of dates and times (UTC where they name no zone), as whole seconds since 1970."""
+    if pd.api.types.is_numeric_dtype(table[name]):
+        return np.floor(schema.finite(table, name, what)).astype("int64")
+    when = pd.to_datetime(table[name], format="ISO8601", utc=True, errors="coerce")
+    if when.isna().any():
+        row, there = schema.first(table, when.isna())
+        raise DatasetError(
+            f"{what}, row {row}: {name} is {there[name]!r}, neither a number nor a date like 2024-05-31T18:30:00"
+            f"{schema.and_more(when.isna())}. Fix or remove such rows."
+        )
+    return (when - pd.Timestamp(0, tz="UTC")) // pd.Timedelta("1s")
 
 
 def _check_like(ratings: pd.Series, like: float, what: str) -> None:

@@ -13,8 +13,7 @@ from hybridrec.data import splits
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.recommenders.recipes import recipe
-
-Table = pd.DataFrame | str | Path
+from hybridrec.schema import Table
 
 
 class Scorer(Protocol):
@@ -101,7 +100,7 @@ class FromTable:
     def _read(self, table: Table | None, argument: str, data: Dataset) -> tuple[pd.DataFrame, str]:
         if table is None:
             raise ScoresError(f"{self.name} has no such scores: give FromTable the table as {argument}=.")
-        what = f"{argument} of {self.name}" if isinstance(table, pd.DataFrame) else Path(table).name
+        what = schema.called(table, f"{argument} of {self.name}")
         return schema.scores(table, what, users=data.interactions["user"], items=data.items["item"]), what
 
 
@@ -199,7 +198,7 @@ class Cornac:
 
 def _candidates(candidates: Table, data: Dataset) -> pd.DataFrame:
     """user, item of candidates, whose ids are those of the ratings and items."""
-    what = "candidates" if isinstance(candidates, pd.DataFrame) else Path(candidates).name
+    what = schema.called(candidates, "candidates")
     table = schema.read(candidates, schema.CANDIDATES, what, unique=schema.IDS)[list(schema.IDS)]
     for name, known in (("user", data.interactions["user"]), ("item", data.items["item"])):
         table = table.assign(**{name: schema.like(table[name], known)})
