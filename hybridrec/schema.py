@@ -5,11 +5,11 @@ whole numbers or text, and are kept as given. CSV has no types: there a column o
 is a whole number as one writes it, without leading zeros; text otherwise.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hybridrec.errors import DatasetError, ScoresError
@@ -117,7 +117,7 @@ def called(table: Table, what: str) -> str:
     return what if isinstance(table, pd.DataFrame) else Path(table).name
 
 
-def first(table: pd.DataFrame, wrong: pd.Series) -> tuple[int, dict[str, Any]]:
+def first(table: pd.DataFrame, wrong: pd.Series) -> tuple[int, dict[Any, Any]]:
     """The number of the first row that is wrong, from 1, and what stands in it."""
     row = int(wrong.to_numpy().argmax())
     return row + 1, table.iloc[[row]].to_dict("records")[0]
@@ -135,7 +135,7 @@ def finite(table: pd.DataFrame, name: str, what: str, error: type[Exception] = D
         DatasetError, or ``error``: one is missing, infinite or no number (names the first row, and counts the others).
     """
     values = pd.to_numeric(table[name], errors="coerce").astype("float64")
-    wrong = ~np.isfinite(values)
+    wrong = ~values.between(-sys.float_info.max, sys.float_info.max)
     if wrong.any():
         row, there = first(table, wrong)
         whose = " for user {user!r}, item {item!r}".format(**there) if {*IDS} <= there.keys() else ""

@@ -156,8 +156,8 @@ def load(name: str, ratings: Mapping[str, Any] | None = None, *, folder: Path, s
         if name in LOADERS:
             raise DatasetError(f"{name!r} is a dataset of this repository: give the one in [ratings] another name.")
         check_name("dataset", name)
-        *tables, notes = own.load(ratings, (*search, folder))
-        return Dataset(name, *tables, notes=notes)
+        interactions, items, source, notes = own.load(ratings, (*search, folder))
+        return Dataset(name, interactions, items, source, notes=notes)
     if name not in LOADERS:
         raise DatasetError(
             f"unknown dataset {name!r}. Known: {', '.join(LOADERS)}. Ratings of your own need a table [ratings]: "

@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,13 +36,17 @@ if TYPE_CHECKING:
     from hybridrec.recommenders.cornac_models import Score
 
 
+# A user's scores by id: of the whole catalogue, or of the items at the given places in it.
+ScoreById = Callable[[Any, np.ndarray | None], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Fit:
     """One piece of work: fit a recommender on ``train``, score ``pairs``, and retrieve for the users in them.
 
     ``users`` and ``items`` are all ids of the study as ``sorted_ids`` gives them, whole numbers or text.
     ``top`` is how many items are retrieved for each of these users: those of the whole catalogue with the highest
-    scores that are not in ``seen`` (user, item). 0: none.
+    scores that are not in ``seen`` (user, item), which must be given then. 0: none.
     """
 
     recommender: str
@@ -62,7 +66,7 @@ class Fit:
         tables = [splits.fingerprint(self.train), splits.fingerprint(self.pairs)]
         catalogue = [splits.fingerprint(pd.DataFrame({"id": ids})) for ids in (self.users, self.items)]
         versions = [*map(version, ("cornac", "numpy", "scipy")), version("torch").split("+")[0], _code()]
-        retrieval = [self.top, splits.fingerprint(self.seen)] if self.top else []
+        retrieval = [self.top, splits.fingerprint(self.seen)] if self.seen is not None else []
         text = json.dumps([settings, self.seed, tables, catalogue, *versions, *retrieval])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -101,15 +105,15 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
         model = cornac_models.build(chosen.cornac_class, work.seed, **chosen.fixed, **work.params)
         model.fit(cornac_models.dataset(work.train, work.users, work.items, work.seed))
         score = _checked(cornac_models.scorer(model), work)
-        found = {"scores": _score_pairs(score, work)} | (_retrieve(score, work) if work.top else {})
+        found = {"scores": _score_pairs(score, work)} | ({} if work.seen is None else _retrieve(score, work, work.seen))
     return found | {"seconds": np.array(time.perf_counter() - start)}
 
 
-def _checked(score: "Score", work: Fit) -> "Score":
+def _checked(score: "Score", work: Fit) -> ScoreById:
     """The scores of users by their ids, finite and rounded."""
     decimals, users = recipe(work.recommender).decimals, pd.Index(work.users)
 
-    def checked(user: int | str, places: np.ndarray | None) -> np.ndarray:
+    def checked(user: Any, places: np.ndarray | None) -> np.ndarray:
         scores = score(users.get_loc(user), places)
         if not np.isfinite(scores).all():
             raise RecommenderError(
@@ -121,7 +125,7 @@ def _checked(score: "Score", work: Fit) -> "Score":
     return checked
 
 
-def _score_pairs(score: "Score", work: Fit) -> np.ndarray:
+def _score_pairs(score: ScoreById, work: Fit) -> np.ndarray:
     scores = np.empty(len(work.pairs))
     places = pd.Index(work.items).get_indexer(work.pairs["item"])
     for user, rows in work.pairs.groupby("user").indices.items():
@@ -129,10 +133,10 @@ def _score_pairs(score: "Score", work: Fit) -> np.ndarray:
     return scores
 
 
-def _retrieve(score: "Score", work: Fit) -> dict[str, np.ndarray]:
+def _retrieve(score: ScoreById, work: Fit, known: pd.DataFrame) -> dict[str, np.ndarray]:
     """The ``top`` unseen items of each user; items of the same score come in a random order, the same for all users."""
     users, catalogue = sorted_ids(work.pairs["user"]), pd.Index(work.items)
-    seen = {user: catalogue.get_indexer(items) for user, items in work.seen.groupby("user")["item"]}
+    seen = {user: catalogue.get_indexer(items) for user, items in known.groupby("user")["item"]}
     order = np.random.default_rng(work.seed).permutation(len(work.items))
     top = min(work.top, len(work.items))
     items, kept = (np.empty((len(users), top), dtype=kind) for kind in (work.items.dtype, float))

@@ -7,6 +7,7 @@ ratings of one's own.
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,14 +34,14 @@ def read_table(
     Raises:
         DatasetError: unreadable encoding, or a line with too many or too few fields.
     """
-    name = name or Path(source).name
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    name = name or ("" if isinstance(source, bytes) else source.name)
+    data = source if isinstance(source, bytes) else source.read_bytes()
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        number = data[: error.start].count(b"\n") + 1
         raise DatasetError(
-            f"{name}, line {line}: not {encoding} text. Convert it to UTF-8, or name its encoding."
+            f"{name}, line {number}: not {encoding} text. Convert it to UTF-8, or name its encoding."
         ) from None
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     if lines == [""]:
@@ -53,9 +54,8 @@ def read_table(
     # pandas takes separators of one character only; the unit separator stands in no text file.
     one = separator if len(separator) == 1 else "\x1f"
     text = "\n".join(lines).replace(separator, one)
-    options = {"sep": one, "dtype": str, "keep_default_na": False, "quoting": 3, "engine": "c"}
-    header = {"header": None, "names": list(columns)} if columns else {}
-    return pd.read_csv(io.StringIO(text), **options, **header)
+    header: dict[str, Any] = {"header": None, "names": list(columns)} if columns else {}
+    return pd.read_csv(io.StringIO(text), sep=one, dtype=str, keep_default_na=False, quoting=3, engine="c", **header)
 
 
 def column(table: pd.DataFrame, name: str, file: str) -> pd.Series:

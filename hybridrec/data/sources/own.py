@@ -91,7 +91,8 @@ def load(values: Mapping[str, Any], search: Sequence[Path]) -> tuple[pd.DataFram
     catalogue, titles, _ = (rows, name, header) if own_titles else _read(wanted.items_file, wanted, search)
     table = _rows(rows, wanted, name, header)
     table = _summed(table) if wanted.feedback == "counts" else _rated_once(table, name, header)
-    items, notes = _items(catalogue, wanted, titles), []
+    items = _items(catalogue, wanted, titles)
+    notes: list[str] = []
     table, untitled = with_titles(table, items["item"], titles, wanted.untitled_share)
     table = _core(table, wanted.core, name, notes)
     if wanted.feedback == "counts":
@@ -149,7 +150,7 @@ def _rows(rows: pd.DataFrame, wanted: RatingsFile, name: str, header: int) -> pd
     """user and item (as named in the file), rating and timestamp (as numbers), one row a row of the file."""
     if rows.empty:
         raise DatasetError(f"{name}: there is no row under the header. Is it the right file?")
-    columns = {}
+    columns: dict[str, Any] = {}
     for key in ("user", "item"):
         columns[key] = _column(rows, wanted, key, name)
         _refuse(columns[key] == "", rows[getattr(wanted, key)], "empty. Every row needs one", name, header)
@@ -179,7 +180,7 @@ def _refuse(wrong: pd.Series, text: pd.Series, what: str, file: str, header: int
 def _seconds(text: pd.Series, file: str, header: int) -> pd.Series:
     """Timestamps as whole numbers: numbers as they are, dates and times of ISO 8601 as seconds since 1970 (UTC)."""
     if pd.to_numeric(text, errors="coerce").notna().any():
-        return np.floor(numbers(text.to_frame(), text.name, file, header)).astype("int64")
+        return np.floor(numbers(text.to_frame(), str(text.name), file, header)).astype("int64")
     when = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
     _refuse(when.isna(), text, "neither a number nor a date like 2024-05-31 or 2024-05-31T18:30:00", file, header)
     return (when - pd.Timestamp(0, tz="UTC")) // pd.Timedelta("1s")
