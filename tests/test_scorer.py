@@ -11,7 +11,7 @@ from hybridrec import schema
 from hybridrec.data import splits
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, RecommenderError, ScoresError
-from hybridrec.recommenders import fingerprint, fits, fitting
+from hybridrec.recommenders import fingerprint, fits, fitting, scorer
 from hybridrec.recommenders.scorer import Cornac, FromTable
 
 
@@ -295,8 +295,11 @@ def test_cornac_without_tuning_takes_the_middle_value(data):
         assert Cornac("EASE").params(few) == {"lamb": 1000}
 
 
-def test_cornac_needs_a_like_and_a_known_name(data):
+def test_cornac_needs_to_be_installed_a_like_and_a_known_name(data, monkeypatch):
     with pytest.raises(RecommenderError, match="unknown recommender 'KNN'"):
         Cornac("KNN")
     with pytest.raises(DatasetError, match="set its ``like``"):
         Cornac("EASE").out_of_fold(Dataset("bare", data.interactions, data.items, "made up"))
+    monkeypatch.setattr(scorer, "find_spec", lambda _: None)
+    with pytest.raises(RecommenderError, match=r"pip install 'hybridrec\[cornac\]'"):
+        Cornac("EASE")

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import pandas as pd
 from hybridrec import schema
 from hybridrec.data import splits
 from hybridrec.data.datasets import Dataset
-from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.errors import DatasetError, RecommenderError, ScoresError
 from hybridrec.recommenders.recipes import recipe
 from hybridrec.schema import Table
 
@@ -119,7 +120,7 @@ class Cornac:
             the middle one of the recipe's values.
 
     Raises:
-        RecommenderError: unknown name (lists the known ones).
+        RecommenderError: unknown name (lists the known ones), or Cornac is not installed.
     """
 
     def __init__(
@@ -134,6 +135,10 @@ class Cornac:
         tune: bool = True,
     ):
         grid = recipe(name).grid
+        if find_spec("cornac") is None:
+            raise RecommenderError(
+                f"{name} is one of Cornac's, which is not installed: pip install 'hybridrec[cornac]'."
+            )
         self._usual = {grid[0]: grid[1][len(grid[1]) // 2]} if grid else {}
         self._params = self._usual if params is None and not (tune and grid) else params
         self.name, self.folds, self.seed = name, folds, seed
