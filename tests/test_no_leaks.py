@@ -116,7 +116,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def compute(todo: list, what: str) -> None:
+def compute(todo: list, what: str, workers: int) -> None:
     """The fits of ``fits.run``, one after the other in this process."""
     for work, file in todo:
         np.savez(file, **fits.fit_and_score(work))
@@ -133,7 +133,8 @@ def runs(tmp_path_factory) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fits, "_compute", compute)
         small = {name: replace(fits.RECIPES[name], grid=grid) for name, grid in GRIDS.items()}
-        patch.setattr(fits, "RECIPES", small)
+        for name, recipe in small.items():
+            patch.setitem(fits.RECIPES, name, recipe)
         ratings = simulated()
         folders = [tmp_path_factory.mktemp(name) for name in ("as-they-are", "scrambled")]
         yield run(ratings, folders[0]), run(scrambled(ratings), folders[1])

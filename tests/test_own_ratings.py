@@ -1,5 +1,6 @@
 """Ratings of one's own: three shapes of file, what is left out and told, what is refused with one clear sentence."""
 
+import argparse
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,17 @@ def test_a_tenth_of_the_items_without_a_title_leaves_the_study_and_is_told(folde
     lost = table["item"].isin(gone).sum()
     assert set(data.interactions["item"]) == set(data.items["item"]) == set(titles["item"]) - set(gone)
     assert len(data.interactions) == len(table) - lost
-    assert f"{len(gone)} of {len(titles)} rated items have no title, such as" in (said := capsys.readouterr().out)
-    assert f"Left out: {lost:,} ratings ({lost / len(table):.1%}), and 0 users who have no other." in said
+    (note,) = data.notes
+    assert f"{len(gone)} of {len(titles)} rated items have no title, such as" in note
+    assert f"Left out: {lost:,} ratings ({lost / len(table):.1%}), and 0 users who have no other." in note
+    given = {"file": "r.csv", "items_file": "i.csv", "separator": ";", "lowest": -10}
+    commands.data(settings(given, like_threshold=5, rating_scale=10))
+    assert note in capsys.readouterr().out
     assert (data.interactions["timestamp"] == 0).all()
     assert enough.check(data, settings({}, like_threshold=5, rating_scale=10))
 
 
-def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(folder, capsys):
+def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(folder):
     log = "who,what,at,title\n" + "ann,a,3,A\n" * 4 + "ann,b,5,B\nann,b,9,B\nann,c,1,C\nbob,a,1,A\nbob,b,1,B\n"
     (folder / "log.csv").write_text(log, encoding="utf-8")
     data = load(
@@ -109,13 +114,14 @@ def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(fo
     )
     # ann: 4, 2 and 1 uses, so 2 at the median; bob: once each.
     assert data.interactions.to_numpy().tolist() == [
-        [1, 1, 4.5, 3],
-        [1, 2, 3, 9],
-        [1, 3, 2, 1],
-        [2, 1, 3, 1],
-        [2, 2, 3, 1],
+        ["ann", "a", 4.5, 3],
+        ["ann", "b", 3, 9],
+        ["ann", "c", 2, 1],
+        ["bob", "a", 3, 1],
+        ["bob", "b", 3, 1],
     ]
-    assert "1 of 2 users took none more often than their median" in capsys.readouterr().out
+    (note,) = data.notes
+    assert "1 of 2 users took none more often than their median" in note
 
 
 def test_a_column_of_counts_is_summed(folder):
@@ -144,13 +150,13 @@ def test_counts_and_scales_below_zero_give_no_mean_to_tell_a_model_of(ratings):
         settings(ratings, modes=["listwise", "pointwise-facts"], topk_modes=[])
 
 
-def test_what_the_core_leaves_out_is_told(folder, rated, capsys):
+def test_what_the_core_leaves_out_is_noted(folder, rated):
     lone = rated.head(1).assign(user=999, item=9999, title="Alone")
     pd.concat([rated, lone]).to_csv(folder / "r.csv", index=False)
-    assert len(load({"file": "r.csv", "core": 3}).interactions) == len(rated)
-    assert "core = 3 left out 1 ratings, 1 users, 1 items." in capsys.readouterr().out
-    load({"file": "r.csv"})
-    assert capsys.readouterr().out == ""
+    data = load({"file": "r.csv", "core": 3})
+    assert len(data.interactions) == len(rated)
+    assert data.notes == ("r.csv: core = 3 left out 1 ratings, 1 users, 1 items.",)
+    assert load({"file": "r.csv"}).notes == ()
 
 
 # --- timestamps -------------------------------------------------------------------------------------------------------
@@ -216,8 +222,8 @@ GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-0
         (GOOD.replace(",", ";"), {}, r"r\.csv: no column 'user'; it has user;item;.*Or is ',' not its separator\?"),
         (GOOD, {"rating": "stars"}, r"r\.csv: no column 'stars'; it has user, item, .*Set 'rating' in \[ratings\]"),
         (GOOD, {"title": "name"}, r"r\.csv: no column 'name'.*Set 'title' in \[ratings\]"),
-        (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Mend or remove"),
-        (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Mend"),
+        (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Fix or remove"),
+        (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Fix"),
         (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is ' ', empty\. Every row needs one"),
         (
             GOOD + "ann,x2,3,2024-01-05,Two\n",
@@ -336,9 +342,10 @@ def test_the_command_says_what_there_is_and_refuses_before_a_notebook_runs(folde
     good = settings(SONGS | {"file": "songs.csv"}, like_threshold=60, rating_scale=100)
     commands.data(good)
     assert "inactive users have likes and other items in the test" in capsys.readouterr().out
-    monkeypatch.setattr(commands, "_execute", lambda *_: pytest.fail("a notebook was run"))
+    monkeypatch.setattr(notebooks, "_execute", lambda *_: pytest.fail("a notebook was run"))
     with pytest.raises(DatasetError, match="a rating is 99.5, above rating_scale = 50"):
-        notebooks.run(settings(SONGS | {"file": "songs.csv"}, rating_scale=50), "01_data")
+        bad = settings(SONGS | {"file": "songs.csv"}, rating_scale=50)
+        commands._command(bad, argparse.Namespace(command="run", notebook="01_data"))
 
 
 # --- scales and recommenders ------------------------------------------------------------------------------------------
@@ -360,8 +367,7 @@ def test_usual_scales_are_learned_as_they_are(interactions):
         assert fitting.training_rows("MF", table, 4.0)["rating"].tolist() == table["rating"].tolist()
 
 
-def test_whoever_has_seen_most_of_a_small_catalogue_gets_a_shorter_list(interactions, items, monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
+def test_whoever_has_seen_most_of_a_small_catalogue_gets_a_shorter_list(interactions, items):
     numbers = items["item"].to_numpy()
     split = interactions.assign(split=np.where(interactions["item"] % 5 == 0, "test", "train"))
     study = fitting.Study(split, numbers, 4.0, seed=1)
@@ -482,13 +488,12 @@ def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monke
     mine = settings(ratings, **QUICK, ladder=[])
     for variable in ("DATA", "SCRATCH", "RECORDINGS"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
+    commands.data(mine)
     for notebook in sorted(file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")):
         notebooks.run(mine, notebook)
     said = capsys.readouterr().out
     assert "rated items have no title" in said
     assert "took none more often than their median" in said
-    executed = (tmp_path / "results" / "mine" / "01_data.ipynb").read_text(encoding="utf-8")
-    assert "rated items have no title" in executed
     claims = pd.read_csv(tmp_path / "results" / "mine" / "claims.csv")
     assert set(claims["recommender"]) >= {"ItemKNN", "BPR", "NeuMF"}
     assert claims["verdict"].notna().all()

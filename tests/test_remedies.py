@@ -268,28 +268,28 @@ def a_comma_within_a_field(study):
 @case
 def a_line_with_too_many_fields(study):
     study.only_read(GOOD + "bob,x2,3,Two,7\n")
-    line = int(re.search(r"line (\d+).*Mend that line", (yield))[1])
+    line = int(re.search(r"line (\d+).*Fix that line", (yield))[1])
     study.only_read("\n".join(text for n, text in enumerate(GOOD.splitlines(), 1) if n != line))
 
 
 @case
 def lines_longer_than_the_header(study):
     study.only_read(GOOD.replace("\n", ",7\n").replace("title,7", "title"))
-    assert "Mend the header" in (yield)
+    assert "Fix the header" in (yield)
     study.only_read(GOOD.replace("\n", ",7\n").replace("title,7", "title,more"))
 
 
 @case
 def a_rating_that_is_no_number(study):
     study.only_read(GOOD.replace("4.5", "good"))
-    line = int(re.search(r"line (\d+):.*Mend or remove that line", (yield))[1])
+    line = int(re.search(r"line (\d+):.*Fix or remove that line", (yield))[1])
     study.only_read("\n".join(text for n, text in enumerate(GOOD.splitlines(), 1) if n != line))
 
 
 @case
 def a_row_without_a_user(study):
     study.only_read(GOOD.replace("bob", " "))
-    line = int(re.search(r"line (\d+):.*Mend or remove that line", (yield))[1])
+    line = int(re.search(r"line (\d+):.*Fix or remove that line", (yield))[1])
     study.only_read("\n".join(text for n, text in enumerate(GOOD.splitlines(), 1) if n != line))
 
 

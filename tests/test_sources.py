@@ -187,14 +187,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_ratings_of_ones_own_with_any_column_names(folder):
     data = steps.dataset("mine", GIVEN)
-    assert data.interactions.to_numpy().tolist() == [[1, 1, 5, 3], [1, 2, 1, 2], [2, 1, 4.5, 1]]
-    assert data.items.to_numpy().tolist() == [[1, "First", "", "a b"], [2, "Second", "", ""]]
+    assert data.interactions.to_numpy().tolist() == [["ann", "x1", 5, 3], ["ann", "x2", 1, 2], ["bob", "x1", 4.5, 1]]
+    assert data.items.to_numpy().tolist() == [["x1", "First", "", "a b"], ["x2", "Second", "", ""]]
     assert data.source == "ratings.csv + items.csv"
 
 
-def test_numbers_as_names_are_kept(folder):
+def test_whole_numbers_are_numbers_and_leading_zeros_are_kept(folder):
     (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "9"), encoding="utf-8")
     assert steps.dataset("mine", GIVEN).interactions["user"].tolist() == [9, 70, 70]
+    (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "09"), encoding="utf-8")
+    assert steps.dataset("mine", GIVEN).interactions["user"].tolist() == ["09", "70", "70"]
 
 
 def test_without_timestamps_and_with_titles_beside_the_ratings(folder):

@@ -130,7 +130,7 @@ def fetch_any(alternatives: Sequence[Sequence[File]], folder: Path, search: Sequ
     for files in alternatives:
         found = [find_local(file, _others(search, folder)) or _whole(folder / file.name, file) for file in files]
         if all(found):
-            return found
+            return [path for path in found if path]
     errors = []
     for files in alternatives:
         try:

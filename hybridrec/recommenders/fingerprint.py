@@ -82,5 +82,5 @@ def compare(here: pd.DataFrame, committed: pd.DataFrame) -> Difference:
     known = both.dropna(subset=["scores", "scores_committed"])
     moved = known[known["scores"] != known["scores_committed"]]
     largest = (moved["auc"] - moved["auc_committed"]).abs().max() if len(moved) else 0.0
-    counts = moved.groupby("recommender", sort=False).size().to_dict()
+    counts = {str(name): int(count) for name, count in moved.groupby("recommender", sort=False).size().items()}
     return Difference(len(known), counts, float(largest), len(both) - len(known))

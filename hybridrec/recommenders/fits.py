@@ -13,9 +13,10 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,63 +30,23 @@ from hybridrec.data import splits
 from hybridrec.errors import RecommenderError
 from hybridrec.files import shown
 from hybridrec.machine import cores
+from hybridrec.recommenders.recipes import RECIPES, Recipe, recipe
 
 if TYPE_CHECKING:
     from hybridrec.recommenders.cornac_models import Score
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a recommender is built: its Cornac class, what it learns from, and the one parameter that is tuned.
-
-    ``feedback`` is "ratings" (all known ratings, with their values) or "likes" (only liked items, as positives).
-    ``decimals``: its scores are rounded to so many.
-    """
-
-    cornac_class: str
-    feedback: str
-    grid: tuple[str, tuple[Any, ...]] | None = None
-    fixed: dict[str, Any] = field(default_factory=dict)
-    family: str = ""
-    control: bool = False
-    decimals: int = 8
-
-
-RECIPES: dict[str, Recipe] = {
-    "MostPop": Recipe("MostPop", "likes", family="popularity", control=True),
-    "ItemKNN": Recipe("ItemKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
-    "UserKNN": Recipe("UserKNN", "ratings", ("k", (20, 50, 100)), {"mean_centered": True}, "neighbourhood"),
-    "MF": Recipe(
-        "MF", "ratings", ("lambda_reg", (0.02, 0.06, 0.12)), {"k": 20, "max_iter": 60, "learning_rate": 0.01},
-        "matrix factorisation",
-    ),
-    "BPR": Recipe(
-        "BPR", "likes", ("max_iter", (100, 200, 400)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
-        "learning to rank",
-    ),
-    "WBPR": Recipe(
-        "WBPR", "likes", ("max_iter", (100, 200, 400)), {"k": 20, "learning_rate": 0.02, "lambda_reg": 0.01},
-        "learning to rank",
-    ),
-    "NeuMF": Recipe(
-        "NeuMF", "likes", ("num_epochs", (5, 10, 20)),
-        {"backend": "pytorch", "num_factors": 8, "batch_size": 1024, "lr": 0.003}, "neural",
-    ),
-    "EASE": Recipe("EASE", "likes", ("lamb", (300, 1000, 3000)), {"posB": False}, "linear autoencoder"),
-    "VAECF": Recipe(
-        "VAECF", "likes", ("n_epochs", (100, 200, 400)), {"k": 20, "autoencoder_structure": [64], "batch_size": 128},
-        "autoencoder",
-        decimals=10,  # its scores are the probabilities of all items together
-    ),
-}  # fmt: skip
+# A user's scores by id: of the whole catalogue, or of the items at the given places in it.
+ScoreById = Callable[[Any, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Fit:
     """One piece of work: fit a recommender on ``train``, score ``pairs``, and retrieve for the users in them.
 
+    ``users`` and ``items`` are all ids of the study as ``sorted_ids`` gives them, whole numbers or text.
     ``top`` is how many items are retrieved for each of these users: those of the whole catalogue with the highest
-    scores that are not in ``seen`` (user, item). 0: none.
+    scores that are not in ``seen`` (user, item), which must be given then. 0: none.
     """
 
     recommender: str
@@ -100,14 +61,19 @@ class Fit:
 
     def key(self) -> str:
         """SHA-256 of everything the scores depend on."""
-        recipe = RECIPES[self.recommender]
-        settings = [self.recommender, recipe.cornac_class, recipe.feedback, recipe.fixed, recipe.decimals, self.params]
+        one = recipe(self.recommender)
+        settings = [self.recommender, one.cornac_class, one.feedback, one.fixed, one.decimals, self.params]
         tables = [splits.fingerprint(self.train), splits.fingerprint(self.pairs)]
         catalogue = [splits.fingerprint(pd.DataFrame({"id": ids})) for ids in (self.users, self.items)]
         versions = [*map(version, ("cornac", "numpy", "scipy")), version("torch").split("+")[0], _code()]
-        retrieval = [self.top, splits.fingerprint(self.seen)] if self.top else []
+        retrieval = [self.top, splits.fingerprint(self.seen)] if self.seen is not None else []
         text = json.dumps([settings, self.seed, tables, catalogue, *versions, *retrieval])
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sorted_ids(values: Iterable) -> np.ndarray:
+    """Distinct ids, sorted. Text is NumPy's own kind of text, which needs no pickle in a file."""
+    return np.unique(np.array(pd.unique(pd.Series(values)).tolist()))
 
 
 @functools.cache
@@ -115,17 +81,6 @@ def _code() -> str:
     """A hash of the code that fits and scores: an earlier version's fit is no fit of this one."""
     files = (Path(__file__), Path(__file__).with_name("cornac_models.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe of a recommender.
-
-    Raises:
-        RecommenderError: unknown name (lists the known ones).
-    """
-    if name not in RECIPES:
-        raise RecommenderError(f"unknown recommender {name!r}. Known: {', '.join(RECIPES)}.")
-    return RECIPES[name]
 
 
 # --- one fit --------------------------------------------------------------------------------------------------------
@@ -141,28 +96,25 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
     Raises:
         RecommenderError: a score that is not finite (names the recommender and a user).
     """
-    import torch
-
     from hybridrec.recommenders import cornac_models
 
     start, chosen = time.perf_counter(), recipe(work.recommender)
-    torch.set_num_threads(1)
-    with cornac_models.in_double(), warnings.catch_warnings():
+    with _one_thread(), cornac_models.in_double(), warnings.catch_warnings():
         # A user with one rating has none where that one is held out: Cornac's KNNs take the mean of nothing.
         warnings.filterwarnings("ignore", "Mean of empty slice|invalid value", RuntimeWarning)
         model = cornac_models.build(chosen.cornac_class, work.seed, **chosen.fixed, **work.params)
         model.fit(cornac_models.dataset(work.train, work.users, work.items, work.seed))
         score = _checked(cornac_models.scorer(model), work)
-        found = {"scores": _score_pairs(score, work)} | (_retrieve(score, work) if work.top else {})
+        found = {"scores": _score_pairs(score, work)} | ({} if work.seen is None else _retrieve(score, work, work.seen))
     return found | {"seconds": np.array(time.perf_counter() - start)}
 
 
-def _checked(score: "Score", work: Fit) -> "Score":
+def _checked(score: "Score", work: Fit) -> ScoreById:
     """The scores of users by their ids, finite and rounded."""
-    decimals = recipe(work.recommender).decimals
+    decimals, users = recipe(work.recommender).decimals, pd.Index(work.users)
 
-    def checked(user: int, places: np.ndarray | None) -> np.ndarray:
-        scores = score(int(np.searchsorted(work.users, user)), places)
+    def checked(user: Any, places: np.ndarray | None) -> np.ndarray:
+        scores = score(users.get_loc(user), places)
         if not np.isfinite(scores).all():
             raise RecommenderError(
                 f"{work.recommender} {work.params} gave user {user} a score that is not finite. Try another value of "
@@ -173,24 +125,24 @@ def _checked(score: "Score", work: Fit) -> "Score":
     return checked
 
 
-def _score_pairs(score: "Score", work: Fit) -> np.ndarray:
+def _score_pairs(score: ScoreById, work: Fit) -> np.ndarray:
     scores = np.empty(len(work.pairs))
-    places = np.searchsorted(work.items, work.pairs["item"].to_numpy())
+    places = pd.Index(work.items).get_indexer(work.pairs["item"])
     for user, rows in work.pairs.groupby("user").indices.items():
         scores[rows] = score(user, places[rows])
     return scores
 
 
-def _retrieve(score: "Score", work: Fit) -> dict[str, np.ndarray]:
+def _retrieve(score: ScoreById, work: Fit, known: pd.DataFrame) -> dict[str, np.ndarray]:
     """The ``top`` unseen items of each user; items of the same score come in a random order, the same for all users."""
-    users = np.sort(work.pairs["user"].unique())
-    seen = {user: rows["item"].to_numpy() for user, rows in work.seen.groupby("user")}
+    users, catalogue = sorted_ids(work.pairs["user"]), pd.Index(work.items)
+    seen = {user: catalogue.get_indexer(items) for user, items in known.groupby("user")["item"]}
     order = np.random.default_rng(work.seed).permutation(len(work.items))
     top = min(work.top, len(work.items))
-    items, kept = (np.empty((len(users), top), dtype=kind) for kind in (np.int64, float))
+    items, kept = (np.empty((len(users), top), dtype=kind) for kind in (work.items.dtype, float))
     for row, user in enumerate(users):
         scores = score(user, None)
-        scores[np.searchsorted(work.items, seen.get(user, []))] = -np.inf
+        scores[seen.get(user, [])] = -np.inf
         best = order[np.argsort(-scores[order], kind="stable")[:top]]
         items[row], kept[row] = work.items[best], scores[best]
     return {"users": users, "items": items, "item_scores": kept}
@@ -252,27 +204,34 @@ def _is_whole(found: dict[str, np.ndarray], work: Fit) -> bool:
         users = work.pairs["user"].nunique()
         lists = (users, min(work.top, len(work.items)))
         shapes |= {"users": (users,), "items": lists, "item_scores": lists}
-    kinds = {"users": "i", "items": "i"}
-    return all(
-        found[name].shape == shape
-        and found[name].dtype.kind == kinds.get(name, "f")
-        and not np.isnan(found[name]).any()
-        and (name == "item_scores" or np.isfinite(found[name]).all())  # whoever has seen nearly all has -inf there
-        for name, shape in shapes.items()
-    )
-
-
-# By their time on Book-Crossing; a recommender that is missing here is an error, not a slow run.
-_SLOWEST_FIRST = ("NeuMF", "VAECF", "ItemKNN", "EASE", "UserKNN", "WBPR", "BPR", "MF", "MostPop")
+    ids = {"users": work.users, "items": work.items}
+    for name, shape in shapes.items():
+        kind = ids[name].dtype.kind if name in ids else "f"
+        if found[name].shape != shape or found[name].dtype.kind != kind:
+            return False
+        if kind == "f":  # whoever has seen nearly all has -inf among "item_scores"
+            broken = np.isnan(found[name]) if name == "item_scores" else ~np.isfinite(found[name])
+            if broken.any():
+                return False
+    return True
 
 
 def _compute(todo: list[tuple[Fit, Path]], what: str, workers: int) -> None:
-    """Fit in worker processes, longest first, each result on disk as soon as it is there."""
-    slowest_first = sorted(todo, key=lambda pair: _SLOWEST_FIRST.index(pair[0].recommender))
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
-        jobs = [(pool.submit(fit_and_score, work), work, file) for work, file in slowest_first]
+    """Fit, slowest first, each result on disk as soon as it is there; in this process where there is one worker."""
+    todo = sorted(todo, key=lambda pair: -recipe(pair[0].recommender).slowness)
+    if workers == 1:
+        for work, file in progress.bar(todo, what=what):
+            _keep(file, work, fit_and_score(work))
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_know, initargs=(RECIPES,)) as pool:
+        jobs = [(pool.submit(fit_and_score, work), work, file) for work, file in todo]
         for job, work, file in progress.bar(jobs, what=what):
             _keep(file, work, job.result())
+
+
+def _know(recipes: dict[str, Recipe]) -> None:
+    """Tell a worker process of recipes that a program has added to those of the module."""
+    RECIPES.update(recipes)
 
 
 def _keep(file: Path, work: Fit, found: dict[str, np.ndarray]) -> None:
@@ -286,8 +245,16 @@ def _keep(file: Path, work: Fit, found: dict[str, np.ndarray]) -> None:
         ) from None
 
 
-def _one_thread() -> None:
-    """Worker processes share the cores between them; a library that took them all would only get in the way."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for all numerical libraries: fits run beside each other, and their scores are the same everywhere."""
+    import torch
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(usual)

@@ -11,7 +11,8 @@ import pandas as pd
 from hybridrec.data import splits
 from hybridrec.randomness import seed_for
 from hybridrec.recommenders import fingerprint
-from hybridrec.recommenders.fits import Fit, recipe, run
+from hybridrec.recommenders.fits import Fit, run, sorted_ids
+from hybridrec.recommenders.recipes import recipe
 
 
 def grid(name: str, grids: Mapping[str, Sequence[Any]] | None = None) -> list[dict[str, Any]]:
@@ -62,8 +63,8 @@ class Study:
             params=params,
             train=training_rows(name, known, self.like_threshold),
             pairs=pairs[["user", "item"]].reset_index(drop=True),
-            users=np.sort(self.interactions["user"].unique()),
-            items=np.sort(self.items),
+            users=sorted_ids(self.interactions["user"]),
+            items=sorted_ids(self.items),
             seed=seed_for(self.seed, "fit", name),
             top=top,
             seen=known[["user", "item"]].reset_index(drop=True) if top else None,

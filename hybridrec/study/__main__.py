@@ -63,7 +63,7 @@ def data(settings: config.Experiment) -> None:
     dataset = steps.dataset(settings.dataset, settings.ratings)
     users, items = dataset.interactions["user"].nunique(), len(dataset.items)
     counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
-    print(f"{dataset.name}: {counts} (from {dataset.source})")
+    print(f"{dataset.name}: {counts} (from {dataset.source})", *dataset.notes, sep="\n")
     if settings.ratings:
         print(f"{dataset.name}: {enough.check(dataset, settings)}", flush=True)
 

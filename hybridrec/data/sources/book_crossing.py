@@ -66,11 +66,10 @@ def load(folder: Path, search: Sequence[Path] = ()) -> tuple[pd.DataFrame, pd.Da
 def _read(path: Path) -> pd.DataFrame:
     """The dump is latin-1; copies of it were converted. Text that is valid UTF-8 by chance is hardly possible."""
     try:
-        return read_quoted(path, ";", "utf-8", "\\")
-    except DatasetError as error:
-        if "not utf-8" not in str(error):
-            raise
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
         return read_quoted(path, ";", "latin-1", "\\")
+    return read_quoted(path, ";", "utf-8", "\\")
 
 
 def _items(books: pd.DataFrame, number: pd.Series) -> pd.DataFrame:

@@ -1,14 +1,17 @@
 """The one form in which every dataset is used, and strict reading of text files into it.
 
-``interactions``: user, item, rating, timestamp; ``items``: item, title, year, genres. Ids are whole numbers.
+``interactions``: user, item, rating, timestamp; ``items``: item, title, year, genres. Ids are whole numbers, or text in
+ratings of one's own.
 """
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from hybridrec import schema
 from hybridrec.errors import DatasetError
 
 
@@ -31,14 +34,14 @@ def read_table(
     Raises:
         DatasetError: unreadable encoding, or a line with too many or too few fields.
     """
-    name = name or Path(source).name
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    name = name or ("" if isinstance(source, bytes) else source.name)
+    data = source if isinstance(source, bytes) else source.read_bytes()
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        number = data[: error.start].count(b"\n") + 1
         raise DatasetError(
-            f"{name}, line {line}: not {encoding} text. Convert it to UTF-8, or name its encoding."
+            f"{name}, line {number}: not {encoding} text. Convert it to UTF-8, or name its encoding."
         ) from None
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     if lines == [""]:
@@ -47,13 +50,12 @@ def read_table(
     for number, line in enumerate(lines, 1):
         if line.count(separator) != fields - 1:
             found = line.count(separator) + 1
-            raise DatasetError(f"{name}, line {number}: {found} fields, expected {fields}. Mend or remove that line.")
+            raise DatasetError(f"{name}, line {number}: {found} fields, expected {fields}. Fix or remove that line.")
     # pandas takes separators of one character only; the unit separator stands in no text file.
     one = separator if len(separator) == 1 else "\x1f"
     text = "\n".join(lines).replace(separator, one)
-    options = {"sep": one, "dtype": str, "keep_default_na": False, "quoting": 3, "engine": "c"}
-    header = {"header": None, "names": list(columns)} if columns else {}
-    return pd.read_csv(io.StringIO(text), **options, **header)
+    header: dict[str, Any] = {"header": None, "names": list(columns)} if columns else {}
+    return pd.read_csv(io.StringIO(text), sep=one, dtype=str, keep_default_na=False, quoting=3, engine="c", **header)
 
 
 def column(table: pd.DataFrame, name: str, file: str) -> pd.Series:
@@ -80,7 +82,7 @@ def numbers(table: pd.DataFrame, name: str, file: str, header_lines: int = 0, wh
         row = int(broken.to_numpy().argmax())
         raise DatasetError(
             f"{file}, line {row + 1 + header_lines}: {name} is {text.iloc[row]!r}, not a "
-            f"{'whole ' if whole else ''}number. Mend or remove that line."
+            f"{'whole ' if whole else ''}number. Fix or remove that line."
         )
     return values.astype("int64") if whole else values
 
@@ -115,33 +117,8 @@ def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8", esc
     Raises:
         DatasetError: not there, unreadable encoding, empty, or a line with too many fields (names the line).
     """
-    options = {"sep": separator, "dtype": str, "keep_default_na": False, "escapechar": escape, "encoding": encoding}
-    name = source.name
-    try:
-        table = pd.read_csv(source, **options).fillna("")  # a missing last field is NaN in spite of keep_default_na
-    except FileNotFoundError:
-        raise DatasetError(f"{name}: there is no such file. Check the path.") from None
-    except LookupError:
-        raise DatasetError(f"{name}: {encoding!r} is no encoding that Python knows. Try utf-8 or latin-1.") from None
-    except UnicodeError as error:
-        line = f", line {_undecodable_line(source, encoding)}" if isinstance(error, UnicodeDecodeError) else ""
-        raise DatasetError(f"{name}{line}: not {encoding} text. Convert it to UTF-8, or name its encoding.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        said = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
-        raise DatasetError(f"{name}: {said}. Mend that line, or name the file's separator.") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas has taken the fields before the last ones for an index
-        raise DatasetError(f"{name}: lines have more fields than the header has names. Mend the header or the lines.")
-    return table
-
-
-def _undecodable_line(source: Path, encoding: str) -> int:
-    """The line, from 1, on which a text leaves its encoding."""
-    data = source.read_bytes()
-    try:
-        data.decode(encoding)
-    except UnicodeDecodeError as error:
-        return data[: error.start].count(b"\n") + 1
-    return 1
+    table = schema.read_csv(source, separator, encoding, dtype=str, escapechar=escape)
+    return table.fillna("")  # a missing last field is NaN in spite of keep_default_na
 
 
 def read_parquet(source: Path) -> pd.DataFrame:
@@ -150,11 +127,7 @@ def read_parquet(source: Path) -> pd.DataFrame:
     Raises:
         DatasetError: no parquet file, or a torn one.
     """
-    try:
-        table = pd.read_parquet(source)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
-        said = " ".join(str(error).replace(str(source), source.name).split())[:200].rstrip(".")
-        raise DatasetError(f"{source.name}: no whole parquet file ({said}). Write or fetch it again.") from None
+    table = schema.read_parquet(source)
     return table.reset_index(drop=True).convert_dtypes().astype("string").fillna("").astype("str")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hybridrec import schema
 from hybridrec.data.sources.canonical import k_core, numbers, read_parquet, read_quoted
 from hybridrec.errors import DatasetError
 from hybridrec.settings import between, check_ranges
@@ -76,10 +77,10 @@ def settings(values: Mapping[str, Any]) -> RatingsFile:
     return wanted
 
 
-def load(values: Mapping[str, Any], search: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Interactions, items and the files' names. What had to be left out is counted and printed.
+def load(values: Mapping[str, Any], search: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, str, tuple[str, ...]]:
+    """Interactions, items, the files' names, and notes: what had to be left out, counted.
 
-    Users and items may be called anything: they get the numbers of their places in sorted order.
+    Users and items keep their ids: numbers if all are whole numbers, text otherwise.
 
     Raises:
         DatasetError: a file, column or value that cannot be used (names it and the remedy).
@@ -91,15 +92,16 @@ def load(values: Mapping[str, Any], search: Sequence[Path]) -> tuple[pd.DataFram
     table = _rows(rows, wanted, name, header)
     table = _summed(table) if wanted.feedback == "counts" else _rated_once(table, name, header)
     items = _items(catalogue, wanted, titles)
-    table = _with_titles(table, items["item"], wanted, titles)
-    user, item = _numbered(table["user"]), _numbered(table["item"])
-    table = table.assign(user=table["user"].map(user), item=table["item"].map(item))
-    ratings = _core(table.sort_values(["user", "item"]), wanted.core, name)
+    notes: list[str] = []
+    table, untitled = with_titles(table, items["item"], titles, wanted.untitled_share)
+    table = _core(table, wanted.core, name, notes)
     if wanted.feedback == "counts":
-        ratings = _likes_of_counts(ratings)
-    items = items.assign(item=items["item"].map(item))
-    items = items[items["item"].isin(ratings["item"])].astype({"item": "int64"}).sort_values("item", ignore_index=True)
-    return ratings, items, name if own_titles else f"{name} + {titles}"
+        table = _likes_of_counts(table, notes)
+    items = items[items["item"].isin(table["item"])]
+    table = table.assign(user=schema.whole_numbers(table["user"]), item=schema.whole_numbers(table["item"]))
+    items = items.assign(item=items["item"].astype(table["item"].dtype)).sort_values("item", ignore_index=True)
+    ratings = table.sort_values(["user", "item"], ignore_index=True)
+    return ratings, items, name if own_titles else f"{name} + {titles}", (*untitled, *notes)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -148,7 +150,7 @@ def _rows(rows: pd.DataFrame, wanted: RatingsFile, name: str, header: int) -> pd
     """user and item (as named in the file), rating and timestamp (as numbers), one row a row of the file."""
     if rows.empty:
         raise DatasetError(f"{name}: there is no row under the header. Is it the right file?")
-    columns = {}
+    columns: dict[str, Any] = {}
     for key in ("user", "item"):
         columns[key] = _column(rows, wanted, key, name)
         _refuse(columns[key] == "", rows[getattr(wanted, key)], "empty. Every row needs one", name, header)
@@ -171,14 +173,14 @@ def _refuse(wrong: pd.Series, text: pd.Series, what: str, file: str, header: int
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise DatasetError(
-            f"{file}, line {row + 1 + header}: {text.name} is {text.iloc[row]!r}, {what}. Mend or remove that line."
+            f"{file}, line {row + 1 + header}: {text.name} is {text.iloc[row]!r}, {what}. Fix or remove that line."
         )
 
 
 def _seconds(text: pd.Series, file: str, header: int) -> pd.Series:
     """Timestamps as whole numbers: numbers as they are, dates and times of ISO 8601 as seconds since 1970 (UTC)."""
     if pd.to_numeric(text, errors="coerce").notna().any():
-        return np.floor(numbers(text.to_frame(), text.name, file, header)).astype("int64")
+        return np.floor(numbers(text.to_frame(), str(text.name), file, header)).astype("int64")
     when = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
     _refuse(when.isna(), text, "neither a number nor a date like 2024-05-31 or 2024-05-31T18:30:00", file, header)
     return (when - pd.Timestamp(0, tz="UTC")) // pd.Timedelta("1s")
@@ -224,36 +226,42 @@ def _items(catalogue: pd.DataFrame, wanted: RatingsFile, file: str) -> pd.DataFr
     return items[items["title"] != ""].drop_duplicates("item")
 
 
-def _with_titles(table: pd.DataFrame, titled: pd.Series, wanted: RatingsFile, file: str) -> pd.DataFrame:
-    """The ratings of items that have a title.
+def with_titles(table: pd.DataFrame, titled: pd.Series, file: str, most: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The ratings of items that have a title, and a note of those left out.
 
     A language model knows an item by its title alone. An item that one of the rankers compared cannot be asked about
     is no item of the study: it leaves the histories, the candidates and what recommenders learn from alike.
 
+    Args:
+        table: user, item, rating.
+        titled: the items that have a title.
+        file: where titles come from.
+        most: the largest share of the ratings that may be left out.
+
     Raises:
-        DatasetError: more ratings than ``untitled_share`` are of items without a title (names one, and what to set).
+        DatasetError: more of them are of items without a title (names one, and what to do).
     """
     without = ~table["item"].isin(titled)
     if not without.any():
-        return table
+        return table, ()
     items, share, first = table.loc[without, "item"].nunique(), without.mean(), table.loc[without, "item"].iloc[0]
     said = f"{items:,} of {table['item'].nunique():,} rated items have no title, such as {first!r}"
     if without.all():
         raise DatasetError(f"{file}: no rated item has a title. Is {first!r} called otherwise there, or the column?")
-    if share > wanted.untitled_share:
+    if share > most:
         raise DatasetError(
-            f"{file}: {said}. They have {share:.1%} of the ratings, and untitled_share = {wanted.untitled_share:g}. A "
-            f"language model knows an item by its title alone: add titles, or set untitled_share = "
-            f"{np.ceil(share * 100) / 100:g} in [ratings] to leave these items out."
+            f"{file}: {said}. They have {share:.1%} of the ratings, and up to {most:.1%} may be left out. A language "
+            "model knows an item by its title alone: add titles, or remove these ratings. An experiment may set "
+            f"untitled_share = {np.ceil(share * 100) / 100:g} in [ratings] to leave them out."
         )
     kept = table[~without]
     lost = table["user"].nunique() - kept["user"].nunique()
-    print(f"{file}: {said}. Left out: {without.sum():,} ratings ({share:.1%}), and {lost} users who have no other.")
-    return kept
+    note = f"{file}: {said}. Left out: {without.sum():,} ratings ({share:.1%}), and {lost} users who have no other."
+    return kept, (note,)
 
 
-def _core(table: pd.DataFrame, core: int, file: str) -> pd.DataFrame:
-    """Users and items with enough ratings; how many are left out is printed.
+def _core(table: pd.DataFrame, core: int, file: str, notes: list[str]) -> pd.DataFrame:
+    """Users and items with enough ratings; how many are left out is noted.
 
     Raises:
         DatasetError: none is left.
@@ -264,7 +272,7 @@ def _core(table: pd.DataFrame, core: int, file: str) -> pd.DataFrame:
     lost = {key: table[key].nunique() - kept[key].nunique() for key in ("user", "item")}
     if len(kept) < len(table):
         told = f"{len(table) - len(kept):,} ratings, {lost['user']:,} users, {lost['item']:,} items"
-        print(f"{file}: core = {core} left out {told}.")
+        notes.append(f"{file}: core = {core} left out {told}.")
     return kept
 
 
@@ -289,20 +297,11 @@ def from_counts(counts: pd.Series, users: pd.Series) -> pd.Series:
     return (1 + 2 * ratio).where(ratio <= 1, 5 - 1 / ratio)
 
 
-def _likes_of_counts(table: pd.DataFrame) -> pd.DataFrame:
+def _likes_of_counts(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     rated = table.assign(rating=from_counts(table["rating"], table["user"]))
     most = rated.groupby("user")["rating"].max()
-    print(
+    notes.append(
         "Counts became ratings: 3 is a user's median item, from 4 on it was taken more often. "
         f"{(most < 4).sum():,} of {len(most):,} users took none more often than their median: they have no like."
     )
     return rated
-
-
-def _numbered(names: pd.Series) -> pd.Series:
-    """Numbers from 1 of the distinct names, by their sorted order; names that are all whole numbers keep theirs."""
-    distinct = pd.Series(names.unique())
-    if distinct.str.fullmatch(r"[0-9]{1,15}").all() and distinct.astype("int64").is_unique:
-        return pd.Series(distinct.astype("int64").to_numpy(), index=distinct)
-    distinct = distinct.sort_values()
-    return pd.Series(range(1, len(distinct) + 1), index=distinct)
