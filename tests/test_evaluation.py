@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hybridrec.errors import ScoresError
 from hybridrec.evaluation import compare, controls, metrics, statistics
 from hybridrec.evaluation.compare import Setting
 from hybridrec.study import claims as judging
@@ -108,7 +109,7 @@ def test_the_recommender_is_its_own_hybrid_and_best_other_stands_for_the_other(a
 
 def test_a_routed_user_without_a_ranking_is_named(auc, setting):
     everybody = replace(setting, routed=pd.Index([1, 3, 4]))
-    with pytest.raises(KeyError, match=r"llm has no ranking of routed user 3 \(and 1 more\)"):
+    with pytest.raises(ScoresError, match=r"llm has no ranking of routed user 3 \(and 1 more\)"):
         compare.hybrid_quality(auc, everybody, "llm")
 
 
@@ -138,11 +139,11 @@ def test_a_routed_user_without_a_ranking_is_named(auc, setting):
     ],
 )
 def test_comparison_by_hand(auc, ndcg, setting, column, value):
-    assert compare.compare(auc, ndcg, setting, "llm")[column] == pytest.approx(value)
+    assert compare.before_and_after(auc, ndcg, setting, "llm")[column] == pytest.approx(value)
 
 
 def test_chance_is_averaged_over_its_draws(auc, ndcg, setting):
-    row = compare.compare(auc, ndcg | {"random": ndcg["A"]}, setting, "random")
+    row = compare.before_and_after(auc, ndcg | {"random": ndcg["A"]}, setting, "random")
     # First draw: users 1 and 3 are weak, 1 is worse. Second draw: 2 and 3 are weak, nobody is worse.
     assert row["weak_users_after"] == pytest.approx(2.0)
     assert row["harm_rate"] == pytest.approx(0.25)
@@ -151,7 +152,7 @@ def test_chance_is_averaged_over_its_draws(auc, ndcg, setting):
 
 
 def test_an_equal_ranking_harms_nobody(auc, ndcg, setting):
-    row = compare.compare(auc, ndcg, setting, "recommender")
+    row = compare.before_and_after(auc, ndcg, setting, "recommender")
     assert row["harm_rate"] == row["benefit_rate"] == 0
     assert all(row[name] == row[name.replace("before", "after")] for name in row if name.endswith("_before"))
 

@@ -20,7 +20,7 @@ def predict(table: pd.DataFrame, auc: float, threshold: float = 0.5, seed: int =
 
 
 def all_orders(relevant: int, irrelevant: int) -> np.ndarray:
-    """AUC of every order of the candidates, all equally likely under a coin."""
+    """AUC of every order of the candidates, all equally likely."""
     places = range(relevant + irrelevant)
     pairs = relevant * irrelevant
     return np.array(
@@ -38,13 +38,15 @@ def test_candidates_are_counted_by_user():
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 4), (4, 1), (3, 2), (3, 4)])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1 / 3, 0.5, 0.9, 1.0])
-def test_the_coin_agrees_with_enumeration(shape, threshold):
-    assert nulls.coin_share(*shape, threshold) == pytest.approx((all_orders(*shape) <= threshold + 1e-12).mean())
+def test_a_random_order_agrees_with_enumeration(shape, threshold):
+    assert nulls.random_order_share(*shape, threshold) == pytest.approx(
+        (all_orders(*shape) <= threshold + 1e-12).mean()
+    )
 
 
-def test_a_coin_on_many_candidates_is_at_or_below_one_half_half_of_the_time():
+def test_a_random_order_on_many_candidates_is_at_or_below_one_half_half_of_the_time():
     # 37 x 37 pairs is an odd number: no tie at one half.
-    assert nulls.coin_share(37, 37, 0.5) == pytest.approx(0.5)
+    assert nulls.random_order_share(37, 37, 0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("shape", "auc"), [((1, 1), 0.7), ((5, 3), 0.7), ((2, 9), 0.35)])
@@ -148,7 +150,7 @@ def by_hand() -> pd.DataFrame:
 def test_observed_by_hand(by_hand):
     found = nulls.observed(by_hand, pd.Index([1, 2, 3, 4]), 0.5)
     assert list(found) == KEYS
-    # A coin leaves user 1 weak with probability 1/2, and user 2 (ranks 1, 2, 3 of three) with 2/3.
+    # A random order leaves user 1 weak with probability 1/2, and user 2 (ranks 1, 2, 3 of three) with 2/3.
     assert list(found.values()) == pytest.approx([2, 0.25, 0.5, 0.25, (1 / 2 + 2 / 3) / 2])
 
 

@@ -45,7 +45,7 @@ def test_only_users_with_a_like_are_judged():
 
 
 def test_a_user_with_a_like_and_no_list_is_named_instead_of_left_out():
-    with pytest.raises(ValueError, match=r"user 3 .* no list of MF.*make reproduce"):
+    with pytest.raises(ValueError, match=r"user 3 .* no list of MF"):
         topk.judge(ranked(lists(u1=[1], u2=[1])), likes(u2=[1], u3=[1]), "MF")
 
 
@@ -140,7 +140,7 @@ def test_users_that_vanish_from_a_recommenders_lists_are_an_error_with_the_first
     rows = study["retrieved"]
     left = rows[~(rows["user"].isin(gone) & (rows["recommender"] == recommender))]
     more = f"{len(gone) - 1} more" if len(gone) > 1 else "Retrieve"
-    with pytest.raises(ValueError, match=rf"user {gone[0]} .* list of {recommender}.*{more}.*02_baselines"):
+    with pytest.raises(ValueError, match=rf"user {gone[0]} .* list of {recommender}.*{more}"):
         topk.quality(**study | {"retrieved": left})
 
 

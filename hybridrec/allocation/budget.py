@@ -87,7 +87,9 @@ def _costs(users: pd.Series, cost: pd.DataFrame | str | Path) -> pd.DataFrame:
     ):
         if len(named):
             more = f" (and {len(named) - 1} more)" if len(named) > 1 else ""
-            raise BudgetError(f"weak user {named.iloc[0]} {fault}{more}: estimate the cost for all weak users, each once.")
+            raise BudgetError(
+                f"weak user {named.iloc[0]} {fault}{more}: estimate the cost for all weak users, each once."
+            )
     return spent.set_index(pd.Index(cost["user"])).loc[users].reset_index(drop=True)
 
 

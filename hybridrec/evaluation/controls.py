@@ -1,6 +1,6 @@
 """The controls: simple rankings that take the language model's place on exactly the same users."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,9 @@ def item_mean(known: pd.DataFrame, items: pd.Series) -> pd.Series:
     return items.map(known.groupby("item")["rating"].mean()).fillna(known["rating"].mean())
 
 
-def best_control(quality: Callable[[str], float]) -> str:
+def best_control(quality: Mapping[str, float]) -> str:
     """The control with the highest quality, the first of CONTROLS where several have it."""
-    return max(CONTROLS, key=quality)
+    return max(CONTROLS, key=lambda name: quality[name])
 
 
 def control_scores(

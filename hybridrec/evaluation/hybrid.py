@@ -58,7 +58,9 @@ def combine(own: Table, ranked: Table, users: pd.DataFrame | Iterable[Hashable] 
     found = final.loc[changed, ["user", "item"]].merge(new, "left", on=["user", "item"])
     if (absent := found["score"].isna()).any():
         user, item = found.loc[absent, ["user", "item"]].iloc[0]
-        raise ScoresError(f"user {user} is routed, and the ranking has no score for their candidate {item}{_more(absent.sum())}.")
+        raise ScoresError(
+            f"user {user} is routed, and the ranking has no score for their candidate {item}{_more(absent.sum())}."
+        )
     final.loc[changed, ["score", "source"]] = found[["score", "source"]].to_numpy()
     final["score"] = final["score"].astype(float)
     final.attrs = {
@@ -96,7 +98,9 @@ def check_scores(scores: pd.DataFrame, what: str, among: pd.DataFrame | None = N
 
 def _ids(users: pd.DataFrame | Iterable[Hashable]) -> pd.Index:
     """Each of the users once."""
-    return pd.Index(schema.read(users, ["user"], "the routed users")["user"] if isinstance(users, pd.DataFrame) else list(users)).unique()
+    return pd.Index(
+        schema.read(users, ["user"], "the routed users")["user"] if isinstance(users, pd.DataFrame) else list(users)
+    ).unique()
 
 
 def _refuse(users: pd.Index, fault: str) -> None:

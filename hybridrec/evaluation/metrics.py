@@ -72,9 +72,10 @@ class _Groups:
     def of_catalogue(
         cls, users: np.ndarray, score: Callable[[np.ndarray], np.ndarray], relevant: csr_array, seen: csr_array
     ) -> "_Groups":
-        """The groups of a relevant item, among all that a user has not seen. One row of the matrices a user.
+        """The groups that hold a relevant item, when every item that a user has not seen is a candidate.
 
-        Items of a group have the same number of others above them; this number is their score here, negated.
+        One row of ``relevant`` and ``seen`` for each user. Items of one group are known by the number of items above
+        them, since only items of the same score have the same number; negated, it takes the place of the score.
         """
         if (bad := np.diff(relevant.multiply(seen).indptr)).any():
             raise ScoresError(f"row {users[bad.argmax()]}: an item is both seen and relevant.")

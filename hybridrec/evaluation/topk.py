@@ -103,8 +103,8 @@ def quality(
         Columns recommender, ranker, user and METRICS.
 
     Raises:
-        ScoresError: a user with a like whom a recommender has retrieved no list for (names both), or an item of a user's
-            list that the model has not scored (names user and item).
+        ScoresError: a user with a like whom a recommender has retrieved no list for (names both), or an item of a
+            user's list that the model has not scored (names user and item).
     """
     own = {name: rows.drop(columns="recommender") for name, rows in retrieved.groupby("recommender", sort=False)}
     parts = {}
@@ -159,7 +159,7 @@ def comparison(
         for ranker in ("recommender", *of_model, *CONTROLS, ORACLE):
             scored = users.intersection(wide[ranker].index)
             before, after = wide["recommender"].loc[scored], wide[ranker].loc[scored]
-            best = controls.best_control(lambda control: wide[control].loc[scored, METRICS[0]].mean())
+            best = controls.best_control({key: wide[key].loc[scored, METRICS[0]].mean() for key in CONTROLS})
             row = {"recommender": name, "ranker": ranker, "users_scored": len(scored), "best_control": best}
             row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
             row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hybridrec.errors import ScoresError
 from hybridrec.evaluation import metrics
 
 _BLOCK = 2_000_000  # scores drawn at once: 16 MB
@@ -43,12 +44,12 @@ def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Gene
         Shape (draws,).
 
     Raises:
-        ValueError: ``auc`` is not between 0 and 1.
+        ScoresError: ``auc`` is not between 0 and 1.
 
     Source: the equal-variance binormal model (Green & Swets 1966).
     """
     if not 0 <= auc <= 1:
-        raise ValueError(f"the mean AUC must lie between 0 and 1, and is {auc}: are the scores judged rightly?")
+        raise ScoresError(f"the mean AUC must lie between 0 and 1, and is {auc}: are the scores judged rightly?")
     shift = np.sqrt(2) * stats.norm.ppf(auc)
     size = max(1, _BLOCK // (relevant + irrelevant))
     parts = []
@@ -85,7 +86,7 @@ def random_order_share(relevant: int, irrelevant: int, threshold: float) -> floa
 def predict(
     counts: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 10_000
 ) -> dict[str, float]:
-    """What the published protocol would report with a random order in the language model's place, were all users equal.
+    """What the published protocol would report of a random order in the model's place, were all users equal.
 
     Args:
         counts: user, relevant, irrelevant, as ``candidate_counts``: the eligible (inactive) users only. Those without
@@ -152,13 +153,16 @@ def observed(judged: pd.DataFrame, users: pd.Index, threshold: float) -> dict[st
         threshold: t_p.
 
     Returns:
-        The keys of ``predict`` except flagged_sd. after_auc and still_weak are a random order's, exactly and not by drawing.
+        The keys of ``predict`` except flagged_sd. after_auc and still_weak are those of a
+        random order, exactly and not by drawing.
     """
     rows = judged[judged["user"].isin(users)]
     auc = metrics.auc(rows)
     flagged = auc[auc <= threshold]
     counts = candidate_counts(rows[rows["user"].isin(flagged.index)])
-    still = [random_order_share(*both, threshold) for both in counts[["relevant", "irrelevant"]].itertuples(index=False)]
+    still = [
+        random_order_share(*both, threshold) for both in counts[["relevant", "irrelevant"]].itertuples(index=False)
+    ]
     return _row(len(flagged), flagged.sum(), sum(still))
 
 

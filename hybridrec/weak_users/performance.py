@@ -1,4 +1,4 @@
-"""P(u): how well a recommender serves each user, how uncertain that is, and what is left of it once luck is taken off."""
+"""P(u): how well a recommender serves each user, how uncertain that is, and what is left once luck is taken off."""
 
 import numpy as np
 import pandas as pd

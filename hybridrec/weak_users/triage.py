@@ -16,10 +16,12 @@ from hybridrec.weak_users.performance import (
     between_variance,
     empirical_bayes,
     evidence,
-    performance,
     performance_by_recommender,
     sampling_variance,
     upper_bound,
+)
+from hybridrec.weak_users.performance import (
+    performance as performance,  # also known as triage.performance
 )
 
 if TYPE_CHECKING:
@@ -188,8 +190,8 @@ class Triage:
         return (
             f"{len(self.users)} of {len(self.table)} users are weak: P(u) <= {self.thresholds.performance:g} and "
             f"sparser than {self.thresholds.sparsity:.4f}.\n"
-            f"Luck alone would flag {self.by_luck:.0f} (give or take {self.by_luck_sd:.0f}) were all users served alike, "
-            f"with the mean P(u) of {self.table['performance'].mean():.3f}.\n"
+            f"Luck alone would flag {self.by_luck:.0f} (give or take {self.by_luck_sd:.0f}) were all users served "
+            f"alike, with the mean P(u) of {self.table['performance'].mean():.3f}.\n"
             f"Once luck is taken off, P(u) differs between users by a standard deviation of {self.spread:.3f}.\n"
             f"{(~judged).sum()} users have no pair of a liked and another item to be judged by, and count as not weak."
         )
@@ -218,7 +220,9 @@ def triage(
     Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
     """
     if data.like is None:
-        raise DatasetError(f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=.")
+        raise DatasetError(
+            f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
+        )
     scores = schema.read(scorer.out_of_fold(data), ["user", "item", "score", "fold"], f"the scores of {scorer.name}")
     rated = data.interactions[["user", "item", "rating"]]
     check_scores(scores, f"the out-of-fold scores of {scorer.name}", among=rated)
