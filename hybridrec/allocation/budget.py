@@ -1,13 +1,11 @@
 """Who is handed to the language model: the published rule (all weak users), or as many of them as a budget allows."""
 
-import math
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from hybridrec import schema
 from hybridrec.errors import BudgetError
+from hybridrec.evaluation.hybrid import Table
 from hybridrec.weak_users.triage import Triage
 
 _COST = ["user", "prompt_tokens", "completion_tokens", "usd"]
@@ -19,7 +17,7 @@ def allocate(
     budget_users: int | None = None,
     budget_tokens: float | None = None,
     budget_usd: float | None = None,
-    cost: pd.DataFrame | str | Path | None = None,
+    cost: Table | None = None,
 ) -> pd.DataFrame:
     """The users to route, worst served first.
 
@@ -68,13 +66,13 @@ def _budgets(given: dict[str, float | None]) -> dict[str, float]:
     budgets = {kind: budget for kind, budget in given.items() if budget is not None}
     for kind, budget in budgets.items():
         number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
-        if not (number and budget > 0) or (kind == "users" and budget != math.floor(budget)):
+        if not (number and budget > 0) or (kind == "users" and budget % 1 != 0):
             wanted = "a whole number of at least 1" if kind == "users" else "a number above 0"
             raise BudgetError(f"budget_{kind} is {budget!r}; it must be {wanted}. To route nobody, do not allocate.")
     return budgets
 
 
-def _costs(users: pd.Series, cost: pd.DataFrame | str | Path) -> pd.DataFrame:
+def _costs(users: pd.Series, cost: Table) -> pd.DataFrame:
     """Tokens and US dollars of each user, in their order."""
     cost = schema.read(cost, _COST, "the table of costs")
     cost = cost.loc[cost["user"].isin(users), _COST]

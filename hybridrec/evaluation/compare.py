@@ -6,7 +6,6 @@ draw for anything deterministic, many for the random order, so that its mean doe
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,7 @@ from hybridrec import schema
 from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.evaluation import controls, metrics, statistics
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
-from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER, check_scores
+from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER, Table, check_scores
 from hybridrec.randomness import generator
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 SMALLEST_EFFECT = 0.05  # AUC: differences below it interest nobody
 FEWEST_USERS = 10  # with fewer, no interval is worth a verdict
 
-Table = pd.DataFrame | str | Path
 Quality = Mapping[str, pd.DataFrame]
 PROTOCOLS = ("published", "held-out")
 
@@ -100,14 +98,16 @@ def compare(
     check_scores(final, "the final lists")
     check_scores(outcomes.rename(columns={"rating": "score"}), "the outcomes")
     routed = final[final["user"].isin(final.loc[final["source"] != RECOMMENDER, "user"])]
-    rows = routed.merge(outcomes, on=["user", "item"])
-    seen = rows.merge(data.interactions[["user", "item"]], on=["user", "item"])
-    if len(seen):
-        user, item = seen[["user", "item"]].iloc[0]
+    pairs, seen = (pd.MultiIndex.from_frame(table[["user", "item"]]) for table in (routed, data.interactions))
+    rating = outcomes.set_index(["user", "item"])["rating"].reindex(pairs)
+    if len(again := pairs[rating.notna() & pairs.isin(seen)]):
         raise ScoresError(
-            f"the outcome of user {user} and item {item} is in {data.name} already: give later ones only."
+            "the outcome of user {} and item {} is in {} already: give later ones only.".format(*again[0], data.name)
         )
+    if len(routed) and rating.isna().all():
+        raise ScoresError("no candidate of a routed user has an outcome: are users and items called alike in both?")
 
+    rows = routed.assign(rating=rating.to_numpy()).dropna(subset="rating")
     rows["relevant"] = rows["rating"] >= data.like
     left_out = tuple(name for name in against if name == "best-other" and name not in final)
     names = [name for name in against if name not in left_out]

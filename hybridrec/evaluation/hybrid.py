@@ -13,7 +13,7 @@ RECOMMENDER, NO_ANSWER = "recommender", "recommender (no answer)"
 Table = pd.DataFrame | str | Path
 
 
-def combine(own: Table, ranked: Table, users: pd.DataFrame | Iterable[Hashable] | None = None) -> pd.DataFrame:
+def combine(own: Table, ranked: Table, users: Table | Iterable[Hashable] | None = None) -> pd.DataFrame:
     """Final lists: of a routed user all scores are the ranker's, of everybody else the recommender's.
 
     A score orders the items of one user. Scores of different sources have different scales: never compare them across
@@ -41,28 +41,25 @@ def combine(own: Table, ranked: Table, users: pd.DataFrame | Iterable[Hashable] 
     own = schema.read(own, ["user", "item", "score"], "the recommender's scores")
     ranked = schema.read(ranked, ["user", "item", "score"], "the ranking")
     check_scores(own, "the recommender's scores")
-    no_answer = ranked["failure"].fillna("").ne("") if "failure" in ranked else pd.Series(False, ranked.index)
-    failed = pd.Index(ranked.loc[no_answer, "user"].unique())
+    failed = pd.Index([])
+    if "failure" in ranked:
+        failed = pd.Index(ranked.loc[ranked["failure"].notna() & ranked["failure"].ne(""), "user"].unique())
     answered = ranked[~ranked["user"].isin(failed)]
     check_scores(answered, "the ranking", among=own)
     routed = pd.Index(ranked["user"].unique()) if users is None else _ids(users)
     _refuse(routed.difference(own["user"]), "is routed and not among the recommender's scores")
     _refuse(routed.difference(ranked["user"]), "is routed and not ranked: rank all routed users, or route fewer")
 
-    names = answered["ranker"] if "ranker" in ranked else "ranker"
-    new = answered.assign(source=names)[["user", "item", "score", "source"]]
     final = own[["user", "item"]].assign(score=own["score"].astype(float), source=RECOMMENDER, own=own["score"])
     final = final.reset_index(drop=True)
     final.loc[final["user"].isin(routed.intersection(failed)), "source"] = NO_ANSWER
     changed = final["user"].isin(routed.difference(failed))
-    found = final.loc[changed, ["user", "item"]].merge(new, "left", on=["user", "item"])
-    if (absent := found["score"].isna()).any():
-        user, item = found.loc[absent, ["user", "item"]].iloc[0]
-        raise ScoresError(
-            f"user {user} is routed, and the ranking has no score for their candidate {item}{_more(absent.sum())}."
-        )
-    final.loc[changed, ["score", "source"]] = found[["score", "source"]].to_numpy()
-    final["score"] = final["score"].astype(float)
+    new = answered.assign(score=answered["score"].astype(float), source=answered.get("ranker", "ranker"))
+    listed = pd.MultiIndex.from_frame(final.loc[changed, ["user", "item"]])
+    new = new.set_index(["user", "item"])[["score", "source"]].reindex(listed)
+    _refuse(new.index[new["score"].isna()], "has no score in the ranking, and the user is routed")
+    for column in new:
+        final.loc[changed, column] = new[column].to_numpy()
     final.attrs = {
         "routed": len(routed),
         "no_answer": len(routed.intersection(failed)),
@@ -96,16 +93,18 @@ def check_scores(scores: pd.DataFrame, what: str, among: pd.DataFrame | None = N
             raise ScoresError(f"{what}: item {item} of user {user} has {fault}{_more(rows.sum())}.")
 
 
-def _ids(users: pd.DataFrame | Iterable[Hashable]) -> pd.Index:
+def _ids(users: Table | Iterable[Hashable]) -> pd.Index:
     """Each of the users once."""
-    return pd.Index(
-        schema.read(users, ["user"], "the routed users")["user"] if isinstance(users, pd.DataFrame) else list(users)
-    ).unique()
+    if isinstance(users, Table):
+        users = schema.read(users, ["user"], "the routed users")["user"]
+    return pd.Index(list(users)).unique()
 
 
-def _refuse(users: pd.Index, fault: str) -> None:
-    if len(users):
-        raise ScoresError(f"user {users[0]} {fault}{_more(len(users))}.")
+def _refuse(named: pd.Index, fault: str) -> None:
+    """A ScoresError about the first of those named, users or (user, item), if there is one."""
+    if len(named):
+        whose = "user {}, item {}".format(*named[0]) if isinstance(named, pd.MultiIndex) else f"user {named[0]}"
+        raise ScoresError(f"{whose} {fault}{_more(len(named))}.")
 
 
 def _more(count: int) -> str:
