@@ -111,6 +111,16 @@ def test_a_ranking_that_finds_the_like_gains_all_there_is_to_gain(compared):
     assert compared.loc[("A", ORACLE), "ndcg_at_10_after"] == 1
 
 
+def test_no_order_of_a_list_beats_the_oracle_which_finds_no_like_that_was_not_retrieved():
+    mine, liked = lists(u1=[1, 2, 3, 4]), likes(u1=[3, 4, 9])
+    best = topk.judge(dict(topk.rerankings(mine, mine.assign(rating=4.0), liked))[ORACLE], liked)
+    orders = pd.concat(
+        topk.judge(mine.assign(score=scores), liked) for scores in itertools.permutations([4.0, 3.0, 2.0, 1.0])
+    )
+    np.testing.assert_allclose(best.loc[1], orders.max())
+    assert best.loc[1, "ndcg_at_10"] < 1
+
+
 def test_best_other_is_the_other_recommenders_own_list(compared):
     assert compared.loc[("A", "best-other"), "ndcg_at_10_after"] == 1
     assert compared.loc[("B", "best-other"), "ndcg_at_10_after"] == 0

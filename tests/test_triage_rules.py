@@ -31,7 +31,7 @@ def test_evidence_with_folds_averages_over_pairs():
     assert found.to_dict() == {"performance": 0.25, "pairs": 4, "relevant": 1, "irrelevant": (1 * 1 + 3 * 3) / 4}
 
 
-def test_one_pair_varies_like_a_coin_and_no_pair_has_no_variance():
+def test_one_pair_varies_like_a_yes_or_no_and_no_pair_has_no_variance():
     table = pd.DataFrame(
         {"performance": [1, 0.6, 0.2, np.nan], "pairs": [1, 1, 1, 0], "relevant": 1, "irrelevant": 1},
     )
@@ -70,7 +70,7 @@ def test_where_everybody_is_perfect_or_hopeless_nothing_varies():
 
 @pytest.fixture(scope="module")
 def varied() -> pd.DataFrame:
-    """4000 users whose true P has standard deviation 0.1 around 0.7, known from 4 to 60 coin throws each."""
+    """4000 users whose true P has standard deviation 0.1 around 0.7, known from 4 to 60 throws each."""
     rng = np.random.default_rng(2)
     true, throws = rng.normal(0.7, 0.1, 4000).clip(0.01, 0.99), rng.integers(4, 61, 4000)
     values = rng.binomial(throws, true) / throws
@@ -142,6 +142,27 @@ def test_the_bound_holds_as_often_as_it_says(varied):
     for level in (0.8, 0.95):
         bound = performance.upper_bound(found["performance"], found["sd"], level)
         assert (varied["true"] <= bound).mean() == pytest.approx(level, abs=0.02)
+
+
+def test_recommenders_are_shrunken_apart_and_users_without_a_pair_left_out():
+    rng = np.random.default_rng(6)
+    rows = pd.DataFrame({"user": np.repeat(range(300), 10), "relevant": rng.random(3000) < 0.5})
+    rows.loc[rows["user"] == 0, "relevant"] = True
+    weak = rows["user"] % 2 == 1
+    spread = rows["relevant"] * np.where(weak, -1.0, 2.0) + rng.normal(size=3000)
+    alike = rows["relevant"] * 1.0 + rng.normal(size=3000)
+    judged = pd.concat([rows.assign(recommender="A", score=spread), rows.assign(recommender="B", score=alike)])
+    found = triage_rules.shrunken(judged, level=0.9).set_index(["recommender", "user"])
+    usable = rows.groupby("user")["relevant"].mean().between(0, 1, inclusive="neither")
+    assert 0 not in usable[usable].index
+    for name in "AB":
+        mine = found.loc[name]
+        raw = performance.performance(judged[judged["recommender"] == name])["performance"].dropna()
+        assert mine.index.tolist() == usable[usable].index.tolist() == raw.index.tolist()
+        middle = mine["score"].mean()
+        assert ((mine["score"] - middle).abs() <= (raw - middle).abs() + 0.05).all()
+        assert (mine["upper"] >= mine["score"]).all() and (mine["upper"] <= 1).all()
+    assert found.loc["A", "score"].std() > 3 * found.loc["B", "score"].std()
 
 
 # --- detection ------------------------------------------------------------------------------------------------------
