@@ -31,7 +31,7 @@ def cost() -> pd.DataFrame:
 
 def test_without_a_budget_all_weak_users_are_routed_the_worst_first(triage):
     routed = allocate(triage)
-    assert list(routed) == ["user", "performance", "shrunken", "tokens", "usd"]
+    assert list(routed) == ["user", "performance", "tokens", "usd"]
     assert routed["user"].tolist() == ["d", "a", "c", "b"]
     assert routed["performance"].tolist() == [0.3, 0.2, 0.0, 0.4]
     assert routed[["tokens", "usd"]].isna().all(axis=None)
@@ -81,10 +81,11 @@ def test_no_budget_is_overspent_and_whoever_is_passed_over_did_not_fit(seed):
     price["usd"] = rng.random(50)
     routed = allocate(users, budget_tokens=500, budget_usd=8, cost=price)
     assert routed["tokens"].sum() <= 500 and routed["usd"].sum() <= 8 + 1e-9
-    assert routed["shrunken"].is_monotonic_increasing
     everybody = allocate(users, cost=price)
+    assert users.table.loc[everybody["user"], "shrunken"].is_monotonic_increasing
+    assert routed["user"].tolist() == [user for user in everybody["user"] if user in set(routed["user"])]
     for row in everybody[~everybody["user"].isin(routed["user"])].itertuples():
-        before = routed[routed["shrunken"] < row.shrunken]
+        before = routed[routed["user"].isin(everybody["user"][: row.Index])]
         assert before["tokens"].sum() + row.tokens > 500 or before["usd"].sum() + row.usd > 8
 
 

@@ -165,16 +165,17 @@ def test_outcomes_that_were_known_before_are_refused():
 def test_outcomes_and_scores_must_be_one_a_pair_and_finite():
     final, outcomes = study(12, 1)
     for worse in (pd.concat([outcomes, outcomes.iloc[[8]]]), outcomes.assign(rating=np.inf)):
-        with pytest.raises(ScoresError, match="user"):
+        with pytest.raises(DatasetError, match="user"):
             compare(final, worse, known())
-    with pytest.raises(ScoresError, match="item 0 of user 0"):
+    with pytest.raises(ScoresError, match="user 0, item 0"):
         compare(final.assign(**{"best-other": np.nan}), outcomes, known())
 
 
-def test_ids_of_another_kind_match_nothing_and_that_is_an_error():
+def test_outcomes_of_nobody_who_is_routed_are_an_error():
     final, outcomes = study(12, 1)
+    compare(final, outcomes.astype({"user": str}), known())  # numbers written as text are the same users
     with pytest.raises(ScoresError, match="users and items"):
-        compare(final, outcomes.astype({"user": str}), known())
+        compare(final, outcomes.assign(user=outcomes["user"] + 500), known())
 
 
 def test_unknown_alternatives_and_data_without_a_like_are_refused():

@@ -92,17 +92,17 @@ ALL = ["a", "b"]
 @pytest.mark.parametrize(
     ("own_more", "ranked_more", "users", "named"),
     [
-        ([], [("d", "x", 1.0)], ALL, "item x of user d"),
-        ([], [("c", "y", 1.0)], ALL, "item y of user c"),  # also of users who are not routed
-        ([], [("a", "x", 1.0)], ALL, "item x of user a has two scores"),
-        ([("c", "z", 1.0)], [], ALL, "item z of user c has two scores"),
-        ([("d", "x", np.nan)], [], ALL, "item x of user d"),
-        ([("d", "x", -np.inf)], [], ALL, "item x of user d"),
-        ([], [("c", "x", np.nan), ("c", "z", 1.0)], ALL, "item x of user c"),
-        ([], [("c", "x", np.inf), ("c", "z", 1.0)], ALL, "item x of user c"),
-        ([], [("c", "z", 1.0)], ["c"], "user c, item x"),
-        ([], [], ["a", "c"], "user c .*not ranked"),
-        ([], [], ["a", "e", "f"], r"user e .*recommender.* \(and 1 more\)"),
+        ([], [("d", "x", 1.0)], ALL, "user 'd'"),
+        ([], [("c", "y", 1.0)], ALL, "user 'c', item 'y'"),  # also of users who are not routed
+        ([], [("a", "x", 1.0)], ALL, "two scores.*user 'a'.*item 'x'"),
+        ([("c", "z", 1.0)], [], ALL, "two scores.*user 'c'.*item 'z'"),
+        ([("d", "x", np.nan)], [], ALL, "user 'd', item 'x'"),
+        ([("d", "x", -np.inf)], [], ALL, "user 'd', item 'x'"),
+        ([], [("c", "x", np.nan), ("c", "z", 1.0)], ALL, "user 'c', item 'x'"),
+        ([], [("c", "x", np.inf), ("c", "z", 1.0)], ALL, "user 'c', item 'x'"),
+        ([], [("c", "z", 1.0)], ["c"], "user 'c', item 'x'"),
+        ([], [], ["a", "c"], "user 'c'.*not ranked"),
+        ([], [], ["a", "e", "f"], r"user 'e'.*recommender.* \(and 1 more\)"),
     ],
     ids=["unknown user", "unknown item", "two ranked scores", "two own scores", "own nan", "own infinite", "ranked nan",
          "ranked infinite", "a candidate without a score", "routed and not ranked", "routed and unknown"],
@@ -116,14 +116,17 @@ def test_scores_that_give_no_list_are_refused_and_named(own, ranked, own_more, r
         combine(own, ranked, users)
 
 
-def test_numbers_in_one_table_and_text_in_the_other_are_not_the_same_users(own, ranked):
-    numbered = own.assign(user=own["user"].map({"a": 1, "b": 2, "c": 3}))
-    with pytest.raises(ScoresError, match="item z of user a"):
+def test_numbers_written_as_text_are_the_same_users_and_names_are_not(own, ranked):
+    numbers = {"a": 1, "b": 2, "c": 3}
+    numbered = own.assign(user=own["user"].map(numbers))
+    with pytest.raises(ScoresError, match="user 'a'"):
         combine(numbered, ranked)
+    as_text = ranked.assign(user=ranked["user"].map(numbers).astype(str))
+    assert combine(numbered, as_text, ["2"])["score"].tolist() == combine(own, ranked, ["b"])["score"].tolist()
 
 
 def test_scores_that_are_words_are_not_finite(own, ranked):
-    with pytest.raises(ScoresError, match="item x of user a"):
+    with pytest.raises(ScoresError, match="user 'a', item 'x'"):
         combine(own.assign(score="much"), ranked)
 
 

@@ -329,15 +329,19 @@ def test_users_without_a_score_or_a_pair_are_kept_and_not_weak():
         assert (table.loc[user, "pairs"], table.loc[user, "inactive"], table.loc[user, "weak"]) == (0, True, False)
 
 
+UNRATED = min(set(range(400)) - set(shop(20, 10).interactions.query("user == 'u0000'")["item"]))
+
+
 @pytest.mark.parametrize(
     ("worse", "named"),
     [
-        (lambda rows: rows.assign(item=rows["item"].mask(rows.index == 5, 999)), "item 999 of user u0000"),
-        (lambda rows: rows.assign(user=rows["user"].mask(rows.index == 5, "nobody")), "of user nobody"),
+        (lambda rows: rows.assign(item=rows["item"].mask(rows.index == 5, 999)), "item 999"),
+        (lambda rows: rows.assign(user=rows["user"].mask(rows.index == 5, "nobody")), "user 'nobody'"),
+        (lambda rows: rows.assign(item=rows["item"].mask(rows.index == 5, UNRATED)), f"user 'u0000' .*item {UNRATED}"),
         (lambda rows: pd.concat([rows, rows.iloc[[5]].assign(fold=2)]), "two scores"),
         (lambda rows: rows.assign(score=rows["score"].mask(rows.index == 5)), "finite"),
     ],
-    ids=["unknown item", "unknown user", "twice", "missing"],
+    ids=["unknown item", "unknown user", "not rated", "twice", "missing"],
 )
 def test_scores_that_do_not_fit_the_ratings_are_refused(worse, named):
     data = shop(20, 10)

@@ -34,8 +34,8 @@ def allocate(
             .csv or .parquet file. Needed for a budget of tokens or dollars; must then hold every weak user.
 
     Returns:
-        Columns user, performance (P(u)), shrunken, tokens, usd (the last two NaN without ``cost``), in the order in
-        which users were taken. ``attrs["left_out"]`` counts the weak users whom the budget does not reach. Without a
+        Columns user, performance (P(u), not shrunken), tokens, usd (the last two NaN without ``cost``), in the order
+        in which users were taken. ``attrs["left_out"]`` counts the weak users whom the budget does not reach. Without a
         budget all weak users are routed, as published; where nobody is weak, the table is empty.
 
     Raises:
@@ -51,7 +51,7 @@ def allocate(
     if cost is None and (unpriced := budgets.keys() - {"users"}):
         raise BudgetError(f"budget_{min(unpriced)} needs cost, what each user costs: see Ranker.estimate.")
     spent = pd.DataFrame(np.nan, weak.index, ["tokens", "usd"]) if cost is None else _costs(weak["user"], cost)
-    table = pd.concat([weak[["user", "performance", "shrunken"]], spent], axis=1)
+    table = pd.concat([weak[["user", "performance"]], spent], axis=1)
     taken = _affordable(spent.assign(users=1.0)[list(budgets)], budgets)
     if len(weak) and not taken.any():
         least = " and ".join(f"{spent[kind].min():g} {kind}" for kind in budgets if kind != "users")
@@ -75,6 +75,7 @@ def _budgets(given: dict[str, float | None]) -> dict[str, float]:
 def _costs(users: pd.Series, cost: Table) -> pd.DataFrame:
     """Tokens and US dollars of each user, in their order."""
     cost = schema.read(cost, _COST, "the table of costs")
+    cost = cost.assign(user=schema.like(cost["user"], users))
     cost = cost.loc[cost["user"].isin(users), _COST]
     spent = pd.DataFrame({"tokens": cost["prompt_tokens"] + cost["completion_tokens"], "usd": cost["usd"]})
     bad = ~(np.isfinite(spent) & (spent >= 0)).all(axis=1)

@@ -16,7 +16,7 @@ from hybridrec import schema
 from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.evaluation import controls, metrics, statistics
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
-from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER, Table, check_scores
+from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER, Table
 from hybridrec.randomness import generator
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def compare(
         seed: of the bootstrap.
 
     Raises:
-        DatasetError: ``data`` has no ``like``, or a column is missing.
-        ScoresError: two scores or outcomes for a pair, or one that is not finite; a pair whose outcome is in ``data``
-            already, so that the controls would have seen it; an unknown name in ``against``.
+        DatasetError: ``data`` has no ``like``; a column is missing; two outcomes for a pair, or one that is not finite.
+        ScoresError: two scores for a pair, or one that is not finite; a pair whose outcome is in ``data`` already, so
+            that the controls would have seen it; no outcome of any candidate; an unknown name in ``against``.
 
     Source: AUC of each user, Kaur & Shah 2024, eq. 1; the interval: see ``expanded_interval``.
     """
@@ -93,10 +93,13 @@ def compare(
         raise DatasetError(
             f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
         )
-    final = schema.read(final, ["user", "item", "score", "source", "own"], "the final lists")
-    outcomes = schema.read(outcomes, ["user", "item", "rating"], "the outcomes")[["user", "item", "rating"]]
-    check_scores(final, "the final lists")
-    check_scores(outcomes.rename(columns={"rating": "score"}), "the outcomes")
+    final = schema.scores(schema.read(final, schema.FINAL, "the final lists"), "the final lists")
+    outcomes = schema.read(outcomes, schema.OUTCOMES, "the outcomes", unique=schema.IDS)
+    outcomes["rating"] = schema.finite(outcomes, "rating", "the outcomes")
+    final, outcomes = (
+        table.assign(**{name: schema.like(table[name], data.interactions[name]) for name in schema.IDS})
+        for table in (final, outcomes)
+    )
     routed = final[final["user"].isin(final.loc[final["source"] != RECOMMENDER, "user"])]
     pairs, seen = (pd.MultiIndex.from_frame(table[["user", "item"]]) for table in (routed, data.interactions))
     rating = outcomes.set_index(["user", "item"])["rating"].reindex(pairs)
@@ -136,8 +139,7 @@ def _alternative(name: str, rows: pd.DataFrame, known: pd.DataFrame) -> pd.Serie
         raise ScoresError(
             f"against names {name!r}, which is no control ({', '.join(CONTROLS)}) and no column of final."
         )
-    check_scores(rows.assign(score=rows[name]), f"the column {name}")
-    return rows[name]
+    return schema.finite(rows, name, "the final lists", ScoresError)
 
 
 def _against(name: str, final: pd.Series, other: pd.Series, seed: int) -> dict[str, object]:

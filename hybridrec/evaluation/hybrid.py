@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from hybridrec import schema
@@ -38,25 +37,24 @@ def combine(own: Table, ranked: Table, users: Table | Iterable[Hashable] | None 
             candidate of a routed user that the ranker gave no score. Names the user, and the item.
         DatasetError: a column is missing (names the table and the column).
     """
-    own = schema.read(own, ["user", "item", "score"], "the recommender's scores")
-    ranked = schema.read(ranked, ["user", "item", "score"], "the ranking")
-    check_scores(own, "the recommender's scores")
+    own = schema.scores(own, "the recommender's scores")
+    ranked = schema.read(ranked, schema.SCORES, "the ranking")
+    ranked = ranked.assign(**{name: schema.like(ranked[name], own[name]) for name in schema.IDS})
     failed = pd.Index([])
     if "failure" in ranked:
         failed = pd.Index(ranked.loc[ranked["failure"].notna() & ranked["failure"].ne(""), "user"].unique())
-    answered = ranked[~ranked["user"].isin(failed)]
-    check_scores(answered, "the ranking", among=own)
-    routed = pd.Index(ranked["user"].unique()) if users is None else _ids(users)
+    new = schema.scores(ranked[~ranked["user"].isin(failed)], "the ranking", users=own["user"], items=own["item"])
+    new = new.assign(source=new.get("ranker", "ranker")).set_index([*schema.IDS])[["score", "source"]]
+    offered = pd.MultiIndex.from_frame(own[[*schema.IDS]])
+    _refuse(new.index[~new.index.isin(offered)], "is ranked and no candidate among the recommender's scores")
+    routed = pd.Index(ranked["user"].unique()) if users is None else _ids(users, own["user"])
     _refuse(routed.difference(own["user"]), "is routed and not among the recommender's scores")
     _refuse(routed.difference(ranked["user"]), "is routed and not ranked: rank all routed users, or route fewer")
 
-    final = own[["user", "item"]].assign(score=own["score"].astype(float), source=RECOMMENDER, own=own["score"])
-    final = final.reset_index(drop=True)
+    final = own[[*schema.IDS]].assign(score=own["score"], source=RECOMMENDER, own=own["score"])
     final.loc[final["user"].isin(routed.intersection(failed)), "source"] = NO_ANSWER
-    changed = final["user"].isin(routed.difference(failed))
-    new = answered.assign(score=answered["score"].astype(float), source=answered.get("ranker", "ranker"))
-    listed = pd.MultiIndex.from_frame(final.loc[changed, ["user", "item"]])
-    new = new.set_index(["user", "item"])[["score", "source"]].reindex(listed)
+    changed = final["user"].isin(routed.difference(failed)).to_numpy()
+    new = new.reindex(offered[changed])
     _refuse(new.index[new["score"].isna()], "has no score in the ranking, and the user is routed")
     for column in new:
         final.loc[changed, column] = new[column].to_numpy()
@@ -68,44 +66,15 @@ def combine(own: Table, ranked: Table, users: Table | Iterable[Hashable] | None 
     return final
 
 
-def check_scores(scores: pd.DataFrame, what: str, among: pd.DataFrame | None = None) -> None:
-    """Refuse scores from which no order can be read.
-
-    Args:
-        scores: user, item, score.
-        what: what to call them in an error.
-        among: user, item: the pairs that may be scored.
-
-    Raises:
-        ScoresError: two scores for a pair, a score that is not finite, a pair that is not ``among`` those (names user
-            and item).
-    """
-    faults = {
-        "two scores": scores.duplicated(["user", "item"]),
-        "a score that is not a finite number": ~np.isfinite(pd.to_numeric(scores["score"], errors="coerce")),
-    }
-    if among is not None:
-        pairs, known = (pd.MultiIndex.from_frame(table[["user", "item"]]) for table in (scores, among))
-        faults["a score, but is not a known user, item or candidate"] = pd.Series(~pairs.isin(known), scores.index)
-    for fault, rows in faults.items():
-        if rows.any():
-            user, item = scores.loc[rows, ["user", "item"]].iloc[0]
-            raise ScoresError(f"{what}: item {item} of user {user} has {fault}{_more(rows.sum())}.")
-
-
-def _ids(users: Table | Iterable[Hashable]) -> pd.Index:
-    """Each of the users once."""
-    if isinstance(users, Table):
+def _ids(users: Table | Iterable[Hashable], known: pd.Series) -> pd.Index:
+    """Each of the users once, in the type of the known ones."""
+    if isinstance(users, pd.DataFrame | str | Path):
         users = schema.read(users, ["user"], "the routed users")["user"]
-    return pd.Index(list(users)).unique()
+    return pd.Index(schema.like(pd.Series(list(users)), known)).unique()
 
 
 def _refuse(named: pd.Index, fault: str) -> None:
     """A ScoresError about the first of those named, users or (user, item), if there is one."""
     if len(named):
-        whose = "user {}, item {}".format(*named[0]) if isinstance(named, pd.MultiIndex) else f"user {named[0]}"
-        raise ScoresError(f"{whose} {fault}{_more(len(named))}.")
-
-
-def _more(count: int) -> str:
-    return f" (and {count - 1} more)" if count > 1 else ""
+        whose = "user {!r}, item {!r}".format(*named[0]) if isinstance(named, pd.MultiIndex) else f"user {named[0]!r}"
+        raise ScoresError(f"{whose} {fault}{f' (and {len(named) - 1} more)' if len(named) > 1 else ''}.")

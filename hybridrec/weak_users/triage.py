@@ -8,8 +8,7 @@ import pandas as pd
 
 from hybridrec import schema
 from hybridrec.data.datasets import Dataset, sparsity_index
-from hybridrec.errors import DatasetError
-from hybridrec.evaluation.hybrid import check_scores
+from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.randomness import generator
 from hybridrec.weak_users import nulls
 from hybridrec.weak_users.performance import (
@@ -213,9 +212,9 @@ def triage(
         sparsity_threshold: t_s (None: the mean S_I over users, as published).
 
     Raises:
-        DatasetError: ``data`` has no ``like``.
-        ScoresError: the recommender scores a pair that is not rated in ``data``, one pair twice, or not by a finite
-            number (names user and item).
+        DatasetError: ``data`` has no ``like``, or the recommender's table lacks a column.
+        ScoresError: it scores a user, an item or a pair that is not in the ratings, a pair twice, or one not by a
+            finite number (names user and item).
 
     Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
     """
@@ -223,10 +222,15 @@ def triage(
         raise DatasetError(
             f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
         )
-    scores = schema.read(scorer.out_of_fold(data), ["user", "item", "score", "fold"], f"the scores of {scorer.name}")
-    rated = data.interactions[["user", "item", "rating"]]
-    check_scores(scores, f"the out-of-fold scores of {scorer.name}", among=rated)
-    judged = scores[["user", "item", "score", "fold"]].merge(rated, on=["user", "item"])
+    what = f"the out-of-fold scores of {scorer.name}"
+    users, items = data.interactions["user"], data.items["item"]
+    table = schema.read(scorer.out_of_fold(data), schema.OUT_OF_FOLD, what)
+    scores = schema.scores(table, what, users=users, items=items)
+    judged = scores.merge(data.interactions[["user", "item", "rating"]], "left", on=["user", "item"])
+    if (unrated := judged["rating"].isna()).any():
+        _, pair = schema.first(judged, unrated)
+        named = f"user {pair['user']!r} has not rated item {pair['item']!r}"
+        raise ScoresError(f"{what}: {named}{schema.and_more(unrated)}. Score ratings alone.")
     judged["relevant"] = judged["rating"] >= data.like
 
     known = evidence(judged)
