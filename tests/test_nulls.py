@@ -136,6 +136,43 @@ def test_where_nobody_can_be_flagged_there_is_no_gain_to_report():
     assert np.isnan([found[key] for key in KEYS[1:]]).all()
 
 
+def in_folds(*users: list[tuple[int, int]]) -> pd.DataFrame:
+    """The items of users: for each fold how many are relevant and how many are not."""
+    rows = [
+        (user, fold, which)
+        for user, folds in enumerate(users)
+        for fold, shape in enumerate(folds)
+        for which, count in zip((True, False), shape, strict=True)
+        for _ in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["user", "fold", "relevant"])
+
+
+@pytest.mark.parametrize(
+    ("folds", "share"),
+    [
+        ([(1, 1)], 1 / 2),
+        ([(1, 1), (1, 1)], 3 / 4),  # flagged unless both pairs are in order
+        ([(1, 1), (1, 2)], 1 / 2),  # of three pairs at most one: 1/2 * 2/3 + 1/2 * 1/3
+        ([(2, 0), (0, 3)], 0),  # pairs are formed within a fold, and here there is none
+        ([(2, 2), (3, 0)], 4 / 6),
+    ],
+)
+def test_flags_by_luck_over_folds_agree_with_counting(folds, share):
+    expected, sd = nulls.flagged_by_luck(in_folds(*[folds] * 20), 0.5, 0.5, np.random.default_rng(0), 20_000)
+    assert expected == pytest.approx(20 * share, abs=0.2)
+    assert sd == pytest.approx(np.sqrt(20 * share * (1 - share)), abs=0.05)
+
+
+def test_flags_by_luck_in_one_fold_are_those_of_the_prediction():
+    shapes = [(1, 2), (3, 4), (5, 5), (2, 6)]
+    expected, sd = nulls.flagged_by_luck(
+        in_folds(*[[shape] for shape in shapes]), 0.7, 0.5, np.random.default_rng(0), 40_000
+    )
+    found = predict(counts(*shapes), 0.7)
+    assert (expected, sd) == (pytest.approx(found["flagged"], abs=0.02), pytest.approx(found["flagged_sd"], abs=0.02))
+
+
 # --- beside real scores ---------------------------------------------------------------------------------------------
 
 

@@ -156,7 +156,7 @@ def expanded_interval(values: np.ndarray, rng: np.random.Generator, samples: int
 
     The plain percentile interval is too narrow by a factor of about sqrt((n - 1) / n) z / t.
 
-    Source: Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3 (the expanded percentile).
+    Source: Hesterberg 2015, "What teachers should know about the bootstrap" (the expanded percentile interval).
     """
     n = len(values)
     if n < 2:

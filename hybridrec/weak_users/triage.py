@@ -225,7 +225,7 @@ def triage(
     what = f"the out-of-fold scores of {scorer.name}"
     users, items = data.interactions["user"], data.items["item"]
     table = schema.read(scorer.out_of_fold(data), schema.OUT_OF_FOLD, what)
-    scores = schema.scores(table, what, users=users, items=items)
+    scores = schema.scores(table, what, users=users, items=items)[[*schema.OUT_OF_FOLD]]
     judged = scores.merge(data.interactions[["user", "item", "rating"]], "left", on=["user", "item"])
     if (unrated := judged["rating"].isna()).any():
         _, pair = schema.first(judged, unrated)
