@@ -5,14 +5,16 @@ whole numbers or text, and are kept as given. CSV has no types: there a column o
 is a whole number as one writes it, without leading zeros; text otherwise.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hybridrec.errors import DatasetError, ScoresError
+
+Table = pd.DataFrame | str | Path
 
 RATINGS = {
     "user": "who rated",
@@ -65,15 +67,15 @@ FINAL = SCORES | {
 OUTCOMES = {"user": "who", "item": "a candidate", "rating": "what the user made of it"}
 
 IDS = ("user", "item")
-_TEXT = ("title", "genres", "year")  # a film called 1917 is no number
 
 
 def read(
-    table: pd.DataFrame | str | Path,
+    table: Table,
     columns: Iterable[str],
     what: str,
     *,
     ids: Sequence[str] = IDS,
+    text: Sequence[str] = ("title", "genres", "year"),
     unique: Sequence[str] = (),
 ) -> pd.DataFrame:
     """A table, or the table in a file, checked.
@@ -83,6 +85,7 @@ def read(
         columns: those that it must have, such as the keys of one of the dictionaries above; others are kept.
         what: what the table holds, for errors; a file is called by its own name.
         ids: columns that hold ids, where it has them.
+        text: columns that are text in a CSV file, whatever stands there: a film called 007 is no number.
         unique: columns that together occur once only, such as ("user", "item").
 
     Returns:
@@ -92,11 +95,10 @@ def read(
         DatasetError: no such file, one that cannot be read, a missing column, ids that are missing or neither whole
             numbers nor text, rows that are there twice.
     """
-    columns = list(columns)
+    what = called(table, what)
     if not isinstance(table, pd.DataFrame):
         path = Path(table)
-        what = path.name
-        table = read_parquet(path) if path.suffix == ".parquet" else _read_typed_csv(path, ids)
+        table = read_parquet(path) if path.suffix == ".parquet" else _read_typed_csv(path, ids, text)
     lacking = [name for name in columns if name not in table]
     if lacking:
         raise DatasetError(f"{what}: no column {lacking[0]!r}; it has {', '.join(map(str, table.columns))}.")
@@ -110,7 +112,12 @@ def read(
     return table
 
 
-def first(table: pd.DataFrame, wrong: pd.Series) -> tuple[int, dict[str, Any]]:
+def called(table: Table, what: str) -> str:
+    """What to call a table in errors: a file's own name, or ``what``."""
+    return what if isinstance(table, pd.DataFrame) else Path(table).name
+
+
+def first(table: pd.DataFrame, wrong: pd.Series) -> tuple[int, dict[Any, Any]]:
     """The number of the first row that is wrong, from 1, and what stands in it."""
     row = int(wrong.to_numpy().argmax())
     return row + 1, table.iloc[[row]].to_dict("records")[0]
@@ -128,7 +135,7 @@ def finite(table: pd.DataFrame, name: str, what: str, error: type[Exception] = D
         DatasetError, or ``error``: one is missing, infinite or no number (names the first row, and counts the others).
     """
     values = pd.to_numeric(table[name], errors="coerce").astype("float64")
-    wrong = ~np.isfinite(values)
+    wrong = ~values.between(-sys.float_info.max, sys.float_info.max)
     if wrong.any():
         row, there = first(table, wrong)
         whose = " for user {user!r}, item {item!r}".format(**there) if {*IDS} <= there.keys() else ""
@@ -139,9 +146,7 @@ def finite(table: pd.DataFrame, name: str, what: str, error: type[Exception] = D
     return values
 
 
-def scores(
-    table: pd.DataFrame | str | Path, what: str, *, users: Iterable | None = None, items: Iterable | None = None
-) -> pd.DataFrame:
+def scores(table: Table, what: str, *, users: Iterable | None = None, items: Iterable | None = None) -> pd.DataFrame:
     """A table of scores: one finite score for a pair, of users and items that are known.
 
     Args:
@@ -155,8 +160,7 @@ def scores(
         ScoresError: two scores for a pair, one that is not finite, an unknown user or item (names the first, and how
             many more).
     """
-    found = read(table, SCORES, what)
-    what = what if isinstance(table, pd.DataFrame) else Path(table).name
+    found, what = read(table, SCORES, what), called(table, what)
     for name, known in (("user", users), ("item", items)):
         if known is not None:
             found = found.assign(**{name: like(found[name], known)})
@@ -260,12 +264,12 @@ def _undecodable_line(source: Path, encoding: str) -> int:
     return 1
 
 
-def _read_typed_csv(source: Path, ids: Sequence[str]) -> pd.DataFrame:
-    """A CSV file with ids and titles as they are written, and other columns in the types that pandas finds."""
+def _read_typed_csv(source: Path, ids: Sequence[str], text: Sequence[str]) -> pd.DataFrame:
+    """A CSV file with ids and text as they are written, and other columns in the types that pandas finds."""
     header = read_csv(source, nrows=0).columns
-    texts = [name for name in header if name in {*ids, *_TEXT}]
-    empty = {name: [""] for name in header if name not in texts}
-    table = read_csv(source, dtype=dict.fromkeys(texts, str), na_values=empty)
+    plain = [name for name in header if name in {*ids, *text}]
+    empty = {name: [""] for name in header if name not in plain}
+    table = read_csv(source, dtype=dict.fromkeys(plain, str), na_values=empty)
     return table.assign(**{name: whole_numbers(table[name]) for name in ids if name in table})
 
 

@@ -5,7 +5,6 @@ import pandas as pd
 
 from hybridrec import schema
 from hybridrec.errors import BudgetError
-from hybridrec.evaluation.hybrid import Table
 from hybridrec.weak_users.triage import Triage
 
 _COST = ["user", "prompt_tokens", "completion_tokens", "usd"]
@@ -17,7 +16,7 @@ def allocate(
     budget_users: int | None = None,
     budget_tokens: float | None = None,
     budget_usd: float | None = None,
-    cost: Table | None = None,
+    cost: schema.Table | None = None,
 ) -> pd.DataFrame:
     """The users to route, worst served first.
 
@@ -72,7 +71,7 @@ def _budgets(given: dict[str, float | None]) -> dict[str, float]:
     return budgets
 
 
-def _costs(users: pd.Series, cost: Table) -> pd.DataFrame:
+def _costs(users: pd.Series, cost: schema.Table) -> pd.DataFrame:
     """Tokens and US dollars of each user, in their order."""
     cost = schema.read(cost, _COST, "the table of costs")
     cost = cost.assign(user=schema.like(cost["user"], users))

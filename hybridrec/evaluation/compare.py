@@ -16,7 +16,7 @@ from hybridrec import schema
 from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.evaluation import controls, metrics, statistics
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
-from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER, Table
+from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER
 from hybridrec.randomness import generator
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare(
-    final: Table, outcomes: Table, data: "Dataset", against: Sequence[str] = CONTROLS, *, seed: int = 0
+    final: schema.Table, outcomes: schema.Table, data: "Dataset", against: Sequence[str] = CONTROLS, *, seed: int = 0
 ) -> Comparison:
     """Judge the final lists of routed users against the recommender's own and against controls, on the same users.
 

@@ -9,10 +9,11 @@ from hybridrec import schema
 from hybridrec.errors import ScoresError
 
 RECOMMENDER, NO_ANSWER = "recommender", "recommender (no answer)"
-Table = pd.DataFrame | str | Path
 
 
-def combine(own: Table, ranked: Table, users: Table | Iterable[Hashable] | None = None) -> pd.DataFrame:
+def combine(
+    own: schema.Table, ranked: schema.Table, users: schema.Table | Iterable[Hashable] | None = None
+) -> pd.DataFrame:
     """Final lists: of a routed user all scores are the ranker's, of everybody else the recommender's.
 
     A score orders the items of one user. Scores of different sources have different scales: never compare them across
@@ -66,7 +67,7 @@ def combine(own: Table, ranked: Table, users: Table | Iterable[Hashable] | None 
     return final
 
 
-def _ids(users: Table | Iterable[Hashable], known: pd.Series) -> pd.Index:
+def _ids(users: schema.Table | Iterable[Hashable], known: pd.Series) -> pd.Index:
     """Each of the users once, in the type of the known ones."""
     if isinstance(users, pd.DataFrame | str | Path):
         users = schema.read(users, ["user"], "the routed users")["user"]
