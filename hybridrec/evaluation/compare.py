@@ -1,21 +1,186 @@
-"""The comparison: every recommender x ranker x protocol on the same users, and what is left once chance is taken off.
+"""Is the hybrid better? ``compare`` judges final lists in one call; ``comparison`` is the study's table of everything.
 
-Per-user quality is held as one table a ranker, shape (draws, users): one draw for anything deterministic, many for the
-random control, so that chance is measured and not rolled once.
+In the latter, quality is held as one table for each ranker, with a row for each draw and a column for each user: one
+draw for anything deterministic, many for the random order, so that its mean does not depend on a single draw.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from hybridrec.evaluation import statistics
+from hybridrec import schema
+from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.evaluation import controls, metrics, statistics
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
+from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER
 from hybridrec.randomness import generator
+
+if TYPE_CHECKING:
+    from hybridrec.data.datasets import Dataset
+
+SMALLEST_EFFECT = 0.05  # AUC: differences below it interest nobody
+FEWEST_USERS = 10  # with fewer, no interval is worth a verdict
 
 Quality = Mapping[str, pd.DataFrame]
 PROTOCOLS = ("published", "held-out")
+
+
+# --- final lists, judged in one call ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How routed users' final lists compare with what they would have got without the language model.
+
+    Attributes:
+        table: one row for each alternative: against, users (judged), auc_final, auc_other, gain (mean over users of
+            the difference), low, high (its 95 % interval), verdict (see ``verdict``).
+        routed: how many users were routed; all of them count, also those whose ranking failed ...
+        no_answer: ... of whom there are so many: they kept the recommender's list.
+        judged: routed users with an AUC, that is, with a liked and another item among their outcomes.
+        no_outcome: candidates of routed users without an outcome; they are left out.
+        left_out: alternatives that were asked for and not given.
+    """
+
+    table: pd.DataFrame
+    routed: int
+    no_answer: int
+    judged: int
+    no_outcome: int
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows = self.table.to_string(index=False, float_format=lambda value: f"{value:.3f}")
+        few = f" With fewer than {FEWEST_USERS} users nothing can be told." if self.judged < FEWEST_USERS else ""
+        absent = f" Not compared, since final has no such column: {', '.join(self.left_out)}." if self.left_out else ""
+        return (
+            f"{rows}\n"
+            f"AUC of {self.judged} of {self.routed} routed users; {self.routed - self.judged} have no pair of a liked "
+            f"and another item among the outcomes, and {self.no_outcome} candidates have no outcome. {self.no_answer} "
+            f"of the routed users got no answer and kept the recommender's list.{few}{absent}\n"
+            "low, high: 95 % intervals over users, each for itself. Better than all alternatives is only what helps in "
+            "every row."
+        )
+
+
+def compare(
+    final: schema.Table, outcomes: schema.Table, data: "Dataset", against: Sequence[str] = CONTROLS, *, seed: int = 0
+) -> Comparison:
+    """Judge the final lists of routed users against the recommender's own and against controls, on the same users.
+
+    Args:
+        final: what ``combine`` returned: user, item, score, source, own. A table or a .csv or .parquet file.
+        outcomes: user, item, rating: what users thought of the candidates, observed after ``data``. Outcomes of other
+            items or users are not read.
+        data: what was known before: the controls are made from its ratings; ``like`` says what a liked item is.
+        against: the alternatives beside the recommender: "random" (AUC exactly 1/2, the mean over all orders),
+            "popularity", "item-mean", or any column of ``final`` that holds another recommender's scores.
+            "best-other" is compared only where ``final`` has a column of this name.
+        seed: of the bootstrap.
+
+    Raises:
+        DatasetError: ``data`` has no ``like``; a column is missing; two outcomes for a pair, or one that is not finite.
+        ScoresError: two scores for a pair, or one that is not finite; a pair whose outcome is in ``data`` already, so
+            that the controls would have seen it; no outcome of any candidate; an unknown name in ``against``.
+
+    Source: AUC of each user, Kaur & Shah 2024, eq. 1; the interval: see ``expanded_interval``.
+    """
+    if data.like is None:
+        raise DatasetError(
+            f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
+        )
+    final = schema.scores(schema.read(final, schema.FINAL, "the final lists"), "the final lists")
+    outcomes = schema.read(outcomes, schema.OUTCOMES, "the outcomes", unique=schema.IDS)
+    outcomes["rating"] = schema.finite(outcomes, "rating", "the outcomes")
+    final, outcomes = (
+        table.assign(**{name: schema.like(table[name], data.interactions[name]) for name in schema.IDS})
+        for table in (final, outcomes)
+    )
+    routed = final[final["user"].isin(final.loc[final["source"] != RECOMMENDER, "user"])]
+    pairs, seen = (pd.MultiIndex.from_frame(table[["user", "item"]]) for table in (routed, data.interactions))
+    rating = outcomes.set_index(["user", "item"])["rating"].reindex(pairs)
+    if len(again := pairs[rating.notna() & pairs.isin(seen)]):
+        raise ScoresError(
+            "the outcome of user {} and item {} is in {} already: give later ones only.".format(*again[0], data.name)
+        )
+    if len(routed) and rating.isna().all():
+        raise ScoresError("no candidate of a routed user has an outcome: are users and items called alike in both?")
+
+    rows = routed.assign(rating=rating.to_numpy()).dropna(subset="rating")
+    rows["relevant"] = rows["rating"] >= data.like
+    left_out = tuple(name for name in against if name == "best-other" and name not in final)
+    names = [name for name in against if name not in left_out]
+    scores = {RECOMMENDER: rows["own"], **{name: _alternative(name, rows, data.interactions) for name in names}}
+    auc = pd.DataFrame(
+        {name: metrics.auc(rows.assign(score=score)) for name, score in [("final", rows["score"]), *scores.items()]}
+    ).dropna(subset="final")
+    table = pd.DataFrame([_against(name, auc["final"], auc[name], seed) for name in scores])
+    return Comparison(
+        table=table,
+        routed=routed["user"].nunique(),
+        no_answer=routed.loc[routed["source"] == NO_ANSWER, "user"].nunique(),
+        judged=len(auc),
+        no_outcome=len(routed) - len(rows),
+        left_out=left_out,
+    )
+
+
+def _alternative(name: str, rows: pd.DataFrame, known: pd.DataFrame) -> pd.Series:
+    """The scores of a control, or of a column of the final lists."""
+    if name == "random":
+        return pd.Series(0.0, rows.index)  # all tied: what the AUC makes of ties is the mean over all orders
+    if name in ("popularity", "item-mean"):
+        return {"popularity": controls.popularity, "item-mean": controls.item_mean}[name](known, rows["item"])
+    if name not in rows:
+        raise ScoresError(
+            f"against names {name!r}, which is no control ({', '.join(CONTROLS)}) and no column of final."
+        )
+    return schema.finite(rows, name, "the final lists", ScoresError)
+
+
+def _against(name: str, final: pd.Series, other: pd.Series, seed: int) -> dict[str, object]:
+    gain = (final - other).to_numpy()
+    low, high = expanded_interval(gain, generator(seed, "compare", name))
+    return {
+        "against": name, "users": len(gain), "auc_final": _mean(final.to_numpy()), "auc_other": _mean(other.to_numpy()),
+        "gain": _mean(gain), "low": low, "high": high, "verdict": verdict(low, high, len(gain)),
+    }  # fmt: skip
+
+
+def expanded_interval(values: np.ndarray, rng: np.random.Generator, samples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over users, widened for few of them; (nan, nan) for fewer than two.
+
+    The plain percentile interval is too narrow by a factor of about sqrt((n - 1) / n) z / t.
+
+    Source: Hesterberg 2015, "What teachers should know about the bootstrap" (the expanded percentile interval).
+    """
+    n = len(values)
+    if n < 2:
+        return (np.nan, np.nan)
+    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
+    return statistics.bootstrap_interval(values, rng, samples, level=1 - 2 * tail)
+
+
+def verdict(low: float, high: float, users: int) -> str:
+    """What an interval of a gain in AUC says: helps, harms, equivalent or cannot tell, the first that is true.
+
+    helps: all of it is above 0. harms: all of it is below 0. equivalent: all of it is within SMALLEST_EFFECT of 0 (two
+    one-sided tests, at 2.5 % each). cannot tell: none of these, or fewer than FEWEST_USERS users.
+    """
+    if users < FEWEST_USERS:
+        return "cannot tell"
+    if low > 0:
+        return "helps"
+    if high < 0:
+        return "harms"
+    return "equivalent" if low >= -SMALLEST_EFFECT and high <= SMALLEST_EFFECT else "cannot tell"
+
+
+# --- every recommender x ranker x protocol of a study -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -74,13 +239,13 @@ def hybrid_quality(quality: Quality, setting: Setting, ranker: str) -> pd.DataFr
     """Quality of the hybrid, draws x all users: the ranker's on routed users, the recommender's on the others.
 
     Raises:
-        KeyError: a routed user whom the ranker has not ranked (names the user).
+        ScoresError: a routed user whom the ranker has not ranked (names the user).
     """
     own, ranked = quality[setting.recommender], quality[setting.source(ranker)]
     routed = setting.routed.intersection(own.columns)
     absent = routed.difference(ranked.columns)
     if len(absent):
-        raise KeyError(f"{ranker} has no ranking of routed user {absent[0]} (and {len(absent) - 1} more).")
+        raise ScoresError(f"{ranker} has no ranking of routed user {absent[0]} (and {len(absent) - 1} more).")
     mixed = np.repeat(own.to_numpy(), len(ranked), axis=0)
     mixed[:, own.columns.get_indexer(routed)] = ranked[routed].to_numpy()
     return pd.DataFrame(mixed, ranked.index, own.columns)
@@ -99,13 +264,15 @@ def _group_mean(table: pd.DataFrame, users: pd.Index) -> float:
     return _mean(table[users.intersection(table.columns)].to_numpy())
 
 
-def compare(auc: Quality, ndcg: Quality, setting: Setting, ranker: str) -> dict[str, object]:
-    """One row of the comparison: before is the recommender alone, after is the hybrid.
+def before_and_after(auc: Quality, ndcg: Quality, setting: Setting, ranker: str) -> dict[str, object]:
+    """One row of the comparison. Columns that end in _before are about the recommender alone, _after about the hybrid.
 
     Returns:
-        users_routed, users_scored (routed with a defined AUC), weak counts, and AUC/NDCG@10 of the routed ("weak"),
-        everybody ("overall"), the worst decile ("cvar10"), the strong-weak gap, and the harm and benefit rates: the
-        shares of routed users whose AUC fell and rose.
+        protocol, recommender, ranker; users_routed, and users_scored: those of them who have an AUC; harm_rate and
+        benefit_rate: the shares of routed users whose AUC fell and rose; and before and after: weak_users (how many),
+        AUC of the routed users (weak_auc), of everybody (overall_auc) and of the worst decile (cvar10_auc), gap_auc
+        (everybody else's less the routed users'), NDCG@10 of the routed users (weak_ndcg) and of everybody
+        (overall_ndcg).
     """
     row: dict[str, object] = {"protocol": setting.protocol, "recommender": setting.recommender, "ranker": ranker}
     before, after = auc[setting.recommender], hybrid_quality(auc, setting, ranker)
@@ -144,7 +311,24 @@ def best_control(quality: Quality, setting: Setting) -> str:
 
     It is picked on the very items it is compared on, which favours the control: a gain over it is a conservative one.
     """
-    return max(CONTROLS, key=lambda name: _group_mean(quality[setting.source(name)], setting.routed))
+    return controls.best_control(
+        {name: _group_mean(quality[setting.source(name)], setting.routed) for name in CONTROLS}
+    )
+
+
+def gain_over(
+    reference: str, values: np.ndarray, seed: int, key: Sequence[str], samples: int, permutations: int
+) -> dict[str, float]:
+    """The columns about a gain: gain_over_REFERENCE, the mean of per-user differences, and its _low, _high and _p."""
+    found = uncertainty(values, seed, key, samples, permutations)
+    return {f"gain_over_{reference}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
+
+
+def with_holm(table: pd.DataFrame, references: Iterable[str], rows: pd.Series | None = None) -> pd.DataFrame:
+    """The table with a column gain_over_REFERENCE_p_holm: p after Holm's correction over ``rows`` (None: all)."""
+    p = {name: table[f"gain_over_{name}_p"] for name in references}
+    corrected = {name: statistics.holm(values if rows is None else values.where(rows)) for name, values in p.items()}
+    return table.assign(**{f"gain_over_{name}_p_holm": values for name, values in corrected.items()})
 
 
 def gains(auc: Quality, setting: Setting, ranker: str, seed: int, samples: int, permutations: int) -> dict[str, object]:
@@ -154,8 +338,7 @@ def gains(auc: Quality, setting: Setting, ranker: str, seed: int, samples: int, 
     for name, reference in (("recommender", "recommender"), ("random", "random"), ("best_control", best)):
         values = difference(auc[setting.source(ranker)], auc[setting.source(reference)], setting.routed)
         key = (setting.protocol, setting.recommender, ranker, name)
-        found = uncertainty(values, seed, key, samples, permutations)
-        row |= {f"gain_over_{name}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
+        row |= gain_over(name, values, seed, key, samples, permutations)
     return row
 
 
@@ -168,15 +351,12 @@ def comparison(
     p-values of the gain over the best control are Holm-corrected over all language-model rows of the table.
     """
     rows = [
-        compare(auc, ndcg, setting, ranker) | gains(auc, setting, ranker, seed, samples, permutations)
+        before_and_after(auc, ndcg, setting, ranker) | gains(auc, setting, ranker, seed, samples, permutations)
         for setting in settings
         for ranker in ("recommender", *rankers, *CONTROLS, ORACLE)
     ]
     table = pd.DataFrame(rows)
-    of_model = table["ranker"].isin(rankers)
-    for name in ("recommender", "random", "best_control"):
-        table[f"gain_over_{name}_p_holm"] = statistics.holm(table[f"gain_over_{name}_p"].where(of_model))
-    return table
+    return with_holm(table, ("recommender", "random", "best_control"), table["ranker"].isin(rankers))
 
 
 # --- settings and samples -------------------------------------------------------------------------------------------
@@ -241,8 +421,7 @@ def pooled_gain(
     row = {"users_scored": len(by_user), **by_user.mean().drop("control_auc").to_dict()}
     for reference, column, key in (("best_control", "control_auc", ()), ("recommender", "recommender_auc", ("own",))):
         values = (by_user["auc"] - by_user[column]).to_numpy()
-        found = uncertainty(values, seed, ("pooled", ranker, *key), samples, permutations)
-        row |= {f"gain_over_{reference}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
+        row |= gain_over(reference, values, seed, ("pooled", ranker, *key), samples, permutations)
     return row
 
 
@@ -269,7 +448,4 @@ def ladder(
             on = [on_sample(setting, users) for setting in of_group]
             row = {"model": model, "ranker": ranker, "users": group, "users_asked": len(set(users))}
             rows.append(row | pooled_gain(auc, on, f"{model}: {ranker}", seed, samples, permutations))
-    table = pd.DataFrame(rows)
-    for gain in ("gain_over_best_control", "gain_over_recommender"):
-        table[f"{gain}_p_holm"] = statistics.holm(table[f"{gain}_p"])
-    return table
+    return with_holm(pd.DataFrame(rows), ("best_control", "recommender"))

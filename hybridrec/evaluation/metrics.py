@@ -2,7 +2,7 @@
 
 Every function takes columns (user, score, relevant), one row a candidate, and returns one value a user. A user for
 whom a metric is undefined (no relevant item; for AUC also no irrelevant one) gets NaN, never 0. A score or relevance
-that is NaN is a ValueError, which names the user: it would have an order by chance; -inf is behind all others. Whole
+that is NaN is a ScoresError, which names the user: it would have an order by chance; -inf is behind all others. Whole
 catalogues, which do not fit a table, are for ``whole_catalogue``.
 """
 
@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.sparse import coo_array, csr_array
 from scipy.special import gammaln
 
+from hybridrec.errors import ScoresError
 from hybridrec.machine import cores
 
 _BLOCK_CELLS = 2**20  # scores of a whole catalogue that a thread holds at a time ...
@@ -71,12 +72,13 @@ class _Groups:
     def of_catalogue(
         cls, users: np.ndarray, score: Callable[[np.ndarray], np.ndarray], relevant: csr_array, seen: csr_array
     ) -> "_Groups":
-        """The groups of a relevant item, among all that a user has not seen. One row of the matrices a user.
+        """The groups that hold a relevant item, when every item that a user has not seen is a candidate.
 
-        Items of a group have the same number of others above them; this number is their score here, negated.
+        One row of ``relevant`` and ``seen`` for each user. Items of one group are known by the number of items above
+        them, since only items of the same score have the same number; negated, it takes the place of the score.
         """
         if (bad := np.diff(relevant.multiply(seen).indptr)).any():
-            raise ValueError(f"row {users[bad.argmax()]}: an item is both seen and relevant.")
+            raise ScoresError(f"row {users[bad.argmax()]}: an item is both seen and relevant.")
         above, beside = _places(users, score, relevant, seen)
         codes = np.repeat(np.arange(len(users)), np.diff(relevant.indptr))
         liked = cls.from_columns(codes, -above, beside.astype(float), pd.Index(users, name="user"))
@@ -127,13 +129,13 @@ class _Groups:
 
 
 def _refuse_nan(table: pd.DataFrame, by: list[str]) -> None:
-    """A ValueError that names the ranking in which a score or a relevance is NaN."""
+    """A ScoresError that names the ranking in which a score or a relevance is NaN."""
     for column in ("score", "relevant"):
         absent = table[column].isna().to_numpy()
         if absent.any():
             key = table[by].iloc[absent.argmax()]
             whose = ", ".join(f"{name} {key[name]}" for name in by)
-            raise ValueError(
+            raise ScoresError(
                 f"{whose}: {column} is NaN in {absent.sum()} of {len(table)} rows, the first of them here. Leave such "
                 "rows out, or say what they are worth (a score of -inf stands behind all others)."
             )
@@ -288,12 +290,12 @@ def whole_catalogue(
         Columns auc, pairs, ndcg_at_k, recall_at_k; one row a user, in the order of the rows.
 
     Raises:
-        ValueError: a score that is no number, a relevance that is NaN, or an item both seen and relevant (names the
+        ScoresError: a score that is no number, a relevance that is NaN, or an item both seen and relevant (names the
             user's row); scores of another shape.
     """
     if (absent := np.flatnonzero(pd.isna(relevant.data))).size:
         row = np.searchsorted(relevant.indptr, absent[0], side="right") - 1
-        raise ValueError(f"row {row}: a relevance is NaN.")
+        raise ScoresError(f"row {row}: a relevance is NaN.")
     asked = np.flatnonzero(np.diff(relevant.indptr))
     groups = _Groups.of_catalogue(asked, score, relevant[asked], seen[asked])
     table = pd.DataFrame(_per_user(groups, k), index=groups.users).reindex(range(relevant.shape[0]))
@@ -313,10 +315,10 @@ def _places(
         users, ends = asked[start : start + size], slice(start, start + size + 1)
         scores = np.asarray(score(users))
         if scores.shape != (len(users), relevant.shape[1]):  # compiled code would read on beyond the end
-            raise ValueError(f"scores have shape {scores.shape}, not {(len(users), relevant.shape[1])}.")
+            raise ScoresError(f"scores have shape {scores.shape}, not {(len(users), relevant.shape[1])}.")
         parts = relevant.indptr[ends], relevant.indices, seen.indptr[ends], seen.indices
         if (bad := ranks.of_items(scores, *parts, above, beside)) >= 0:
-            raise ValueError(f"row {users[bad]}: a score is no number.")
+            raise ScoresError(f"row {users[bad]}: a score is no number.")
 
     with ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(fill, range(0, len(asked), size)):

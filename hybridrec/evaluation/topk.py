@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hybridrec.evaluation import compare, metrics, statistics
+from hybridrec.errors import ScoresError
+from hybridrec.evaluation import compare, controls, metrics
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
 
 # So many items are retrieved beyond a list, and scored with it: if another machine's fit moves an item up into the
@@ -43,7 +44,7 @@ def judge(lists: pd.DataFrame, likes: pd.DataFrame, recommender: str = "the reco
         Columns METRICS, indexed by user: those with a like.
 
     Raises:
-        ValueError: a user with a like has no list, and leaving it out would change every mean (names both).
+        ScoresError: a user with a like has no list, and leaving it out would change every mean (names both).
     """
     _refuse_absent(likes["user"], lists["user"], recommender)
     mine = lists.loc[lists["user"].isin(likes["user"])]
@@ -59,10 +60,10 @@ def judge(lists: pd.DataFrame, likes: pd.DataFrame, recommender: str = "the reco
 def _refuse_absent(users: pd.Series | pd.Index, listed: pd.Series | pd.Index, recommender: str) -> None:
     absent = pd.Index(users).unique().difference(pd.Index(listed))
     if len(absent):
-        raise ValueError(
+        raise ScoresError(
             f"user {absent[0]} has likes in the test and no list of {recommender}"
             f"{f' (nor have {len(absent) - 1} more users)' if len(absent) > 1 else ''}. Retrieve a list for every user "
-            "with candidates: delete results/EXPERIMENT/02_baselines.ipynb and run `make reproduce` again."
+            "with candidates."
         )
 
 
@@ -76,11 +77,10 @@ def rerankings(own: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame) -> I
 
     The random order is all items tied: what METRICS make of ties is their mean over all orders.
     """
-    ratings = known.groupby("item")["rating"]
     yield "recommender", own.assign(score=-own["position"].astype(float))
     yield "random", own.assign(score=0.0)
-    yield "popularity", own.assign(score=own["item"].map(ratings.size()).fillna(0).astype(float))
-    yield "item-mean", own.assign(score=own["item"].map(ratings.mean()).fillna(known["rating"].mean()))
+    yield "popularity", own.assign(score=controls.popularity(known, own["item"]))
+    yield "item-mean", own.assign(score=controls.item_mean(known, own["item"]))
     liked = pd.MultiIndex.from_frame(likes[["user", "item"]])
     yield ORACLE, own.assign(score=pd.MultiIndex.from_frame(own[["user", "item"]]).isin(liked).astype(float))
 
@@ -103,8 +103,8 @@ def quality(
         Columns recommender, ranker, user and METRICS.
 
     Raises:
-        ValueError: a user with a like whom a recommender has retrieved no list for (names both), or an item of a user's
-            list that the model has not scored (names user and item).
+        ScoresError: a user with a like whom a recommender has retrieved no list for (names both), or an item of a
+            user's list that the model has not scored (names user and item).
     """
     own = {name: rows.drop(columns="recommender") for name, rows in retrieved.groupby("recommender", sort=False)}
     parts = {}
@@ -125,7 +125,7 @@ def _scored(lists: pd.DataFrame, scored: pd.DataFrame, recommender: str) -> pd.D
     absent = ranked[ranked["score"].isna()]
     if len(absent):
         user, item = absent[["user", "item"]].iloc[0]
-        raise ValueError(f"item {item} of {recommender}'s list for user {user} has no score of the language model.")
+        raise ScoresError(f"item {item} of {recommender}'s list for user {user} has no score of the language model.")
     return ranked
 
 
@@ -147,7 +147,7 @@ def comparison(
         interval, permutation p, and p after Holm's correction over the rows of the language model.
 
     Raises:
-        ValueError: a user whom other lists are scored for, and some recommender's or control's are not.
+        ScoresError: a user whom other lists are scored for, and some recommender's or control's are not.
     """
     for name in quality["recommender"].unique():
         for ranker in ("recommender", *CONTROLS, ORACLE):  # the model's may cover a sample
@@ -159,17 +159,13 @@ def comparison(
         for ranker in ("recommender", *of_model, *CONTROLS, ORACLE):
             scored = users.intersection(wide[ranker].index)
             before, after = wide["recommender"].loc[scored], wide[ranker].loc[scored]
-            best = max(CONTROLS, key=lambda control: wide[control].loc[scored, METRICS[0]].mean())
+            best = controls.best_control({key: wide[key].loc[scored, METRICS[0]].mean() for key in CONTROLS})
             row = {"recommender": name, "ranker": ranker, "users_scored": len(scored), "best_control": best}
             row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
             row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
             for over, reference in (("recommender", "recommender"), ("best_control", best)):
                 values = (after[METRICS[0]] - wide[reference].loc[scored, METRICS[0]]).to_numpy()
-                found = compare.uncertainty(values, seed, ("top-k", name, ranker, over), samples, permutations)
-                row |= {f"gain_over_{over}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
+                row |= compare.gain_over(over, values, seed, ("top-k", name, ranker, over), samples, permutations)
             rows.append(row)
     table = pd.DataFrame(rows)
-    for over in ("recommender", "best_control"):
-        p = table[f"gain_over_{over}_p"].where(table["ranker"].isin(of_model))
-        table[f"gain_over_{over}_p_holm"] = statistics.holm(p)
-    return table
+    return compare.with_holm(table, ("recommender", "best_control"), table["ranker"].isin(of_model))

@@ -1,4 +1,4 @@
-"""The paper's claims, one by one: what it reports, what we find, what a coin finds, and a verdict by a fixed rule."""
+"""The paper's claims, one by one: what it reports, what we and a random order find, and a verdict by a fixed rule."""
 
 from collections.abc import Sequence
 
@@ -74,48 +74,38 @@ def claims(
     Returns:
         The claims table; the changes are relative, ``beyond_*`` are mean per-user differences.
     """
-    indexed = table.set_index(["protocol", "recommender", "ranker"])
+    changes = table.set_index(["protocol", "recommender", "ranker"])
     by_key = {(setting.protocol, setting.recommender): setting for setting in settings}
     rows = []
     for claim, recommender, value in published[["claim", "recommender", "published"]].itertuples(index=False):
+        test, fresh = by_key["published", recommender], by_key["held-out", recommender]
+        best = best_control(auc, fresh)
         for ranker in rankers:
-            test, fresh = by_key["published", recommender], by_key["held-out", recommender]
-            best = best_control(auc, fresh)
-            sure = [
-                uncertainty(
-                    claim_differences(auc, s, ranker, c, claim), seed, (claim, recommender, ranker, c), samples,
-                    permutations,
-                )
-                for s, c in ((test, "random"), (fresh, best))
-            ]  # fmt: skip
-            changes = [
-                relative_change(indexed.loc[(protocol, recommender, who)], CLAIMS[claim])
-                for protocol, who in (("published", ranker), ("published", "random"), ("held-out", ranker))
-            ]
-            rows.append(
-                {"claim": claim, "recommender": recommender, "ranker": ranker, "published": value}
-                | dict(zip(("replicated", "null_control", "held_out"), changes, strict=True))
-                | {"verdict": ""}
-                | {f"beyond_null_{part}": x for part, x in sure[0].items()}
-                | {"best_control": best}
-                | {f"beyond_best_control_{part}": x for part, x in sure[1].items()}
-            )
+            row = {"claim": claim, "recommender": recommender, "ranker": ranker, "published": value}
+            for column, protocol, who in (
+                ("replicated", "published", ranker),
+                ("null_control", "published", "random"),
+                ("held_out", "held-out", ranker),
+            ):
+                row[column] = relative_change(changes.loc[(protocol, recommender, who)], CLAIMS[claim])
+            row |= {"verdict": "", "best_control": best}
+            for name, setting, control in (("null", test, "random"), ("best_control", fresh, best)):
+                values = claim_differences(auc, setting, ranker, control, claim)
+                found = uncertainty(values, seed, (claim, recommender, ranker, control), samples, permutations)
+                row |= {f"beyond_{name}_{part}": x for part, x in found.items()}
+            rows.append(row)
     result = pd.DataFrame(rows)
+    best = result.pop("best_control")
+    result.insert(result.columns.get_loc("beyond_null_p") + 1, "best_control", best)
     result["p_holm"] = statistics.holm(result["beyond_best_control_p"])
-    parts = ("low", "high")
-    result["verdict"] = [
-        verdict(
-            {part: row[f"beyond_null_{part}"] for part in parts},
-            {part: row[f"beyond_best_control_{part}"] for part in parts},
-            row["p_holm"],
-        )
-        for _, row in result.iterrows()
-    ]
+    for at, row in result.iterrows():
+        null, bar = ({part: row[f"beyond_{by}_{part}"] for part in ("low", "high")} for by in ("null", "best_control"))
+        result.loc[at, "verdict"] = verdict(null, bar, row["p_holm"])
     return result
 
 
 def table2(comparison: pd.DataFrame, published: pd.DataFrame, rankers: Sequence[str]) -> pd.DataFrame:
-    """The paper's Table 2 cell by cell: what it prints, what we find, and how much of each gain is a coin's.
+    """The paper's Table 2 cell by cell: what it prints, what we find, and how much of each gain a random order has.
 
     Args:
         comparison: rows of the published protocol.

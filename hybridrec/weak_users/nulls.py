@@ -1,15 +1,17 @@
 """What the published protocol reports when nobody is weak: group sizes and candidate counts predict its gain.
 
 The model knows one thing of a recommender, its mean AUC, and gives every user exactly that quality. Whoever is flagged
-in it was unlucky with a handful of items, and whatever a coin gains on those items is regression to the mean.
+in it was unlucky with a handful of items, and whatever a random order gains on those items is regression to the mean.
 """
 
 from functools import cache
+from math import comb
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hybridrec.errors import ScoresError
 from hybridrec.evaluation import metrics
 
 _BLOCK = 2_000_000  # scores drawn at once: 16 MB
@@ -42,12 +44,12 @@ def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Gene
         Shape (draws,).
 
     Raises:
-        ValueError: ``auc`` is not between 0 and 1.
+        ScoresError: ``auc`` is not between 0 and 1.
 
     Source: the equal-variance binormal model (Green & Swets 1966).
     """
     if not 0 <= auc <= 1:
-        raise ValueError(f"the mean AUC must lie between 0 and 1, and is {auc}: are the scores judged rightly?")
+        raise ScoresError(f"the mean AUC must lie between 0 and 1, and is {auc}: are the scores judged rightly?")
     shift = np.sqrt(2) * stats.norm.ppf(auc)
     size = max(1, _BLOCK // (relevant + irrelevant))
     parts = []
@@ -60,7 +62,7 @@ def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Gene
 
 
 @cache
-def coin_share(relevant: int, irrelevant: int, threshold: float) -> float:
+def random_order_share(relevant: int, irrelevant: int, threshold: float) -> float:
     """Exact probability that a random order of a user's candidates has AUC <= threshold.
 
     Args:
@@ -68,21 +70,23 @@ def coin_share(relevant: int, irrelevant: int, threshold: float) -> float:
         irrelevant: number of the others, at least 1.
         threshold: t_p, from 0 to 1.
 
-    Source: Mann & Whitney 1947, the null distribution of U = AUC x pairs.
+    Source: Mann & Whitney 1947, the null distribution of U = AUC x pairs. The number of orders with each U are the
+    coefficients of the Gaussian binomial, prod (1 - q^(irrelevant + i)) / (1 - q^i) for i = 1 .. relevant.
     """
-    most = min(int(np.floor(threshold * relevant * irrelevant + 1e-9)), relevant * irrelevant)
-    # SciPy gives the distribution through samples only, so we make two whose U is `most`: `above` relevant items
-    # beat every other, one beats `rest` of them, the remaining ones beat none.
-    above, rest = divmod(most, irrelevant)
-    places = [irrelevant + 1] * above + ([rest + 0.5] if above < relevant else []) + [-1] * (relevant - above - 1)
-    x = np.array(places) + np.arange(relevant) / (4 * relevant)  # apart from each other: ties have no exact p
-    return float(stats.mannwhitneyu(x, np.arange(1, irrelevant + 1), alternative="less", method="exact").pvalue)
+    few, many = sorted((relevant, irrelevant))  # U has the same distribution with the two exchanged
+    most = min(int(np.floor(threshold * few * many + 1e-9)), few * many)
+    orders = np.array([1] + [0] * most, dtype=object)  # whole numbers of any size: orders with U = 0 .. most
+    for i in range(1, few + 1):
+        orders[many + i :] -= orders[: max(0, most + 1 - many - i)].copy()
+        padded = np.append(orders, [0] * (-len(orders) % i))
+        orders = padded.reshape(-1, i).cumsum(axis=0).ravel()[: most + 1]
+    return orders.sum() / comb(few + many, few)
 
 
 def predict(
     counts: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 10_000
 ) -> dict[str, float]:
-    """What the published protocol would report with a coin in the language model's place, were all users equal.
+    """What the published protocol would report of a random order in the model's place, were all users equal.
 
     Args:
         counts: user, relevant, irrelevant, as ``candidate_counts``: the eligible (inactive) users only. Those without
@@ -94,8 +98,8 @@ def predict(
 
     Returns:
         flagged (expected number of users), flagged_sd (its standard deviation), before_auc (mean AUC of the flagged),
-        after_auc (under a coin: exactly 0.5), gain (after - before), still_weak (share of the flagged with
-        AUC <= t_p under a coin too). AUCs are from 0 to 1, and NaN where nobody is flagged.
+        after_auc (of a random order: exactly 0.5), gain (after - before), still_weak (share of the flagged with
+        AUC <= t_p in a random order too). AUCs are from 0 to 1, and NaN where nobody is flagged.
 
     Scores of the model have no ties. Those of real recommenders can: an ItemKNN that knows no neighbour scores items
     alike, a tie counts one half, and ties at exactly t_p = 0.5 are flagged; that much more may be observed.
@@ -108,9 +112,36 @@ def predict(
         low = drawn <= threshold
         share = low.mean()
         rows.append((users * share, users * share * (1 - share), users * (drawn * low).mean(),
-                     users * share * coin_share(relevant, irrelevant, threshold)))  # fmt: skip
+                     users * share * random_order_share(relevant, irrelevant, threshold)))  # fmt: skip
     flagged, variance, auc_sum, still = np.array(rows).reshape(-1, 4).sum(axis=0)
     return _row(flagged, auc_sum, still) | {"flagged_sd": float(np.sqrt(variance))}
+
+
+def flagged_by_luck(
+    judged: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 1000
+) -> tuple[float, float]:
+    """How many users would be flagged on scores out of fold, were all of them served alike.
+
+    Args:
+        judged: user, fold, relevant: the items by which the eligible (inactive) users are judged.
+        auc: the true AUC given to every user, from 0 to 1.
+        threshold: t_p; a user with P(u) <= t_p is flagged. Pairs are formed within a fold.
+        rng: draws the scores. Folds with the same two counts share their draws, in another order for each.
+        draws: simulated P(u) per user.
+
+    Returns:
+        The expected number of users, and its standard deviation.
+    """
+    counts = judged.groupby(["user", "fold"])["relevant"].agg(["sum", "size"]).astype(int)
+    counts = counts.assign(irrelevant=counts["size"] - counts["sum"]).query("sum > 0 and irrelevant > 0")
+    shapes = list(zip(counts["sum"], counts["irrelevant"], strict=True))
+    correct = {shape: simulate_auc(*shape, auc, rng, draws) * shape[0] * shape[1] for shape in sorted(set(shapes))}
+    share = []
+    for _, folds in pd.Series(shapes, counts.index, dtype=object).groupby("user"):
+        pairs = sum(relevant * irrelevant for relevant, irrelevant in folds)
+        drawn = sum(rng.permutation(correct[shape]) for shape in folds)
+        share.append((drawn <= threshold * pairs + 1e-9).mean())
+    return float(np.sum(share)), float(np.sqrt(np.sum([p * (1 - p) for p in share])))
 
 
 def observed(judged: pd.DataFrame, users: pd.Index, threshold: float) -> dict[str, float]:
@@ -122,13 +153,16 @@ def observed(judged: pd.DataFrame, users: pd.Index, threshold: float) -> dict[st
         threshold: t_p.
 
     Returns:
-        The keys of ``predict`` except flagged_sd. after_auc and still_weak are a coin's, exactly and not by drawing.
+        The keys of ``predict`` except flagged_sd. after_auc and still_weak are those of a
+        random order, exactly and not by drawing.
     """
     rows = judged[judged["user"].isin(users)]
     auc = metrics.auc(rows)
     flagged = auc[auc <= threshold]
     counts = candidate_counts(rows[rows["user"].isin(flagged.index)])
-    still = [coin_share(*both, threshold) for both in counts[["relevant", "irrelevant"]].itertuples(index=False)]
+    still = [
+        random_order_share(*both, threshold) for both in counts[["relevant", "irrelevant"]].itertuples(index=False)
+    ]
     return _row(len(flagged), flagged.sum(), sum(still))
 
 

@@ -1,11 +1,30 @@
 """Phase one: who is served badly. P(u), S_I(u), the thresholds, and the two protocols that decide on weak users."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from hybridrec.evaluation import metrics
+from hybridrec import schema
+from hybridrec.data.datasets import Dataset, sparsity_index
+from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.randomness import generator
+from hybridrec.weak_users import nulls
+from hybridrec.weak_users.performance import (
+    between_variance,
+    empirical_bayes,
+    evidence,
+    performance_by_recommender,
+    sampling_variance,
+    upper_bound,
+)
+from hybridrec.weak_users.performance import (
+    performance as performance,  # also known as triage.performance
+)
+
+if TYPE_CHECKING:
+    from hybridrec.recommenders.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -15,32 +34,9 @@ class Thresholds:
     performance: float = 0.5
     sparsity: float | None = None
 
-
-def performance(judged: pd.DataFrame) -> pd.DataFrame:
-    """P(u): the share of a user's (relevant, irrelevant) pairs that the recommender orders correctly.
-
-    Args:
-        judged: columns user, score, relevant, and fold where the scores are out of fold.
-
-    Returns:
-        Columns performance (NaN without a pair) and pairs, indexed by user.
-
-    Pairs are only formed within a fold. Two folds are scored by two models, and the fold that holds out more of a
-    user's likes belongs to the model that has seen fewer of them and scores that user lower: comparing across folds
-    would make every recommender look worse than it is, most of all for short histories.
-
-    Source: Kaur & Shah 2024, section 3.1 (AUC as P(u)).
-    """
-    by = ["user", "fold"] if "fold" in judged else "user"
-    counts = metrics.auc_pairs(judged, by).groupby("user").sum()
-    value = counts["correct"] / counts["pairs"].where(counts["pairs"] > 0)
-    return pd.DataFrame({"performance": value, "pairs": counts["pairs"]})
-
-
-def performance_by_recommender(judged: pd.DataFrame) -> pd.DataFrame:
-    """``performance`` for every value of the column ``recommender``, stacked: recommender, user, performance, pairs."""
-    parts = {name: performance(rows) for name, rows in judged.groupby("recommender", sort=False)}
-    return pd.concat(parts, names=["recommender"]).reset_index()
+    def on(self, sparsity: pd.Series) -> "Thresholds":
+        """The same with t_s as a number: the one given, or the mean of these S_I."""
+        return Thresholds(self.performance, sparsity_threshold(sparsity, self))
 
 
 def sparsity_threshold(sparsity: pd.Series, thresholds: Thresholds) -> float:
@@ -86,7 +82,7 @@ def triage_table(judged: pd.DataFrame, sparsity: pd.Series, thresholds: Threshol
         Columns recommender, protocol, user, performance, pairs, sparsity, weak, weak_strict.
     """
     # The mean of S_I is over all users, also those that a recommender has nothing to rank for.
-    fixed = Thresholds(thresholds.performance, sparsity_threshold(sparsity, thresholds))
+    fixed = thresholds.on(sparsity)
     table = performance_by_recommender(judged)
     table["sparsity"] = table["user"].map(sparsity)
     for column, strict in (("weak", False), ("weak_strict", True)):
@@ -158,3 +154,102 @@ def reliability(flagged: pd.DataFrame, test_auc: pd.DataFrame) -> pd.DataFrame:
     groups = table.assign(**parts).groupby(["rule", "recommender"], sort=False)
     rows = groups.agg({"flagged": "sum", "flagged_auc": "mean", "rest_auc": "mean"}).reset_index()
     return rows.assign(gap=rows["rest_auc"] - rows["flagged_auc"])
+
+
+# --- one recommender's users, judged by what was known ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Triage:
+    """Who is weak under one recommender, and how much of that may be luck.
+
+    Attributes:
+        table: one row a user with ratings: user, performance (P(u), NaN without a pair), pairs, sparsity (S_I(u)),
+            inactive, weak, and by empirical Bayes shrunken (P(u) with luck taken off), sd (its standard deviation) and
+            upper (what P(u) is below with probability 0.8). Sorted by user.
+        thresholds: t_p and t_s as they were applied.
+        by_luck: how many users would be flagged where all were served alike: the expected number ...
+        by_luck_sd: ... and its standard deviation.
+        spread: standard deviation of the true P(u) between users, the spread that luck does not explain.
+    """
+
+    table: pd.DataFrame
+    thresholds: Thresholds
+    by_luck: float
+    by_luck_sd: float
+    spread: float
+
+    @property
+    def users(self) -> pd.Index:
+        """The weak users, sorted."""
+        return pd.Index(self.table.loc[self.table["weak"], "user"])
+
+    def __str__(self) -> str:
+        judged = self.table["performance"].notna()
+        return (
+            f"{len(self.users)} of {len(self.table)} users are weak: P(u) <= {self.thresholds.performance:g} and "
+            f"sparser than {self.thresholds.sparsity:.4f}.\n"
+            f"Luck alone would flag {self.by_luck:.0f} (give or take {self.by_luck_sd:.0f}) were all users served "
+            f"alike, with the mean P(u) of {self.table['performance'].mean():.3f}.\n"
+            f"Once luck is taken off, P(u) differs between users by a standard deviation of {self.spread:.3f}.\n"
+            f"{(~judged).sum()} users have no pair of a liked and another item to be judged by, and count as not weak."
+        )
+
+
+def triage(
+    data: Dataset,
+    scorer: "Scorer",
+    *,
+    performance_threshold: float = 0.5,
+    sparsity_threshold: float | None = None,
+) -> Triage:
+    """Who is weak, decided on known ratings scored out of fold: no rating is judged by a model that has seen it.
+
+    Args:
+        data: ratings and items; ``like`` says from which rating on an item is liked.
+        scorer: the recommender.
+        performance_threshold: t_p, from 0 to 1.
+        sparsity_threshold: t_s (None: the mean S_I over users, as published).
+
+    Raises:
+        DatasetError: ``data`` has no ``like``, or the recommender's table lacks a column.
+        ScoresError: it scores a user, an item or a pair that is not in the ratings, a pair twice, or one not by a
+            finite number (names user and item).
+
+    Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
+    """
+    if data.like is None:
+        raise DatasetError(
+            f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
+        )
+    what = f"the out-of-fold scores of {scorer.name}"
+    users, items = data.interactions["user"], data.items["item"]
+    table = schema.read(scorer.out_of_fold(data), schema.OUT_OF_FOLD, what)
+    scores = schema.scores(table, what, users=users, items=items)[[*schema.OUT_OF_FOLD]]
+    judged = scores.merge(data.interactions[["user", "item", "rating"]], "left", on=["user", "item"])
+    if (unrated := judged["rating"].isna()).any():
+        _, pair = schema.first(judged, unrated)
+        named = f"user {pair['user']!r} has not rated item {pair['item']!r}"
+        raise ScoresError(f"{what}: {named}{schema.and_more(unrated)}. Score ratings alone.")
+    judged["relevant"] = judged["rating"] >= data.like
+
+    known = evidence(judged)
+    variance = sampling_variance(known)
+    estimate = empirical_bayes(known["performance"], variance).rename(columns={"performance": "shrunken"})
+    sparsity = sparsity_index(data.interactions, len(data.items))
+    thresholds = Thresholds(performance_threshold, sparsity_threshold).on(sparsity)
+    table = known[["performance", "pairs"]].reindex(sparsity.index).assign(sparsity=sparsity).fillna({"pairs": 0})
+    table["inactive"] = inactive(sparsity, thresholds)
+    table["weak"] = weak_users(table["performance"], sparsity, thresholds)
+    table = table.join(estimate).assign(upper=upper_bound(estimate["shrunken"], estimate["sd"]))
+    eligible = judged[judged["user"].isin(table.index[table["inactive"]])]
+    by_luck, by_luck_sd = nulls.flagged_by_luck(
+        eligible, known["performance"].mean(), performance_threshold, generator(0, "triage", "luck")
+    )
+    return Triage(
+        table=table.rename_axis("user").reset_index(),
+        thresholds=thresholds,
+        by_luck=by_luck,
+        by_luck_sd=by_luck_sd,
+        spread=float(np.sqrt(between_variance(known["performance"], variance))),
+    )
