@@ -171,7 +171,7 @@ lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module ma
 
 # A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice.
 test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	$(PY) -m pytest tests -m "not fresh and not browser and not exercises"
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(PY) -m pytest tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k

@@ -38,10 +38,6 @@ def code_lines(cell: nbformat.NotebookNode) -> int:
     return sum(bool(line.strip()) for line in cell.source.splitlines())
 
 
-def test_the_six_notebooks_are_there():
-    assert [name[:2] for name in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
-
-
 def test_a_notebook_asks_for_any_python_3_kernel(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
 

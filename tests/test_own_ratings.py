@@ -476,6 +476,7 @@ def event_log() -> pd.DataFrame:
 
 
 @pytest.mark.live
+@pytest.mark.slow
 def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monkeypatch, capsys):
     event_log().to_parquet(tmp_path / "log.parquet")
     ratings = {"file": "log.parquet", "rating": "", "timestamp": "timestamp", "title": "name", "feedback": "counts"}

@@ -154,6 +154,7 @@ def test_only_what_is_new_is_computed(study, pairs, serial):
     assert [work.params["lambda_reg"] for work in serial] == [0.1, 0.2]
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "cores", lambda: 1)
