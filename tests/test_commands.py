@@ -175,6 +175,7 @@ def two_runs(study: Path, between: Callable[[], None], **first: str) -> tuple[li
     return runs, [file.read_text(encoding="utf-8") for file in said], log()
 
 
+@pytest.mark.slow
 def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
     (first, second), (one, other), log = two_runs(study, lambda: None)
     assert first.returncode == second.returncode == 0
@@ -186,6 +187,7 @@ def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
     assert result.cells[-1].source == f"made by {first.pid}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [True, False], ids=["the notebook was changed", "the other one failed"])
 def test_a_run_that_waited_works_itself_where_the_result_is_not_what_it_would_make(study, changed):
 
