@@ -167,7 +167,7 @@ lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module ma
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(call quoted,$(VENV)/bin/lint-imports)
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 # A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice.
 test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)

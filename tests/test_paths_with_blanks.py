@@ -221,7 +221,7 @@ def test_every_recipe_run_for_real_leaves_what_is_not_its_own(checkout):
         "-m ruff check",
         "-m sphinx",
         "-m venv",
-        "-m hybridrec seeds",
+        "-m hybridrec.study seeds",
     ):
         assert command in asked
 
@@ -256,7 +256,7 @@ def test_a_test_run_empties_its_scratch_folder_wherever_another_is_named(given, 
     assert done.returncode == 0, done.stderr
     assert list(scratch.iterdir()) == []
     assert checkout.lost() == []
-    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec run" in line]
+    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
     assert len(runs) == 6
     assert {line.partition("|")[0] for line in runs} == {".stamps/scratch"}
 
@@ -355,7 +355,7 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
     os.utime(file, (later, later))
     done = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr
-    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec run" in line]
+    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
     assert [line.rpartition(" ")[2] for line in runs] == ["04_llm_prompting", "05_evaluation", "06_cost"]
 
 
