@@ -360,6 +360,7 @@ def test_usual_scales_are_learned_as_they_are(interactions):
         assert fitting.training_rows("MF", table, 4.0)["rating"].tolist() == table["rating"].tolist()
 
 
+@pytest.mark.slow
 def test_whoever_has_seen_most_of_a_small_catalogue_gets_a_shorter_list(interactions, items, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     numbers = items["item"].to_numpy()
