@@ -67,10 +67,11 @@ TORCH_else  = $(INSTALL) --no-deps "$(TORCH)"
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@mkdir -p $(@D) && touch $@
 
-# Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere.
+# Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere. So is this package,
+# which the extra "study" names.
 lock: .stamps/env  ## make requirements.lock anew from pyproject.toml (keeps the pins that still fit)
 	CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --all-extras --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
-	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==/d' requirements.lock && rm requirements.lock.old
+	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==|^hybridrec @/d' -e 's/hybridrec, (hybridrec \(pyproject)/\1/' requirements.lock && rm requirements.lock.old
 
 # --- the study -------------------------------------------------------------------------------------------------------
 
@@ -162,12 +163,15 @@ site-check: site data  ## look at every page of the site, and run a notebook in 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 
-lint: .stamps/env  ## ruff: style and format, notebooks included
+lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module may import which (import-linter)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
-test: lint models  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	$(PY) -m pytest tests -m "not fresh and not browser and not exercises"
+# A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice.
+test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(PY) -m pytest tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
@@ -185,4 +189,4 @@ bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metric
 
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
 clean:  ## remove stamps, tables and tools' caches; never results, data, models, fits or recordings
-	rm -rf .stamps _site data/tables .pytest_cache .ruff_cache .hypothesis
+	rm -rf .stamps _site data/tables .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -407,6 +407,7 @@ def test_whatever_a_server_says_the_wait_is_none_or_a_time_that_can_be_waited(he
     assert found is None or 0 <= found <= endpoint._ABSURD_WAIT
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, monkeypatch):
     """The machine's clock is set forward or back by hours at every look; the server's is five hours slow."""
     jumps = itertools.cycle([0.0, 1e5, -1e5, 4e9])
@@ -420,6 +421,7 @@ def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, 
     assert 1 <= seconds < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "least"),
     [
@@ -445,6 +447,7 @@ def test_a_server_that_wants_too_long_a_pause_ends_the_run(recordings):
     assert len(server.log) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [0, 1])
 def test_all_threads_pause_when_one_is_told_to(retries, recordings):
     def script(request: Request) -> Reply:
@@ -596,6 +599,7 @@ def test_a_reader_that_stops_early_keeps_what_was_under_way_and_nothing_more_is_
     assert len(recordings) == sum(seen.answered for seen in server.log) == sent
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_under_way_and_a_second_run_asks_only_for_the_rest(recordings):
     with serve(lambda request: ranked(request, delay=0.2)) as server:
         one = model(server.url)

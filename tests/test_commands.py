@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from processes import until
 
+from hybridrec import errors
 from hybridrec.study import __main__ as commands
 from hybridrec.study import config, notebooks, paths, progress, tables
 
@@ -46,7 +47,7 @@ def test_a_reader_is_told_whose_notebook_it_is_and_what_differs(notebook, notes)
 @pytest.mark.parametrize(("experiment", "name"), [("mine", "06_cost"), ("yours", "03_user_triage")])
 def test_without_notes_only_the_experiment_is_told(notebook, notes, experiment, name):
     notebooks._add_reading_note(notebook, experiment, name)
-    assert notebook.cells[1].source.endswith("the number is right.")
+    assert f"`{experiment}`" in notebook.cells[1].source and "This one." not in notebook.cells[1].source
 
 
 @pytest.mark.parametrize("path", sorted(paths.EXPERIMENTS.glob("*.md")), ids=lambda path: path.stem)
@@ -174,6 +175,7 @@ def two_runs(study: Path, between: Callable[[], None], **first: str) -> tuple[li
     return runs, [file.read_text(encoding="utf-8") for file in said], log()
 
 
+@pytest.mark.slow
 def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
     (first, second), (one, other), log = two_runs(study, lambda: None)
     assert first.returncode == second.returncode == 0
@@ -185,6 +187,7 @@ def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
     assert result.cells[-1].source == f"made by {first.pid}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [True, False], ids=["the notebook was changed", "the other one failed"])
 def test_a_run_that_waited_works_itself_where_the_result_is_not_what_it_would_make(study, changed):
 
@@ -283,3 +286,40 @@ def test_what_only_reads_does_not_wait(toy, monkeypatch):
     monkeypatch.setattr(commands, "summary", lambda settings: None)
     with notebooks.alone("toy"):
         assert commands.main(["summary", "toy"]) == 0
+
+
+# --- exit codes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "named"), [(["summary", "nobody"], "nobody"), (["run", "toy", "09_x"], "09_x")])
+def test_what_the_user_can_fix_ends_with_2_and_says_what(toy, capsys, arguments, named):
+    assert commands.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and named in err and "Traceback" not in err
+    assert out == ""
+
+
+def test_a_command_that_does_not_exist_ends_with_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        commands.main(["reproduces", "toy"])
+    assert stopped.value.code == 2
+    assert "reproduces" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(errors.NotebookError("cell 3 failed"), 1), (KeyboardInterrupt(), 130)],
+    ids=["fails", "stopped"],
+)
+def test_a_notebook_that_fails_ends_with_1_and_an_interruption_with_130(toy, monkeypatch, capsys, raised, code):
+    monkeypatch.setattr(notebooks, "_execute", lambda *_: (_ for _ in ()).throw(raised))
+    assert commands.main(["run", "toy", "02_baselines"]) == code
+    assert str(raised) in capsys.readouterr().err
+    assert not is_locked("toy")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(toy, monkeypatch):
+    monkeypatch.setattr(notebooks, "_execute", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        commands.main(["run", "toy", "02_baselines"])
+    assert not is_locked("toy")

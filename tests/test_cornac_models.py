@@ -79,6 +79,7 @@ def test_every_recommender_is_fitted_under_lesser_instructions():
     assert SETTINGS.keys() == fits.RECIPES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epochs"), SETTINGS.items())
 def test_fits_agree_under_the_instructions_of_lesser_processors(name, epochs, interactions, tmp_path):
     table = tmp_path / "train.csv"

@@ -68,12 +68,6 @@ EXAMPLES = [body for body in blocks(ENDPOINTS, "toml") if "[models." not in body
 PRICES = [body for body in blocks(ENDPOINTS, "toml") if "[models." in body]
 
 
-def test_there_is_an_example_for_every_server_named():
-    headings = re.findall(r"^### (.*) \((?:not )?run here\)$", text_of(ENDPOINTS).split("## What is retried")[0], re.M)
-    assert headings == ["OpenAI", "vLLM", "llama.cpp", "Ollama", "transformers serve"]
-    assert len(EXAMPLES) == len(headings)
-
-
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda body: tomllib.loads(body)["model"])
 def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
     default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
@@ -92,10 +86,6 @@ def test_every_price_on_the_page_is_one_that_the_price_file_takes(example, tmp_p
     file.write_text('date = "2026-01-01"\n[local]\nusd_per_hour = 0.1\n' + example, encoding="utf-8")
     (name,) = tomllib.loads(example)["models"]
     assert prices.read_prices(file).of_endpoint(name) == prices.read_prices(paths.PRICES).of_endpoint(name)
-
-
-def test_the_page_shows_a_price():
-    assert len(PRICES) == 1
 
 
 def test_the_modes_of_the_page_are_those_there_are():
@@ -162,19 +152,10 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
     assert dangling(page) == ["gone.md", "#two"]
 
 
-def test_the_readme_leads_to_the_page():
-    assert "docs/endpoints.md" in text_of(paths.ROOT / "README.md")
-
-
 def test_files_of_the_study_that_the_page_names_are_there():
     named = re.findall(r"`((?:tests|notebooks|hybridrec)/[\w./-]+\.\w+)`", text_of(ENDPOINTS))
     assert "tests/test_serve.py" in named
     assert [name for name in named if not (paths.ROOT / name).is_file()] == []
-
-
-def test_batch_files_stay_out_of_git():
-    assert "data/batches/" in text_of(paths.ROOT / ".gitignore").splitlines()
-    assert paths.BATCHES == paths.ROOT / "data" / "batches"
 
 
 # --- ratings of one's own ---------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from hybridrec.errors import RecordingError
 from hybridrec.llm import rankers, runner
 from hybridrec.llm.recordings import Recordings
 
+pytestmark = pytest.mark.slow
+
 USERS = 1_000
 CONCURRENCY = rank_users.SETTINGS["concurrency"]
 

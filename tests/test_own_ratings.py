@@ -367,6 +367,7 @@ def test_usual_scales_are_learned_as_they_are(interactions):
         assert fitting.training_rows("MF", table, 4.0)["rating"].tolist() == table["rating"].tolist()
 
 
+@pytest.mark.slow
 def test_whoever_has_seen_most_of_a_small_catalogue_gets_a_shorter_list(interactions, items):
     numbers = items["item"].to_numpy()
     split = interactions.assign(split=np.where(interactions["item"] % 5 == 0, "test", "train"))
@@ -482,6 +483,7 @@ def event_log() -> pd.DataFrame:
 
 
 @pytest.mark.live
+@pytest.mark.slow
 def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monkeypatch, capsys):
     event_log().to_parquet(tmp_path / "log.parquet")
     ratings = {"file": "log.parquet", "rating": "", "timestamp": "timestamp", "title": "name", "feedback": "counts"}

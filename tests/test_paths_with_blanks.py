@@ -434,6 +434,7 @@ def test_pip_is_given_a_folder_with_blanks_as_one_word(tmp_path, monkeypatch):
     assert any(word == str(folder) or word.endswith(str(folder)) for word in calls[0])
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_a_checkout_with_blanks_and_writes_within_it(checkout):
     source = checkout.root / "notebooks" / "it's mine.ipynb"
     (checkout.root / ".stamps" / "a b").mkdir()

@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import fault_server
+import pytest
 import rank_users
 from fault_server import Schedule, Seen
 
 from hybridrec.llm.recordings import Recordings
+
+pytestmark = pytest.mark.slow
 
 USERS = 20_000 if os.environ.get("HYBRIDREC_LONG") == "1" else 5_000  # whose memory is measured
 

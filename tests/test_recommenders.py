@@ -159,6 +159,7 @@ def test_only_what_is_new_is_computed(study, pairs, serial, cache):
     assert [work.params["lambda_reg"] for work in serial] == [0.1, 0.2]
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_scores_of_this_process(study, pairs, cache):
     work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
     there, here = fits.run([work], cache, workers=2)[0], fits.fit_and_score(work)

@@ -61,13 +61,6 @@ def test_every_recommender_meets_every_ranker_under_both_protocols(study):
     assert found == expected and len(rows) == len(expected)
 
 
-def test_every_comparison_has_before_and_after(study):
-    for row in study[1]["comparison"]:
-        assert row["users_routed"] > 0
-        for group in ("weak_users", "weak_auc", "weak_ndcg", "overall_auc", "overall_ndcg", "cvar10_auc"):
-            assert row[f"{group}_before"] >= 0 and row[f"{group}_after"] >= 0
-
-
 def test_every_ranking_by_the_model_has_interval_and_p_value(study):
     for row in study[1]["comparison"]:
         if row["ranker"] in (*prompts.MODES, "likelihood-prior"):
@@ -109,22 +102,10 @@ def test_table_2_has_the_papers_numbers_where_the_paper_has_the_dataset(study):
     assert all(row["random"] is not None and row["item-mean"] is not None for row in cells.values())
 
 
-def test_the_claims_about_quality_have_verdicts(study):
-    claims = {row["claim"] for row in study[1]["claims"]}
-    assert {"fewer weak users", "sub-population robustness", "overall performance"} <= claims
-    assert all(row["verdict"] for row in study[1]["claims"])
-
-
 def test_at_least_300_users_were_ranked_in_every_mode(committed):
     assert {row["ranker"] for row in committed["llm"]["validity"] if row["users"] >= 300} == set(prompts.WRITTEN)
     calls = {(row["ranker"], row["routing"]): row["calls"] for row in committed["cost"]["table"] if row["run"] == "yes"}
     assert all(calls[mode, "everybody inactive"] >= 300 for mode in prompts.MODES)
-
-
-def test_four_claims_have_verdicts(committed):
-    claims = {row["claim"] for row in committed["claims"]}
-    assert claims == {"fewer weak users", "sub-population robustness", "overall performance", "cost in proportion"}
-    assert all(row["verdict"] for row in committed["claims"])
 
 
 def test_committed_notebooks_are_the_executed_ones():

@@ -196,6 +196,7 @@ list(rank_users.rank(range(100, 101), model, recordings))
 # --- notebooks ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["Context", "Verbose"])
 def test_a_notebook_that_fails_on_the_way_holds_no_key(mode, server, area, monkeypatch):
     """Verbose tracebacks print the variables of every function on the way."""

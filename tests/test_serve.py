@@ -29,7 +29,7 @@ from hybridrec.llm.runner import Asked, Finished, Keep, Response
 from hybridrec.study import models as study_models
 from hybridrec.study import steps
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 MODEL, NOUN, SEED, USERS = "SmolLM2-135M-Instruct", "film", 2024, 25
 _ENOUGH = 40  # tokens of an answer, about four titles: more would only take longer

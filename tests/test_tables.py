@@ -100,6 +100,7 @@ def record_many(name: str, number: int) -> None:
         tables.record("toy", f"{name}{section}", {"value": section})
 
 
+@pytest.mark.slow
 def test_sections_that_several_processes_record_at_once_are_all_kept():
     writers = [SPAWN.Process(target=record_many, args=(name, 100)) for name in "abc"]
     for writer in writers:
@@ -114,6 +115,7 @@ def write_many(number: int) -> None:
         tables.write("toy", scores=pd.DataFrame({"score": np.full(200_000, version)}))
 
 
+@pytest.mark.slow
 def test_a_table_that_is_read_while_another_process_writes_it_is_always_a_whole_one():
     write_many(1)
     writer = SPAWN.Process(target=write_many, args=(100,))

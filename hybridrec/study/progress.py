@@ -31,7 +31,7 @@ def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str
     if stream is not None:
         return tqdm(iterable, total=total, desc=what, file=stream, leave=False)
     lines = _Lines()
-    pace = {"delay": LINE_EVERY, "mininterval": LINE_EVERY, "miniters": 1, "bar_format": _PLAIN}
+    pace: dict[str, Any] = {"delay": LINE_EVERY, "mininterval": LINE_EVERY, "miniters": 1, "bar_format": _PLAIN}
     return tqdm(iterable, total=total, desc=what, file=lines, disable=not lines.wanted(), leave=False, **pace)
 
 
