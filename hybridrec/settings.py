@@ -31,7 +31,8 @@ def checked(
 ) -> _Model:
     """Settings from plain values, as a file or a notebook holds them.
 
-    A validator of the model raises ValueError with a sentence that begins with the name of the key.
+    A validator of the model raises ValueError with a whole sentence that begins with the name of its key. What a field
+    must be is told by its ``description``, else by its range (ge and le), else in pydantic's words.
 
     Args:
         model: the class of the settings, or of anything else that is read from a file.
@@ -48,48 +49,42 @@ def checked(
         # An unknown key first: it explains why another one is missing.
         first = min(invalid.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     # Raised out here, since an error raised within the block would carry pydantic's along, which holds the values.
-    raise error(f"{where}: {_told(model, first)}")
+    raise error(f"{where}: {_told(model, first, where)}")
 
 
-def _told(model: type[pydantic.BaseModel], invalid: Mapping[str, Any]) -> str:
+def _told(model: type[pydantic.BaseModel], invalid: Mapping[str, Any], where: str) -> str:
     """A fault that pydantic found, in a sentence that begins with the tables it stands in."""
-    *tables, key = [str(part) for part in invalid["loc"]] or [""]
-    kind, found = invalid["type"], _model_of(model, tables)
+    kind, path = invalid["type"], [str(part) for part in invalid["loc"]]
     if kind == "value_error":  # a validator of ours has said it; one of a whole table stands at the table's name
         said = str(invalid["ctx"]["error"])
-        tables += [key] if key and not said.startswith(key) else []
-    elif kind == "extra_forbidden":
-        name = repr(key) if re.fullmatch(r"[\w-]{1,40}", key) else "that is no name"
-        known = f" Known: {', '.join(sorted(found.model_fields))}." if found else ""
-        said = f"unknown key {name}.{known}"
-    elif kind == "missing":
+        return ": ".join([*(path[:-1] if path and said.startswith(path[-1]) else path), said])
+    one, tables = None, []
+    for part in path:
+        if one is not None and one.description:
+            break
+        one, tables = model.model_fields.get(part), [*tables, part]
+        kinds = [one.annotation, *typing.get_args(one.annotation)] if one else []
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)), model)
+    *tables, key = tables or [""]
+    if kind == "missing" and len(path) == len(tables) + 1:
         said = f"missing key {key!r}."
+    elif kind == "extra_forbidden" and len(path) == len(tables) + 1:
+        name = repr(key) if re.fullmatch(r"[A-Za-z_-]{1,40}\d{0,2}", key) else "that is no name"
+        said = f"unknown key {name}. Known: {', '.join(sorted(model.model_fields))}."
     else:
-        shown = quoted(next((name for name in (*tables, key) if name in _SECRET), key), invalid["input"])
-        said = f"{key} is {shown}; it must be {_wanted(found, key, invalid['msg'])}."
+        hidden = next((name for name in (where, *tables) if name in _SECRET), key)
+        said = f"{key} is {quoted(hidden, invalid['input'])}; it must be {_wanted(one, invalid['msg'])}."
     return ": ".join([*tables, said])
 
 
-def _model_of(model: type[pydantic.BaseModel], tables: list[str]) -> type[pydantic.BaseModel] | None:
-    """The class of a table within the settings; None for a table without one."""
-    for name in tables:
-        one = model.model_fields.get(name)
-        if one is None:  # a place in a list of tables, or the name of one among several
-            continue
-        kinds = [one.annotation, *typing.get_args(one.annotation)]
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)), None)
-        if model is None:
-            return None
-    return model
-
-
-def _wanted(model: type[pydantic.BaseModel] | None, key: str, said: str) -> str:
-    """What a value must be: the declared range, or what pydantic says."""
-    one = model.model_fields.get(key) if model else None
+def _wanted(one: pydantic.fields.FieldInfo | None, said: str) -> str:
+    """What a value must be."""
+    if one and one.description:
+        return one.description
     bounds = one.metadata if one else []
     low = next((bound.ge for bound in bounds if isinstance(bound, annotated_types.Ge)), None)
     high = next((bound.le for bound in bounds if isinstance(bound, annotated_types.Le)), None)
-    if low is None or high is None:
+    if one is None or low is None or high is None:
         return re.sub(r"^.* should be | or instance of \w+$", "", said).replace("valid dictionary", "table")
     whole = int in (one.annotation, *typing.get_args(one.annotation))
     return f"a {'whole ' if whole else ''}number from {low:,} to {high:,}"
