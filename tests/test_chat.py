@@ -24,9 +24,8 @@ from hybridrec.errors import EndpointError, SpendingCapError
 from hybridrec.evaluation.prices import Price
 from hybridrec.llm import prompts, rankers, runner
 from hybridrec.llm.models import endpoint
-from hybridrec.llm.models.endpoint import ChatModel, NoAnswerError
+from hybridrec.llm.models.endpoint import Endpoint, NoAnswerError
 from hybridrec.llm.models.limits import Pace
-from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.recordings import Recordings
 
 KEY = "sk-test-0123456789"
@@ -44,12 +43,12 @@ def recordings(tmp_path) -> Recordings:
     return Recordings(tmp_path / "toy.jsonl")
 
 
-def model(url: str, price: Price | None = None, **settings: Any) -> ChatModel:
-    return ChatModel("toy", Endpoint(url, **(SETTINGS | settings)), price)
+def model(url: str, price: Price | None = None, **settings: Any) -> Endpoint:
+    return Endpoint("toy", url, price=price, **(SETTINGS | settings))
 
 
 def rank(
-    model: ChatModel, recordings: Recordings, users: int = 1, mode: str = "listwise-labels", **given: Any
+    model: Endpoint, recordings: Recordings, users: int = 1, mode: str = "listwise-labels", **given: Any
 ) -> list[rankers.Ranking]:
     """The rankings of that many users, by user."""
     tasks = (rank_users.task(user) for user in range(users))
@@ -194,7 +193,7 @@ def test_replay_needs_no_key_and_no_server(recordings, monkeypatch):
     again = rank(replaying, recordings, users=5)
     assert [ranking.scores for ranking in again] == [ranking.scores for ranking in first]
     assert all(ranking.replayed for ranking in again)
-    assert not {"_client", "_api_key", "_threads"} & vars(replaying).keys()
+    assert not {"_client", "_api_key"} & vars(replaying).keys()
 
 
 @pytest.mark.parametrize("status", [302, 307, 308])
@@ -460,8 +459,8 @@ def test_all_threads_pause_when_one_is_told_to(retries, recordings):
 
 
 def test_a_client_that_takes_long_to_build_is_not_followed_by_a_burst(recordings, monkeypatch):
-    build = endpoint.openai.OpenAI
-    monkeypatch.setattr(endpoint.openai, "OpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
+    build = endpoint.openai.AsyncOpenAI
+    monkeypatch.setattr(endpoint.openai, "AsyncOpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
     with serve() as server:
         rank(model(server.url, requests_per_minute=600), recordings, users=5)
     assert server.log[-1].at - server.log[0].at > 0.35  # four times a tenth of a second
@@ -523,7 +522,7 @@ def billed(log: list[fault_server.Seen]) -> float:
     )
 
 
-def capped(url: str, cap: float, **settings: Any) -> ChatModel:
+def capped(url: str, cap: float, **settings: Any) -> Endpoint:
     return model(url, PRICE, spending_cap_usd=cap, parameters={"max_tokens": 20}, **settings)
 
 

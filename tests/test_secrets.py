@@ -20,8 +20,7 @@ from fault_server import FaultServer, Reply, Request, completion, error, ranked,
 from hybridrec.errors import EndpointError, SettingError
 from hybridrec.llm import rankers
 from hybridrec.llm.models import endpoint
-from hybridrec.llm.models.endpoint import ChatModel
-from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.study import config, paths
 from hybridrec.study import models as study_models
@@ -103,12 +102,12 @@ def logged(area) -> Iterator[Path]:
         logging.getLogger(name).setLevel(level)
 
 
-def model(server: FaultServer, **settings) -> ChatModel:
+def model(server: FaultServer, **settings) -> Endpoint:
     return rank_users.model(server.url, key_variable=VARIABLE, retries=1, attempts=1, **settings)
 
 
 @pytest.fixture(scope="module")
-def run(server, area, logged) -> tuple[ChatModel, list[rankers.Ranking], EndpointError]:
+def run(server, area, logged) -> tuple[Endpoint, list[rankers.Ranking], EndpointError]:
     """A run of 40 users in which some fail, then one that ends with an error."""
     recordings = Recordings(area / "recordings" / "toy.jsonl")
     one = model(server)
@@ -267,4 +266,4 @@ def test_a_key_in_the_wrong_place_is_refused_by_a_notebook_too(settings):
     with pytest.raises(SettingError) as caught:
         study_models.open_model("toy", settings)
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
-    assert not quotes_the_key(repr(Endpoint(URL, key_variable=VARIABLE)))
+    assert not quotes_the_key(repr(Endpoint("toy", URL, key_variable=VARIABLE).endpoint))
