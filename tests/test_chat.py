@@ -25,7 +25,6 @@ from hybridrec.evaluation.prices import Price
 from hybridrec.llm import prompts, rankers, runner
 from hybridrec.llm.models import endpoint
 from hybridrec.llm.models.endpoint import Endpoint, NoAnswerError
-from hybridrec.llm.models.limits import Pace
 from hybridrec.llm.recordings import Recordings
 
 KEY = "sk-test-0123456789"
@@ -464,33 +463,6 @@ def test_a_client_that_takes_long_to_build_is_not_followed_by_a_burst(recordings
     with serve() as server:
         rank(model(server.url, requests_per_minute=600), recordings, users=5)
     assert server.log[-1].at - server.log[0].at > 0.35  # four times a tenth of a second
-
-
-def test_a_short_pause_does_not_shorten_a_long_one():
-    pace = Pace(1e6, threading.Event())
-    began = time.monotonic()
-    pace.pause(0.5)
-    pace.pause(0.05)
-    pace.wait()
-    assert time.monotonic() - began >= 0.5
-
-
-def test_a_pause_holds_back_those_who_wait_already_and_ends_with_the_run():
-    stopping = threading.Event()
-    pace = Pace(60 / 0.2, stopping)
-    pace.wait()
-    ends: list[float] = []
-    waiting = threading.Thread(target=lambda: (pace.wait(), ends.append(time.monotonic())))
-    waiting.start()
-    time.sleep(0.05)
-    paused = time.monotonic()
-    pace.pause(0.5)
-    waiting.join()
-    assert ends[0] - paused >= 0.5
-    pace.pause(1_000)
-    threading.Timer(0.2, stopping.set).start()
-    pace.wait()
-    assert time.monotonic() - paused < 10
 
 
 @pytest.mark.parametrize("cut", [0, 100], ids=["before the first byte", "within the body"])

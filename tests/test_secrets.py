@@ -29,6 +29,8 @@ from hybridrec.study import models as study_models
 SECRET = secrets.token_hex(16)
 KEY = f"sk/{SECRET}/+="
 VARIABLE = "HYBRIDREC_TEST_KEY"
+# What other processes import: these tests' helpers, and the package that is tested here.
+IMPORTED = os.pathsep.join([str(Path(__file__).parent), str(paths.ROOT)])
 
 
 def quotes_the_key(text: str | bytes) -> bool:
@@ -183,7 +185,7 @@ recordings = Recordings(Path("toy.jsonl"))
 for ranking in rank_users.rank(range(10), model, recordings): print(ranking, model.endpoint, model)
 list(rank_users.rank(range(100, 101), model, recordings))
 """
-    environment = os.environ | {"OPENAI_LOG": "debug", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"OPENAI_LOG": "debug", "PYTHONPATH": IMPORTED}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 1
     assert "EndpointError" in done.stderr
@@ -199,7 +201,7 @@ list(rank_users.rank(range(100, 101), model, recordings))
 def test_a_notebook_that_fails_on_the_way_holds_no_key(mode, server, area, monkeypatch):
     """Verbose tracebacks print the variables of every function on the way."""
     monkeypatch.setenv("IPYTHONDIR", str(area / f"ipython-{mode}"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", IMPORTED)
     cells = [
         f"%xmode {mode}",
         "import rank_users\nfrom pathlib import Path\nfrom hybridrec.llm.recordings import Recordings",
@@ -264,6 +266,6 @@ def test_a_key_that_breaks_the_experiment_file_is_not_repeated(line, tmp_path):
 @pytest.mark.parametrize("settings", [{"base_url": URL, "key_variable": KEY}, {"base_url": f"https://{SECRET}@host"}])
 def test_a_key_in_the_wrong_place_is_refused_by_a_notebook_too(settings):
     with pytest.raises(SettingError) as caught:
-        study_models.open_model("toy", settings)
+        study_models.open_model("gpt-4o-mini", settings)
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
     assert not quotes_the_key(repr(Endpoint("toy", URL, key_variable=VARIABLE).endpoint))
