@@ -12,7 +12,7 @@ from typing import Any
 from hybridrec.errors import SettingError
 from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.prompts import MODES, WRITTEN
-from hybridrec.settings import between, check_name, checked, check_ranges, is_number, quoted
+from hybridrec.settings import between, check_name, check_ranges, checked, is_number, quoted
 from hybridrec.study import paths
 
 PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
