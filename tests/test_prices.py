@@ -124,8 +124,8 @@ def test_the_committed_prices_can_be_read():
     ],
     ids=["no date", "no table", "no price", "no table but a number", "negative", "zero", "nan", "infinite", "text",
          "boolean", "no day", "a number as day", "a boolean day", "too large", "too long", "not TOML", "empty",
-         "models a number", "a model a number", "a kind missing", "a kind too many", "negative tokens", "tokens as text", "tokens nan",
-         "an unknown key"],
+         "models a number", "a model a number", "a kind missing", "a kind too many", "negative tokens",
+         "tokens as text", "tokens nan", "an unknown key"],
 )  # fmt: skip
 def test_a_price_file_that_cannot_be_used_is_named_with_the_key(file, text, why):
     file.write_text(text, encoding="utf-8")

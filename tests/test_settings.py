@@ -250,7 +250,8 @@ def test_every_number_of_an_endpoint_has_a_range():
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_ends_of_a_range_are_in_it_and_what_lies_beyond_is_not(name):
-    low, high = (getattr(bound, end) for bound, end in zip(EndpointSettings.model_fields[name].metadata, ("ge", "le")))
+    least, most = EndpointSettings.model_fields[name].metadata
+    low, high = least.ge, most.le
     assert [getattr(settled(**{name: end}), name) for end in (low, high)] == [low, high]
     for value in (low - 1, high + 1, math.nan, math.inf, -math.inf, 10**400, True, f"{low}"):
         with pytest.raises(SettingError, match=f"{name} is .*from {low:,} to {high:,}"):
