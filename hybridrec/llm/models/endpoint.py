@@ -8,17 +8,14 @@ here; a completion that is no ranking is asked for again by ``runner.ask``, as a
 
 import asyncio
 import concurrent.futures
-import email.utils
 import functools
 import json
 import logging
-import math
 import os
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC
 from functools import cached_property
 from typing import Any
 
@@ -30,15 +27,12 @@ import tenacity
 from hybridrec.errors import EndpointError, SettingError, SpendingCapError
 from hybridrec.evaluation.prices import Price
 from hybridrec.llm.models.limits import Budget, Pace
+from hybridrec.llm.models.replies import LONGEST_WAIT, NoAnswerError, completion, retry_after, said_by
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.runner import Asked, Failure, Finished, Keep, Response
 from hybridrec.settings import checked
 
-# A server that wants us to wait longer than this is out of service; the run ends and can be gone on with later.
-_LONGEST_WAIT = 600.0
-# No server means a wait of months: it gave a moment in time as a number, or its clock is wrong.
-_ABSURD_WAIT = 31 * 24 * 3600.0
 _FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 60.0
 # So many users in a row without an answer mean that the endpoint is gone, not that these users are difficult.
 _GIVE_UP_AFTER = 20
@@ -46,18 +40,9 @@ _TRANSIENT = {408, 409, 425, 429}
 _FATAL = {401, 402, 403, 404}
 # A shorter key is a placeholder ("EMPTY", "1") for a server that wants none, and may well be a word of an answer.
 _SHORTEST_KEY = 8
-# So many characters are shown of what a server said, and errors in JSON are looked through so deep.
-_LONGEST_SAID, _DEEPEST = 300, 5
+_LONGEST_SAID = 300  # characters that are shown of what a server said
 # The loggers of the client and its transport: at DEBUG they show a server's status lines and headers.
 _LOGGERS = "openai._base_client httpx2 httpcore2.connection httpcore2.http11 httpcore2.proxy httpcore2.socks".split()
-
-
-class NoAnswerError(Exception):
-    """No completion came back this time; ``kind`` is its name in the counts, ``billed`` whether it may cost money."""
-
-    def __init__(self, kind: str, retry_after: float | None = None, billed: bool = False) -> None:
-        super().__init__(kind)
-        self.kind, self.retry_after, self.billed = kind, retry_after, billed
 
 
 class _RefusedError(Exception):
@@ -100,11 +85,13 @@ class Endpoint:
         price: Price | None = None,
         **settings: Any,
     ) -> None:
+        key = pydantic.SecretStr(key) if isinstance(key, str) else key  # at once: tracebacks may show variables
         given = {"base_url": base_url, "key_variable": key_variable, **settings}
         self.name, self.endpoint = model, checked(EndpointSettings, given, "endpoint")
         self.price = price or Price()
         self.faults: Counter[str] = Counter()
-        self._given = pydantic.SecretStr(key) if isinstance(key, str) else key
+        self._given = key
+        self._key_in = f"the environment variable {key_variable}" if key_variable else "key (or key_variable)"
         bounds = [self.endpoint.parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
         self._longest_answer = bounds[0] or bounds[1] or 0
         if self.endpoint.spending_cap_usd is not None and (price is None or not self._longest_answer):
@@ -117,7 +104,8 @@ class Endpoint:
         self._under_way: dict[concurrent.futures.Future[Response | Failure | None], Asked] = {}
         # Of the run, and changed by the event loop's thread alone: tasks that wait for something else than an answer.
         self._waiting: set[asyncio.Task[Any]] = set()
-        self._stopped, self._fatal, self._failed_in_a_row = False, None, 0
+        self._stopped, self._failed_in_a_row = False, 0
+        self._fatal: Exception | None = None
 
     # --- the interface of runner.Model ------------------------------------------------------------------------------
 
@@ -142,7 +130,7 @@ class Endpoint:
             if finished := self._finished():
                 return finished
         if self._fatal:
-            fatal, self._fatal = self._fatal, None
+            fatal, self._fatal, self._stopped = self._fatal, None, False
             raise fatal
         return []
 
@@ -223,19 +211,18 @@ class Endpoint:
 
     @cached_property
     def _api_key(self) -> pydantic.SecretStr:
-        key, variable = self._key_as_set, self.endpoint.key_variable
-        whose = f"the environment variable {variable}" if variable else "key"
-        if variable and not key:
-            raise EndpointError(f"{whose} is not set; it must hold the endpoint's key.")
+        key = self._key_as_set
+        if self.endpoint.key_variable and not key:
+            raise EndpointError(f"{self._key_in} is not set; it must hold the endpoint's key.")
         if not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
-            raise EndpointError(f"{whose} holds characters that no key can have.")  # the transport would quote it
+            raise EndpointError(f"{self._key_in} holds characters that no key can have.")  # which would be quoted
         return key
 
     @property
     def _key_as_set(self) -> pydantic.SecretStr:
         variable = self.endpoint.key_variable
-        given = os.environ.get(variable, "") if variable else ""
-        return self._given or pydantic.SecretStr(given.strip())  # a key read from a file often ends its line
+        given = self._given.get_secret_value() if self._given else os.environ.get(variable, "") if variable else ""
+        return pydantic.SecretStr(given.strip())  # a key read from a file often ends its line
 
     @property
     def _censor(self) -> "_Censor":
@@ -345,9 +332,9 @@ class Endpoint:
         if status in _FATAL or "insufficient_quota" in said:
             return EndpointError(
                 f"{self.endpoint.base_url} answered {status}: {said}. Check base_url, the model's name ({self.name}), "
-                f"and the key in {self.endpoint.key_variable or '(no key_variable is set)'}."
+                f"and the key in {self._key_in}."
             )
-        if delay is not None and delay > _LONGEST_WAIT:
+        if delay is not None and delay > LONGEST_WAIT:
             return EndpointError(f"{self.endpoint.base_url} wants us to wait {delay:.0f} s ({said}): go on later.")
         if status in _TRANSIENT or status >= 500:
             return NoAnswerError(str(status), delay)
@@ -375,113 +362,6 @@ class _Censor:
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = self.clean(record.getMessage()), None
         return True
-
-
-# --- what comes back ------------------------------------------------------------------------------------------------
-
-
-def completion(text: str, seconds: float = 0.0) -> Response:
-    """The response in a completion's JSON body, online or from a batch.
-
-    A server that refuses in its own field gives ``finish_reason`` "refusal". Where there is no text at
-    all, the model wrote nothing: an empty answer. Usage that is not told counts as 0.
-
-    Raises:
-        NoAnswerError: the body holds no completion (says what is wrong with it).
-    """
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        raise NoAnswerError("broken body: not JSON", billed=True) from None
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices:
-        raise NoAnswerError("broken body: no choices", billed=True)
-    message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    texts = [message.get("content"), message.get("refusal")] if isinstance(message, dict) else [0]
-    if not all(isinstance(one, str | None) for one in texts):
-        raise NoAnswerError("broken body: no message", billed=True)
-    reason = "refusal" if texts[1] else choices[0].get("finish_reason")
-    if not (isinstance(reason, str) and reason):
-        raise NoAnswerError("broken body: no finish_reason", billed=True)
-    usage = body.get("usage")
-    return {
-        "text": _writable(texts[0] or texts[1] or ""),
-        "finish_reason": _writable(reason),
-        "prompt_tokens": _count(usage, "prompt_tokens"),
-        "cached_tokens": _count(usage, "prompt_tokens_details", "cached_tokens"),
-        "completion_tokens": _count(usage, "completion_tokens"),
-        "seconds": seconds,
-    }
-
-
-def _count(value: Any, *names: str) -> int:
-    """A number within JSON objects; 0 where it is not told, or nonsense."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0
-
-
-def _writable(text: str) -> str:
-    """JSON can hold half a character (a lone surrogate), a file cannot."""
-    return text.encode(errors="replace").decode()
-
-
-def retry_after(headers: httpx2.Headers) -> float | None:
-    """Seconds that a server asks us to wait: retry-after-ms, or Retry-After as seconds or as a date; None if not.
-
-    A date is compared with the server's own Date, as both are by its clock. Without one it is compared with ours, which
-    may be wrong by hours: so such a wait is _LONGEST_WAIT at most, never the end of a run. A date that has passed
-    is 0. A negative number, no number, and anything over a month is no wait that a server means: None.
-    """
-    for header, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(header, "")) / unit
-        except ValueError:
-            continue
-        if 0 <= seconds <= _ABSURD_WAIT:  # never true of NaN
-            return seconds
-    until, now = _moment(headers.get("retry-after", "")), _moment(headers.get("date", ""))
-    if until is None:
-        return None
-    if now is None:
-        return min(max(0.0, until - time.time()), _LONGEST_WAIT)
-    return max(0.0, until - now) if until - now <= _ABSURD_WAIT else None
-
-
-def _moment(date: str) -> float | None:
-    """An HTTP date as seconds since 1970; None if it is none. Without a zone (an old form of it) it is UTC."""
-    try:
-        moment = email.utils.parsedate_to_datetime(date)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def said_by(answer: Any, depth: int = 0) -> str:
-    """What an error says, wherever it says it: its code or else its type, then its message; "" if it says nothing.
-
-    Args:
-        answer: a JSON value, or text that may be JSON: an object, an object in an object, a list of them, or the words.
-        depth: how deep in the answer this stands; what is deeper than _DEEPEST is not looked at.
-    """
-    if depth > _DEEPEST or answer is None or isinstance(answer, bool):
-        return ""
-    if isinstance(answer, str):
-        try:
-            inner = json.loads(answer)
-        except (ValueError, RecursionError):
-            return answer
-        return said_by(inner, depth + 1) if isinstance(inner, dict | list) else answer
-    if isinstance(answer, list):
-        parts = [said_by(one, depth + 1) for one in answer]
-    elif isinstance(answer, dict):
-        names = [answer.get(name) for name in ("code", "type")]
-        named = next((name for name in names if isinstance(name, str) and name and not name.isdigit()), None)
-        parts = [said_by(named or names[0], depth + 1)]  # a code that is a number says less than a type
-        parts += [said_by(answer.get(name), depth + 1) for name in ("message", "msg", "error", "errors", "detail")]
-    else:
-        parts = [str(answer)]
-    return " ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _schema(candidates: list[str]) -> dict[str, Any]:
