@@ -58,7 +58,8 @@ def _told(model: type[pydantic.BaseModel], invalid: Mapping[str, Any], where: st
     if kind == "value_error":  # a validator of ours has said it; one of a whole table stands at the table's name
         said = str(invalid["ctx"]["error"])
         return ": ".join([*(path[:-1] if path and said.startswith(path[-1]) else path), said])
-    one, tables = None, []
+    one: pydantic.fields.FieldInfo | None = None
+    tables: list[str] = []
     for part in path:
         if one is not None and one.description:
             break

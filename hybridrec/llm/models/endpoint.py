@@ -188,7 +188,7 @@ class Endpoint:
                 f"an endpoint answers in text, not with probabilities: it cannot do {request['kind']!r} requests. "
                 "Leave the modes likelihood and pointwise out of the experiment, or run a local model."
             )
-        body = {"model": self.name, "messages": [{"role": "user", "content": request["instruction"]}]}
+        body: dict[str, Any] = {"model": self.name, "messages": [{"role": "user", "content": request["instruction"]}]}
         body |= self.endpoint.parameters
         if "seed" in body:
             body["seed"] += asked.attempt
