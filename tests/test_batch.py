@@ -25,8 +25,7 @@ from toy_model import USAGE
 from hybridrec import errors
 from hybridrec.errors import RecordingError
 from hybridrec.llm import batch, prompts, rankers
-from hybridrec.llm.models.endpoint import ChatModel
-from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked
 
@@ -86,7 +85,7 @@ class ResultLine(Strict):
 
 # --- a small study ----------------------------------------------------------------------------------------------------
 
-ENDPOINT = Endpoint("http://127.0.0.1:9/v1", parameters={"temperature": 0, "max_tokens": 200})
+ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "parameters": {"temperature": 0, "max_tokens": 200}}
 HISTORY = ["The Third Man (1949)", "Brazil (1985)", "Das Boot (1981)"]
 
 
@@ -111,9 +110,9 @@ def asked(tasks) -> list[Asked]:
 
 
 @pytest.fixture
-def model() -> ChatModel:
+def model() -> Endpoint:
     """Nobody answers at its address, so whoever asks it fails."""
-    return ChatModel("some/model", ENDPOINT)
+    return Endpoint("some/model", **ENDPOINT)
 
 
 @pytest.fixture
@@ -172,7 +171,7 @@ def results_file(path: Path, lines: list[dict]) -> Path:
 @pytest.mark.parametrize("mode", prompts.WRITTEN)
 @pytest.mark.parametrize("changes", [{}, {"json_schema": True}, {"parameters": {"seed": 3}}])
 def test_every_line_is_one_that_the_batch_services_accept(mode, changes, tasks, tmp_path):
-    model = ChatModel("some/model", replace(ENDPOINT, **changes))
+    model = Endpoint("some/model", **(ENDPOINT | changes))
     asked = [rankers.request_of(task, mode, "film") for task in tasks]
     lines = lines_of(batch.write(asked, model, tmp_path, "study"))
     assert len(lines) == len(tasks)
@@ -200,8 +199,8 @@ def test_a_lines_body_is_what_would_be_sent_online(asked, recordings, tmp_path):
 
     with HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        here = replace(ENDPOINT, base_url=f"http://127.0.0.1:{server.server_port}/v1", json_schema=True, concurrency=1)
-        model = ChatModel("some/model", replace(here, requests_per_minute=100_000))
+        here = {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "json_schema": True, "concurrency": 1}
+        model = Endpoint("some/model", **(ENDPOINT | here), requests_per_minute=100_000)
         written = [line["body"] for line in lines_of(batch.write(asked, model, tmp_path, "study"))]
         for one in asked:
             model.submit(one, lambda _, response: response)
@@ -227,7 +226,7 @@ def test_what_is_answered_already_is_not_written(asked, model, recordings, tmp_p
 
 
 def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left(asked, recordings):
-    model = ChatModel("some/model", replace(ENDPOINT, attempts=2))
+    model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
     for one in asked:
         recordings.append(model.key(one), {"text": ranked(one), "finish_reason": "stop", **USAGE})
     refused = {"text": "I'm sorry, I cannot rank films.", "finish_reason": "stop", **USAGE}
@@ -239,7 +238,7 @@ def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left
 
 
 def test_a_further_attempt_has_an_id_of_its_own_and_the_next_seed(asked, tmp_path):
-    model = ChatModel("some/model", replace(ENDPOINT, parameters={"seed": 5}))
+    model = Endpoint("some/model", **(ENDPOINT | {"parameters": {"seed": 5}}))
     first, second = lines_of(batch.write([asked[0], replace(asked[0], attempt=1)], model, tmp_path, "study"))
     assert first["custom_id"] != second["custom_id"]
     assert (first["body"].pop("seed"), second["body"].pop("seed")) == (5, 6)
@@ -295,7 +294,7 @@ def test_a_request_for_probabilities_is_refused_before_anything_is_replaced(task
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(files: list[Path], asked: list[Asked], model: ChatModel, recordings: Recordings) -> batch.Imported:
+def read(files: list[Path], asked: list[Asked], model: Endpoint, recordings: Recordings) -> batch.Imported:
     return batch.read(files, asked, model, recordings, rankers.seal)
 
 
@@ -401,7 +400,7 @@ def test_a_failed_line_is_counted_by_kind_and_stays_open(changes, kind, asked, m
 
 def test_what_a_server_says_at_length_is_counted_in_short_and_without_the_key(asked, recordings, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_KEY", "sk/0123456789abcdef")
-    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    owner = Endpoint("some/model", **(ENDPOINT | {"key_variable": "TOY_KEY"}))
     said = {"error": {"code": "denied", "message": "no sk/0123456789abcdef " + "and so on " * 1000}}
     raw = {"reason": "no sk/0123456789abcdef"}
     lines = [
@@ -417,7 +416,7 @@ def test_what_a_server_says_at_length_is_counted_in_short_and_without_the_key(as
 
 def test_an_answer_that_quotes_the_key_is_recorded_without_it(asked, recordings, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_KEY", "sk-0123456789abcdef")
-    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    owner = Endpoint("some/model", **(ENDPOINT | {"key_variable": "TOY_KEY"}))
     read(
         [results_file(tmp_path / "a", [result(owner.key(asked[0]), "1. sk-0123456789abcdef")])],
         asked,
@@ -429,7 +428,7 @@ def test_an_answer_that_quotes_the_key_is_recorded_without_it(asked, recordings,
 
 def test_results_are_read_without_the_key(asked, recordings, tmp_path, monkeypatch):
     monkeypatch.delenv("TOY_KEY", raising=False)
-    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    owner = Endpoint("some/model", **(ENDPOINT | {"key_variable": "TOY_KEY"}))
     lines = [result(owner.key(asked[0]), response=reply(500)), result(owner.key(asked[1]), ranked(asked[1]))]
     counts = read([results_file(tmp_path / "a", lines)], asked, owner, recordings)
     assert (counts.recorded, counts.failed) == (1, {"status 500": 1})
@@ -509,7 +508,7 @@ def test_a_status_of_failure_is_one_even_beside_a_completion(status, asked, mode
 )))  # fmt: skip
 def test_a_line_of_any_shape_is_recorded_or_counted_and_never_stops_the_import(part):
     """No oracle but the promise: one line, one count, and reasons of one printable line."""
-    model = ChatModel("some/model", ENDPOINT)
+    model = Endpoint("some/model", **ENDPOINT)
     for line in ({"response": part}, {"response": {"status_code": 400, "body": part}, "error": part}, {"error": part}):
         found, _ = batch._outcome(line, model)
         assert isinstance(found, str)
@@ -575,7 +574,7 @@ def test_lines_of_other_runs_are_counted_and_not_recorded(asked, model, recordin
 
 
 def test_another_models_results_are_foreign(asked, model, recordings, tmp_path):
-    other = ChatModel("another/model", ENDPOINT)
+    other = Endpoint("another/model", **ENDPOINT)
     file = results_file(tmp_path / "other", [result(other.key(one), ranked(one)) for one in asked])
     assert read([file], asked, model, recordings).foreign == 5
     assert len(recordings) == 0
@@ -612,7 +611,7 @@ def test_histories_never_reach_the_recordings(asked, model, recordings, tmp_path
 
 def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, recordings, tmp_path, monkeypatch):
     """The first round answers four users and fails to rank for the fifth, whose second attempt comes with the next."""
-    model = ChatModel("some/model", replace(ENDPOINT, attempts=2))
+    model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
     by_key = {model.key(replace(one, attempt=n)): (one, n) for one in asked for n in (0, 1)}
     for written in (5, 1):
         files = batch.write(batch.open_requests(asked, model, recordings, check), model, tmp_path, "study")
@@ -627,7 +626,7 @@ def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, record
     assert list(batch.open_requests(asked, model, recordings, check)) == []
 
     monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    monkeypatch.setattr(ChatModel, "submit", lambda *_: pytest.fail("the endpoint was asked"))
+    monkeypatch.setattr(Endpoint, "submit", lambda *_: pytest.fail("the endpoint was asked"))
     again = Recordings(recordings.path)
     rankings = list(rankers.rank(tasks, "listwise", model, again, noun="film", seed=1, attempts=2))
     assert sorted(ranking.user for ranking in rankings) == [1, 2, 3, 4, 5]

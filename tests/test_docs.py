@@ -11,8 +11,8 @@ import pytest
 from hybridrec.data.sources import own
 from hybridrec.evaluation import prices
 from hybridrec.llm import prompts
-from hybridrec.llm.models.endpoint import ChatModel
-from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.study import __main__ as commands
 from hybridrec.study import config, paths
 
@@ -45,23 +45,25 @@ def settings_table() -> dict[str, str]:
 
 
 def test_the_table_names_every_setting_of_an_endpoint_and_no_other():
-    assert list(settings_table()) == [one.name for one in fields(Endpoint)]
+    assert list(settings_table()) == list(EndpointSettings.model_fields)
 
 
 def as_written(value: object) -> str:
-    words = {MISSING: "required", False: "false", "": "none"}
-    return words[value] if isinstance(value, str | bool) or value is MISSING else f"{value:g}"
+    words = {False: "false", "": "none"}
+    return words[value] if isinstance(value, str | bool) else f"{value:g}"
 
 
 def test_the_table_names_the_defaults():
     table = settings_table()
-    for one in fields(Endpoint):
-        if one.default is None:
-            assert table[one.name] in ("no limit", "no cap")
-        elif one.name == "parameters":
-            assert (one.default_factory(), table[one.name]) == ({}, "none")
+    for name, one in EndpointSettings.model_fields.items():
+        if one.is_required():
+            assert table[name] == "required"
+        elif one.default is None:
+            assert table[name] in ("no limit", "no cap")
+        elif name == "parameters":
+            assert (one.default_factory(), table[name]) == ({}, "none")
         else:
-            assert table[one.name] == as_written(one.default), one.name
+            assert table[name] == as_written(one.default), name
 
 
 EXAMPLES = [body for body in blocks(ENDPOINTS, "toml") if "[models." not in body]
@@ -73,10 +75,12 @@ def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
     default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
     default |= {"shuffles": 5, "shuffled_users": 100}
     settings = config.build("example", default | tomllib.loads(example), "the example")
-    assert isinstance(settings.endpoint, Endpoint)
+    assert isinstance(settings.endpoint, EndpointSettings)
     assert set(settings.modes) <= set(prompts.WRITTEN)
     assert settings.everybody_modes == ()
-    model = ChatModel(settings.model, settings.endpoint, prices.Price())  # refuses a cap without a bound
+    model = Endpoint(
+        settings.model, price=prices.Price(), **settings.endpoint.model_dump()
+    )  # refuses a cap without a bound
     assert model.name == settings.model
 
 

@@ -10,7 +10,7 @@ from toy_model import USAGE, NeverAsked, ToyModel, reply
 from hybridrec.data import splits
 from hybridrec.errors import ModelError, PriceError, RecordingError, ResponseError
 from hybridrec.llm import prompts, rankers
-from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.local import LocalModel
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Failure, Response, Tally
@@ -442,7 +442,7 @@ def test_an_unknown_local_model_is_refused_at_once():
 def test_an_endpoint_is_opened_without_key_and_connection(monkeypatch, recordings):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     model = study_models.open_model("toy", ENDPOINT)
-    assert isinstance(model, ChatModel)
+    assert isinstance(model, Endpoint)
     task = three()
     recordings.append(model.key(rankers.request_of(task, "listwise", "film")), says("Heat\nAlien\nFargo"))
     (ranking,) = rankers.rank([task], "listwise", model, recordings, noun="film", seed=1)

@@ -20,8 +20,7 @@ from fault_server import FaultServer, Reply, Request, completion, error, ranked,
 from hybridrec.errors import EndpointError, SettingError
 from hybridrec.llm import rankers
 from hybridrec.llm.models import endpoint
-from hybridrec.llm.models.endpoint import ChatModel
-from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.study import config, paths
 from hybridrec.study import models as study_models
@@ -30,6 +29,8 @@ from hybridrec.study import models as study_models
 SECRET = secrets.token_hex(16)
 KEY = f"sk/{SECRET}/+="
 VARIABLE = "HYBRIDREC_TEST_KEY"
+# What other processes import: these tests' helpers, and the package that is tested here.
+IMPORTED = os.pathsep.join([str(Path(__file__).parent), str(paths.ROOT)])
 
 
 def quotes_the_key(text: str | bytes) -> bool:
@@ -103,12 +104,12 @@ def logged(area) -> Iterator[Path]:
         logging.getLogger(name).setLevel(level)
 
 
-def model(server: FaultServer, **settings) -> ChatModel:
+def model(server: FaultServer, **settings) -> Endpoint:
     return rank_users.model(server.url, key_variable=VARIABLE, retries=1, attempts=1, **settings)
 
 
 @pytest.fixture(scope="module")
-def run(server, area, logged) -> tuple[ChatModel, list[rankers.Ranking], EndpointError]:
+def run(server, area, logged) -> tuple[Endpoint, list[rankers.Ranking], EndpointError]:
     """A run of 40 users in which some fail, then one that ends with an error."""
     recordings = Recordings(area / "recordings" / "toy.jsonl")
     one = model(server)
@@ -184,7 +185,7 @@ recordings = Recordings(Path("toy.jsonl"))
 for ranking in rank_users.rank(range(10), model, recordings): print(ranking, model.endpoint, model)
 list(rank_users.rank(range(100, 101), model, recordings))
 """
-    environment = os.environ | {"OPENAI_LOG": "debug", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"OPENAI_LOG": "debug", "PYTHONPATH": IMPORTED}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 1
     assert "EndpointError" in done.stderr
@@ -201,7 +202,7 @@ list(rank_users.rank(range(100, 101), model, recordings))
 def test_a_notebook_that_fails_on_the_way_holds_no_key(mode, server, area, monkeypatch):
     """Verbose tracebacks print the variables of every function on the way."""
     monkeypatch.setenv("IPYTHONDIR", str(area / f"ipython-{mode}"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", IMPORTED)
     cells = [
         f"%xmode {mode}",
         "import rank_users\nfrom pathlib import Path\nfrom hybridrec.llm.recordings import Recordings",
@@ -266,6 +267,6 @@ def test_a_key_that_breaks_the_experiment_file_is_not_repeated(line, tmp_path):
 @pytest.mark.parametrize("settings", [{"base_url": URL, "key_variable": KEY}, {"base_url": f"https://{SECRET}@host"}])
 def test_a_key_in_the_wrong_place_is_refused_by_a_notebook_too(settings):
     with pytest.raises(SettingError) as caught:
-        study_models.open_model("toy", settings)
+        study_models.open_model("gpt-4o-mini", settings)
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
-    assert not quotes_the_key(repr(Endpoint(URL, key_variable=VARIABLE)))
+    assert not quotes_the_key(repr(Endpoint("toy", URL, key_variable=VARIABLE).endpoint))

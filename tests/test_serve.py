@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hybridrec.data import splits
 from hybridrec.llm import answers, rankers
-from hybridrec.llm.models.endpoint import ChatModel
-from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
 from hybridrec.study import models as study_models
@@ -36,11 +36,11 @@ _ENOUGH = 40  # tokens of an answer, about four titles: more would only take lon
 _STARTS_WITHIN = 300.0
 
 
-class Overheard(ChatModel):
-    """The endpoint client; it remembers what came back before anything was blotted out of it."""
+class Overheard(Endpoint):
+    """The endpoint client; it remembers what came back before anything was taken out of it."""
 
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
-        super().__init__(name, endpoint)
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
         self.raw: dict[int, Response] = {}
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
@@ -158,7 +158,8 @@ def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
     local = study_models.local(MODEL)
     requests = [_request(task) for task in tasks]
     allowed = min(_ENOUGH, *(local._budget(request["candidates"]) for request in requests))
-    endpoint = Endpoint(
+    model = Overheard(
+        str(folder),
         base_url=address,
         parameters={"temperature": 0, "max_tokens": allowed},
         requests_per_minute=10_000,
@@ -166,7 +167,6 @@ def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
         timeout=300,
         retries=1,
     )
-    model = Overheard(str(folder), endpoint)
     recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.jsonl")
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as aside:
@@ -241,11 +241,11 @@ def test_recordings_of_real_answers_quote_no_history(run):
 
 
 def test_a_second_run_replays_everything_without_the_server(run):
-    class Unreachable(ChatModel):
+    class Unreachable(Endpoint):
         def submit(self, asked: Asked, keep: Keep) -> Finished:
             raise AssertionError(f"user {asked.user} was asked again")
 
-    again = Unreachable(run.model.name, run.model.endpoint)
+    again = Unreachable(run.model.name, **run.model.endpoint.model_dump())
     replayed = list(rankers.rank(list(run.tasks.values()), "listwise", again, run.recordings, noun=NOUN, seed=SEED))
     scores = {ranking.user: ranking.scores for ranking in run.rankings}
     assert all(ranking.replayed for ranking in replayed)

@@ -5,13 +5,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import pydantic
 
 from hybridrec.errors import PriceError
 from hybridrec.files import shown
+from hybridrec.settings import Settings, checked
 
 _PER = 1_000_000
-_MOST = 1e6  # US dollars
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,28 @@ class Prices:
         return self.models[model]
 
 
+_Amount = Annotated[float, pydantic.Field(ge=0, le=1_000_000)]  # US dollars
+
+
+class _Machine(Settings):
+    usd_per_hour: float = pydantic.Field(gt=0, le=1_000_000, description="a number above 0, not above 1,000,000")
+
+
+class _Tokens(Settings):
+    prompt: _Amount
+    cached: _Amount
+    completion: _Amount
+
+
+class _File(Settings):
+    # Text is taken for a day, too; no number is one, which pydantic would count as seconds since 1970.
+    date: datetime.date = pydantic.Field(
+        strict=False, ge=datetime.date(2000, 1, 1), description="a day like 2026-01-31, not before 2000"
+    )
+    local: _Machine
+    models: dict[str, _Tokens] = pydantic.Field(default_factory=dict)
+
+
 def read_prices(path: Path) -> Prices:
     """The dated price file.
 
@@ -62,38 +86,8 @@ def read_prices(path: Path) -> Prices:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        local = Price(hour=_number(_table(values, "local")["usd_per_hour"], "local.usd_per_hour", above=True))
-        models = {name: _model(name, entry) for name, entry in _table({"models": {}, **values}, "models").items()}
-        return Prices(_date(values["date"]), local, models)
-    except KeyError as error:
-        raise PriceError(f"{shown(path)}: {error.args[0]!r} is missing (needs date and local.usd_per_hour).") from None
-    except ValueError as error:  # one of ours, or no TOML
+    except ValueError as error:
         raise PriceError(f"{shown(path)}: {error}.") from None
-
-
-def _date(value: Any) -> str:
-    """A day as it stands in the file: a TOML date, or text like "2026-01-31"."""
-    try:
-        return datetime.date.fromisoformat(str(value)).isoformat()
-    except ValueError:
-        raise ValueError(f"date is {value!r}; it must be a day like 2026-01-31") from None
-
-
-def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
-    if not isinstance(values[key], dict):
-        raise ValueError(f"{key} is {values[key]!r}; it must be a table, [{key}]")
-    return values[key]
-
-
-def _model(name: str, entry: dict[str, Any]) -> Price:
-    wanted = {"prompt", "cached", "completion"}
-    if not isinstance(entry, dict) or entry.keys() != wanted:
-        raise ValueError(f"[models.{name!r}] must have exactly {', '.join(sorted(wanted))}")
-    return Price(**{kind: _number(value, f"models.{name!r}.{kind}") for kind, value in entry.items()})
-
-
-def _number(value: Any, key: str, above: bool = False) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= _MOST or (above and value == 0):
-        least = "above 0" if above else "not below 0"
-        raise ValueError(f"{key} is {value!r}; it must be a number {least} and not above {_MOST:,.0f}")
-    return float(value)
+    file = checked(_File, values, shown(path), PriceError)
+    models = {name: Price(**entry.model_dump()) for name, entry in file.models.items()}
+    return Prices(file.date.isoformat(), Price(hour=file.local.usd_per_hour), models)

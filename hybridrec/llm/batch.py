@@ -14,7 +14,8 @@ from typing import Any
 
 from hybridrec.errors import BatchError
 from hybridrec.files import shown
-from hybridrec.llm.models.endpoint import ChatModel, NoAnswerError, completion, said_by
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.replies import NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Check, Response, Seal, recorded_answer
 

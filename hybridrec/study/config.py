@@ -12,7 +12,7 @@ from typing import Any
 from hybridrec.errors import SettingError
 from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.prompts import MODES, WRITTEN
-from hybridrec.settings import between, check_name, check_ranges, is_number, quoted
+from hybridrec.settings import between, check_name, check_ranges, checked, is_number, quoted
 from hybridrec.study import paths
 
 PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
@@ -235,7 +235,7 @@ def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
     if isinstance(wanted, types.UnionType):
         wanted = typing.get_args(wanted)[0]
     if wanted is Endpoint and isinstance(value, dict):
-        return Endpoint(**_checked(Endpoint, value, f"{source}, [endpoint]"))
+        return checked(Endpoint, value, f"{source}: endpoint")
     if typing.get_origin(wanted) is dict and isinstance(value, dict):
         return value
     if wanted == tuple[Rung, ...]:
@@ -258,4 +258,5 @@ def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """The settings as plain values, as papermill passes them to a notebook."""
     plain = asdict(experiment)  # a Rung is a dictionary now
+    plain["endpoint"] = experiment.endpoint and experiment.endpoint.model_dump()
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
-from hybridrec.llm.models.settings import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.study import paths
 
@@ -32,16 +31,16 @@ def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.M
 
     Args:
         name: the model's name.
-        endpoint: the settings of experiment.Endpoint, as a notebook gets them.
+        endpoint: the keys of EndpointSettings, as a notebook gets them.
 
     Raises:
         ModelError, PriceError: an unknown local model; a model behind an endpoint without a price.
     """
     if endpoint is None:
         return local(name)
-    from hybridrec.llm.models.endpoint import ChatModel
+    from hybridrec.llm.models.endpoint import Endpoint
 
-    return ChatModel(name, Endpoint(**endpoint), read_prices(paths.PRICES).of_endpoint(name))
+    return Endpoint(name, price=read_prices(paths.PRICES).of_endpoint(name), **endpoint)
 
 
 def local(name: str) -> "LocalModel":
