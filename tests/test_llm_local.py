@@ -16,7 +16,8 @@ from toy_model import reply
 from hybridrec.errors import ModelError
 from hybridrec.llm import runner
 from hybridrec.llm.models import local, packed
-from hybridrec.llm.models.local import LocalModel
+from hybridrec.llm.models.cards import MODELS
+from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import models as study_models
@@ -29,8 +30,8 @@ PROMPTS = [INSTRUCTION + "Name one more film that I would rate highly.", "Name a
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LocalModel]:
-    card = local.model_card(NAME)
+def model() -> Iterator[HuggingFace]:
+    card = MODELS[NAME]
     folders = [paths.MODELS, *paths.data_folders()]
     if not any(any(folder.glob(f"{NAME}*")) for folder in folders if folder.is_dir()):
         pytest.skip(f"the weights of {card.name} are not on this disk")
@@ -40,7 +41,7 @@ def model() -> Iterator[LocalModel]:
     torch.set_num_threads(threads)
 
 
-def plain_log_probs(model: LocalModel, tokens: list[int]) -> torch.Tensor:
+def plain_log_probs(model: HuggingFace, tokens: list[int]) -> torch.Tensor:
     """Log-probabilities of the next token after every position: one unbatched pass without any cache."""
     with torch.inference_mode():
         logits = model.model(torch.tensor([tokens]), use_cache=False).logits[0]
@@ -196,7 +197,7 @@ def test_generation_stops_each_sequence_that_has_written_a_line_twice(model):
 
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(ModelError, match=f"unknown model 'GPT-9'.*{NAME}"):
-        local.model_card("GPT-9")
+        HuggingFace("GPT-9")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_only_complete_lines_count_as_repeated(text, repeated):
 
 JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
-CARD = local.model_card(NAME)
+CARD = MODELS[NAME]
 
 
 class Converter:
@@ -366,7 +367,7 @@ def test_a_damaged_folder_stays_until_there_is_a_new_one(converter):
 # --- taking requests on ---------------------------------------------------------------------------------------------
 
 
-class Stub(LocalModel):
+class Stub(HuggingFace):
     """Answers without any weights, and remembers its batches."""
 
     def __init__(self) -> None:

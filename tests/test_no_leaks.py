@@ -15,8 +15,9 @@ import pytest
 
 from hybridrec.data import datasets, splits
 from hybridrec.evaluation import compare, controls
-from hybridrec.llm import answers, prompts, rankers
+from hybridrec.llm import answers, modes, rankers
 from hybridrec.llm.recordings import request_key
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fits, fitting
 from hybridrec.study import paths
@@ -64,7 +65,7 @@ ITEMS = pd.DataFrame({"item": range(101, 141), "title": [f"Film {n}" for n in ra
 
 def asked(tasks: list, items: pd.DataFrame) -> pd.DataFrame:
     """The key of every request there is."""
-    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in prompts.MODES}
+    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in modes.BUILT_IN}
     made["prior"] = rankers.prior_requests(items, "film")
     return pd.DataFrame([(mode, one.user, request_key(one.request)) for mode, group in made.items() for one in group])
 
@@ -93,7 +94,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     labels = known.assign(relevant=known["rating"] >= LIKED)[["user", "item", "relevant"]]
     held_out = triage.triage_table(out_of_fold.merge(labels, on=["user", "item"]), sparsity, thresholds, "held-out")
     judged = test.drop(columns="fold").merge(candidates[["user", "item", "relevant"]], on=["user", "item"])
-    tasks = rankers.build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
+    tasks = build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
     deciles = {
         name: compare.worst_decile(rows.set_index("user")["performance"])
         for name, rows in held_out.groupby("recommender")
