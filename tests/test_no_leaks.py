@@ -20,7 +20,6 @@ from hybridrec.llm.recordings import request_key
 from hybridrec.llm.tasks import build_tasks
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fits, fitting
-from hybridrec.study import paths
 from hybridrec.weak_users import triage
 
 SEED, LIKED, FOLDS = 3, 4.0, 3
@@ -81,11 +80,11 @@ def repaired(tasks: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def outputs(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
     """Everything that notebooks 1 to 5 decide or compute before a ranking meets a label of the test."""
     known = interactions[interactions["split"] != "test"]
     candidates = splits.test_candidates(interactions, LIKED, SEED)
-    study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED)
+    study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED, cache=cache)
     tuned = fitting.tune(study, list(GRIDS))
     chosen = fitting.chosen_params(tuned)
     out_of_fold = fitting.out_of_fold_scores(study, chosen, FOLDS)
@@ -117,7 +116,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def compute(todo: list, what: str) -> None:
+def compute(todo: list, what: str, workers: int) -> None:
     """The fits of ``fits.run``, one after the other in this process."""
     for work, file in todo:
         np.savez(file, **fits.fit_and_score(work))
@@ -126,18 +125,13 @@ def compute(todo: list, what: str) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]]:
     """Both runs' outputs. Each has a cache of its own, so that nothing is the same because it was kept."""
-
-    def run(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
-        patch.setattr(paths, "CACHE", cache)
-        return outputs(interactions)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fits, "_compute", compute)
         small = {name: replace(fits.RECIPES[name], grid=grid) for name, grid in GRIDS.items()}
         patch.setattr(fits, "RECIPES", small)
         ratings = simulated()
         folders = [tmp_path_factory.mktemp(name) for name in ("as-they-are", "scrambled")]
-        yield run(ratings, folders[0]), run(scrambled(ratings), folders[1])
+        yield outputs(ratings, folders[0]), outputs(scrambled(ratings), folders[1])
 
 
 def test_the_simulation_is_worth_scrambling(runs):

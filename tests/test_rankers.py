@@ -213,7 +213,7 @@ def test_a_part_of_the_prior_that_failed_is_an_error_that_says_why(items, record
 
 # --- rankings -------------------------------------------------------------------------------------------------------
 
-COLUMNS = {"task", "user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts", *USAGE}
+COLUMNS = {"user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts", *USAGE}
 
 
 @pytest.mark.parametrize("mode", modes.BUILT_IN)
@@ -262,17 +262,17 @@ def test_a_ranking_that_is_left_early_closes_the_model(tasks, recordings):
 
 
 @pytest.mark.parametrize("mode", modes.BUILT_IN)
-def test_recorded_answers_give_the_same_rankings_without_the_model(mode, tasks, recordings, monkeypatch):
+def test_recorded_answers_give_the_same_rankings_without_the_model(mode, tasks, recordings):
     first = rankers.table(rankers.rank(tasks, mode, ToyModel(), recordings, noun="film", seed=1))
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
     recordings.compact()
-    again = list(rankers.rank(tasks, mode, NeverAsked(), Recordings(recordings.path), noun="film", seed=1))
+    replay = Recordings(recordings.path, replay_only=True)
+    again = list(rankers.rank(tasks, mode, NeverAsked(), replay, noun="film", seed=1))
     assert all(ranking.replayed for ranking in again)
     pd.testing.assert_frame_equal(rankers.table(again), first)
 
 
-def test_a_replay_miss_names_the_mode_and_the_user(tasks, recordings, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+def test_a_replay_miss_names_the_mode_and_the_user(tasks, tmp_path):
+    recordings = Recordings(tmp_path / "toy.jsonl", replay_only=True)
     with pytest.raises(RecordingError, match=rf"no recording of listwise for user {tasks[0].user} \(and 4 more\)"):
         list(rankers.rank(tasks, "listwise", NeverAsked(), recordings, noun="film", seed=1))
 
@@ -397,17 +397,17 @@ def test_the_titles_of_the_history_are_taken_out_before_anything_is_written(reco
     assert (ranking.invalid, ranking.missing) == (1, 1)
 
 
-def test_a_sealed_answer_gives_the_ranking_of_the_answer_as_it_came():
+def test_a_redacted_answer_gives_the_ranking_of_the_answer_as_it_came():
     task = three()
     asked = rankers.request_of(task, "listwise", "film")
     for text in ("1. Psycho\n2. Heat\n3. Fargo", "Psycho\nAlien", "I loved Psycho, so: Heat > Alien > Fargo"):
-        sealed = redact_response(asked, says(text))
-        assert "Psycho" not in sealed["text"]
-        assert rankers.read(task, "listwise", sealed) == rankers.read(task, "listwise", says(text))
-        assert {name: sealed[name] for name in USAGE} == USAGE
+        redacted = redact_response(asked, says(text))
+        assert "Psycho" not in redacted["text"]
+        assert rankers.read(task, "listwise", redacted) == rankers.read(task, "listwise", says(text))
+        assert {name: redacted[name] for name in USAGE} == USAGE
 
 
-def test_numbers_are_sealed_as_they_are():
+def test_numbers_are_redacted_as_they_are():
     response = {"log_probs": [-1.0], **USAGE}
     assert redact_response(rankers.request_of(three(), "likelihood", "film"), response) == response
 
@@ -581,13 +581,12 @@ def test_of_a_list_that_changes_only_the_new_title_is_asked_for(recordings):
     assert [one.request["candidates"] for one in model.asked] == [["Film 99"]]
 
 
-def test_in_a_replay_a_title_without_a_score_is_an_error_and_a_spare_one_is_not(recordings, monkeypatch):
+def test_in_a_replay_a_title_without_a_score_is_an_error_and_a_spare_one_is_not(recordings):
     rankers.rank_lists([film_list(7, 10, 20)], "likelihood", ToyModel(by_title), recordings, noun="film")
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    spare = [film_list(7, 10, 20, 30)]
-    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", NeverAsked(), recordings, noun="film", spare=spare)
+    replay, spare = Recordings(recordings.path, replay_only=True), [film_list(7, 10, 20, 30)]
+    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", NeverAsked(), replay, noun="film", spare=spare)
     with pytest.raises(RecordingError, match="user 7"):
-        rankers.rank_lists(spare, "likelihood", NeverAsked(), recordings, noun="film")
+        rankers.rank_lists(spare, "likelihood", NeverAsked(), replay, noun="film")
 
 
 def test_a_way_to_ask_that_writes_ranks_no_list_title_by_title(recordings):

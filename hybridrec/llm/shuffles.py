@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hybridrec import progress
 from hybridrec.llm.rankers import Ranking
 from hybridrec.llm.tasks import Task
 from hybridrec.randomness import generator
@@ -19,7 +18,7 @@ def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
     """A seeded sample of ``n`` tasks that have an order to shuffle.
 
     They have three candidates or more; if fewer than ``n`` tasks have three, they have two or more. If fewer than ``n``
-    have two, all of those are taken, and a line to ``progress`` says how many.
+    have two, it is all of those, so the sample is smaller than ``n``: say so where that matters.
 
     Raises:
         ValueError: none has two.
@@ -28,8 +27,6 @@ def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
     enough = next((long for long in longest if len(long) >= n), longest[-1])
     if not enough:
         raise ValueError("no user has 2 candidates or more, so there is no order to shuffle.")
-    if len(enough) < n:
-        progress.tell(f"{n} users with 2 candidates or more were wanted for the shuffles; there are {len(enough)}.")
     chosen = generator(seed, "shuffled-users").choice(len(enough), min(n, len(enough)), replace=False)
     return [enough[place] for place in sorted(chosen)]
 
