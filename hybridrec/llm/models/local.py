@@ -131,7 +131,7 @@ def _hub_folder(name: str) -> Path:
     """
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
-        if any(folder.glob("*.safetensors")):
+        if _is_whole(folder):
             return folder
     except (LocalEntryNotFoundError, HFValidationError):
         pass
@@ -145,16 +145,16 @@ def _hub_folder(name: str) -> Path:
         ) from None
 
 
-def _weights_hash(folder: Path) -> str:
-    """SHA-256 of a folder's weights: their files' hashes in the order of their names.
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder from the hub has tokenizer and all weights; others may have fetched only a part of it."""
+    index = folder / "model.safetensors.index.json"
+    parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else _NEEDED[-1:]
+    return all((folder / name).is_file() for name in {"config.json", "tokenizer_config.json", *parts})
 
-    Raises:
-        ModelError: it has none.
-    """
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise ModelError(f"{shown(folder)}: no *.safetensors. Save the model there with save_pretrained.")
-    stats = [(file, file.stat()) for file in found]
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of a folder's weights: of their files' hashes in the order of their names."""
+    stats = [(file, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
     return hashlib.sha256("".join(_file_hash(file, s.st_size, s.st_mtime_ns) for file, s in stats).encode()).hexdigest()
 
 
@@ -193,9 +193,9 @@ class HuggingFace:
         self._search = search
         if self._given:
             self.name = self._given.resolve().name
-            if not (self._given / "config.json").is_file():
-                raise ModelError(f"{shown(self._given)}: no config.json, so this is no folder of a model.")
-            _weights_hash(self._given)
+            for needed in ("config.json", "*.safetensors"):
+                if not any(self._given.glob(needed)):
+                    raise ModelError(f"{shown(self._given)}: no {needed}. Save the model there with save_pretrained.")
         elif not self.card and "/" not in self.name:
             raise ModelError(
                 f"unknown model {self.name!r}. Known: {', '.join(MODELS)}; or give the path of a folder that holds a "
