@@ -127,8 +127,8 @@ def test_an_estimate_without_a_tokenizer_takes_four_characters_as_a_token_and_as
     own = 'name = "short"\nkind = "generate"\ntext = "{history}\\n{candidates}"'
     (tmp_path / "short.toml").write_text(own, encoding="utf-8")
     table = Ranker(NeverAsked(), tmp_path / "short.toml", cache).estimate(DATA, CANDIDATES)
-    # eve: "- Alien\n- Brazil\n- Dune\n- Clue" has 7 + 8 + 6 + 6 + 3 = 30 characters; "Dune" and "Clue", each with a mark
-    # and a line's end, take 8 + 2 * 4 = 16. bob: "- Brazil\n- Alien" has 16, and his answer 5 + 4 = 9.
+    # eve: "- Alien\n- Brazil\n- Dune\n- Clue" has 7 + 8 + 6 + 6 + 3 = 30 characters; "Dune" and "Clue", each with a
+    # mark and a line's end, take 8 + 2 * 4 = 16. bob: "- Brazil\n- Alien" has 16, and his answer 5 + 4 = 9.
     assert list(table.itertuples(index=False, name=None)) == [
         ("eve", 1, 8, 4, pytest.approx(0.012)),
         ("bob", 1, 4, 3, pytest.approx(0.007)),
