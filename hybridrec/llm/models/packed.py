@@ -92,9 +92,7 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 def _check(config: Any) -> None:
     for name, harmless in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
         if getattr(config, name, harmless) not in (harmless, None):
-            raise ModelError(
-                f"this model sets {name}: add it to hybridrec/llm/models/packed.py, or scores would be wrong."
-            )
+            raise ModelError(f"this model sets {name}, without which its scores would be wrong: choose another model.")
 
 
 def _pieces(prompt: Prompt) -> Iterator[Prompt]:
