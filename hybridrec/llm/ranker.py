@@ -58,8 +58,8 @@ class Ranker:
         """What ranking would cost, before anything is asked; what is in the cache already is counted, too.
 
         Tokens are counted with the model's own tokenizer where it is on this machine, else as four characters each.
-        Of a mode that writes, completion_tokens is what a complete answer takes, and an answer that cannot be used is
-        asked for once.
+        Of a mode that writes, completion_tokens is what a complete answer takes at most. Asking again after an answer
+        that cannot be used is not counted.
 
         Args:
             data, candidates, users: as in ``rank``.
