@@ -166,7 +166,7 @@ class CandidateNames:
         found = [self._between(part) if n % 2 == 0 else [self.whole(part)] for n, part in enumerate(parts)]
         return [position for positions in found for position in positions if position is not None]
 
-    def _between(self, text: str) -> list[int | None]:
+    def _between(self, text: str) -> list[int]:
         """The candidates that quoted pieces of a text name, else separated pieces."""
         quoted = ["".join(groups) for groups in _QUOTED.findall(text)]
         for pieces in (quoted, _SEPARATOR.split(text)):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -107,7 +108,7 @@ def rank(
     total = len(tasks) if isinstance(tasks, Sequence) else None
     asked = (request_of(task, mode, noun) for task in tasks)
     usable = functools.partial(check, mode)
-    how = {"check": usable, "seal": redact_response, "attempts": attempts, "live": live, "tally": tally}
+    how: dict[str, Any] = {"check": usable, "seal": redact_response, "attempts": attempts, "live": live, "tally": tally}
     for answer in runner.ask(asked, model, recordings, what=mode.name, total=total, **how):
         yield _ranking(mode, answer, prior, seed)
 
@@ -159,10 +160,12 @@ def _titles(tasks: Iterable[Task], mode: Mode, noun: str) -> Iterator[runner.Ask
 
 def _list_ranking(task: Task, mode: Mode, found: Mapping[int, runner.Answer]) -> Ranking:
     answers_by_place = [found[place] for place in range(len(task.items))]
+    together: runner.Response = {"log_probs": [], "lengths": []}
     for answer in answers_by_place:
         if isinstance(answer.outcome, runner.Failure):
             raise errors.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
-    together = {name: [answer.outcome[name][0] for answer in answers_by_place] for name in ("log_probs", "lengths")}
+        for name, values in together.items():
+            values.append(answer.outcome[name][0])
     return Ranking(
         ranker=mode.name,
         user=task.user,
@@ -230,7 +233,7 @@ def _ranking(mode: Mode, answer: runner.Answer, prior: "pd.Series | None", seed:
         parsed = dataclasses.replace(nothing, failure=answer.verdict)
     elif mode.writes:
         parsed = read(task, mode, answer.outcome)
-    if mode.writes or parsed.failure:
+    if mode.writes or isinstance(answer.outcome, runner.Failure):
         order = answers.repair(parsed, len(task.items), generator(seed, "repair", task.user))
         scores = [float(len(order) - order.index(position)) for position in range(len(order))]
     else:
@@ -258,7 +261,7 @@ def _scores(mode: Mode, task: Task, response: runner.Response, prior: "pd.Series
     """
     if mode.asks:
         return [first - second for first, second in response["log_probs"]]
-    expected = prior.loc[list(task.candidates)] if prior is not None else [0.0] * len(task.candidates)
+    expected = prior.loc[pd.Index(task.candidates)] if prior is not None else [0.0] * len(task.candidates)
     known = zip(response["log_probs"], expected, response["lengths"], strict=True)
     return [float((value - usual) / length) for value, usual, length in known]
 
@@ -270,11 +273,15 @@ def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, n
         What runner.ask raises; ResponseError: a part of it was not to be had (says why).
     """
     asked = prior_requests(items, noun)
-    found = {id(answer.asked): answer.outcome for answer in runner.ask(asked, model, recordings, what="prior")}
-    for outcome in found.values():
-        if isinstance(outcome, runner.Failure):
-            raise errors.ResponseError(f"no prior of the catalogue: {outcome.reason}. Run again: the rest is recorded.")
-    values = [value for one in asked for value in found[id(one)]["log_probs"]]
+    found, failure = {}, ""
+    for answer in runner.ask(asked, model, recordings, what="prior"):
+        if isinstance(answer.outcome, runner.Failure):
+            failure = answer.outcome.reason
+        else:
+            found[id(answer.asked)] = answer.outcome["log_probs"]
+    if failure:
+        raise errors.ResponseError(f"no prior of the catalogue: {failure}. Run again: the rest is recorded.")
+    values = [value for one in asked for value in found[id(one)]]
     return pd.Series(values, index=items.sort_values("item")["item"].to_numpy())
 
 
@@ -288,7 +295,7 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
     for ranking in sorted(rankings, key=lambda one: (place[one.ranker], one.user)):
         counts = {name: getattr(ranking, name) for name in (*COUNTS, "failure", "attempts")}
-        columns = {"user": ranking.user, "item": ranking.candidates, "score": ranking.scores, "ranker": ranking.ranker}
-        rows.append(pd.DataFrame({**columns, **counts, **ranking.used}))
+        whole = {"user": ranking.user, "ranker": ranking.ranker, **counts, **ranking.used}
+        rows.append(pd.DataFrame({"item": ranking.candidates, "score": ranking.scores}).assign(**whole))
     columns = ["user", "item", "score", "ranker", *COUNTS, "failure", "attempts", *runner.USAGE]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)

@@ -1,7 +1,8 @@
 """Ranking tasks: what a language model may know of each user, and the candidates it is to rank."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -31,7 +32,7 @@ def item_facts(items: pd.DataFrame, known: pd.DataFrame, scale: int) -> pd.Serie
 
 
 def build_tasks(
-    users: Sequence[Hashable],
+    users: Iterable[Hashable],
     known: pd.DataFrame,
     candidates: pd.DataFrame,
     items: pd.DataFrame,
@@ -54,7 +55,8 @@ def build_tasks(
 
     Source: Kaur & Shah 2024, section 3.2.
     """
-    users, wanted = pd.Index(users).tolist(), candidates[candidates["user"].isin(users)]
+    users = pd.Series(list(users)).tolist()  # Python's own numbers or text
+    wanted = candidates[candidates["user"].isin(users)]
     _refuse(set(users) - set(candidates["user"]), "no candidates")
     _refuse(set(users) - set(known["user"]), "no history")
     _refuse(wanted.loc[~wanted["item"].isin(items["item"]), "user"], "a candidate that is not among the items")
@@ -76,7 +78,7 @@ def build_tasks(
     ]
 
 
-def _refuse(users: "pd.Series | set[Hashable]", what: str) -> None:
-    if len(users):
-        first, more = min(users), f" (and {len(set(users)) - 1} more)" if len(set(users)) > 1 else ""
+def _refuse(users: Iterable[Any], what: str) -> None:
+    if users := set(users):
+        first, more = min(users), f" (and {len(users) - 1} more)" if len(users) > 1 else ""
         raise DatasetError(f"user {first}{more} has {what}: leave this user out, or put the table right.")

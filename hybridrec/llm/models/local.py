@@ -38,7 +38,7 @@ _CHARACTERS_TOGETHER = 12_000
 # How many answers are written together, and out of how many the most alike in length are taken.
 _GENERATED_TOGETHER = 16
 _WAITING = 256
-_OF_THE_HUB = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_OF_THE_HUB = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 # In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
 _SIZES = "sizes.json"
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
@@ -76,7 +76,7 @@ def _convert(card: ModelCard, folder: Path, search: Sequence[Path]) -> None:
     options = {"gguf_file": gguf.name}
     with files.replacing(folder, stale_after=0) as scratch:
         AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
         # The weights are plain float32 now; transformers refuses to save what it still believes to be quantised.
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config

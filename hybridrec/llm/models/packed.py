@@ -245,7 +245,7 @@ def _attend(
     for branch in branches:
         mask, n_own = branch.mask(sliding_window), len(branch.positions)
         asking = branch.seen(query) if mask is None else query[:, :, branch.own]
-        options = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": True}
+        options: dict[str, Any] = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": True}
         states = asking, branch.seen(key), branch.seen(value)
         parts.append(torch.nn.functional.scaled_dot_product_attention(*states, **options)[:, :, -n_own:])
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
