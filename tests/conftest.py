@@ -52,7 +52,7 @@ HOSTILE_TITLES = {
     "candidates in a row": "Alien (1979) > Fargo (1996) > Heat (1995)",
     "candidate with another year": "Alien (1979) (2001)",
     "candidate in another spelling": "alien (1979)!",
-    "blot": "history 1",
+    "redacted title": "history 1",
 }
 
 

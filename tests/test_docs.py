@@ -10,7 +10,7 @@ import pytest
 
 from hybridrec.data.sources import own
 from hybridrec.evaluation import prices
-from hybridrec.llm import prompts
+from hybridrec.llm import modes
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.study import __main__ as commands
@@ -76,7 +76,7 @@ def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
     default |= {"shuffles": 5, "shuffled_users": 100}
     settings = config.build("example", default | tomllib.loads(example), "the example")
     assert isinstance(settings.endpoint, EndpointSettings)
-    assert set(settings.modes) <= set(prompts.WRITTEN)
+    assert all(modes.get(mode).writes for mode in settings.modes)
     assert settings.everybody_modes == ()
     model = Endpoint(
         settings.model, price=prices.Price(), **settings.endpoint.model_dump()
@@ -96,8 +96,8 @@ def test_the_modes_of_the_page_are_those_there_are():
     section = text_of(ENDPOINTS).split("## Which modes it can do")[1].split("\n## ")[0]
     named = set(re.findall(r"`([a-z-]+)`", section))
     can = set(re.findall(r"^- `([a-z-]+)`", section, re.M))
-    assert named == set(prompts.MODES)
-    assert can == set(prompts.WRITTEN)
+    assert named == set(modes.BUILT_IN)
+    assert can == {mode for mode in modes.BUILT_IN if modes.get(mode).writes}
 
 
 # --- commands and links -----------------------------------------------------------------------------------------------

@@ -330,7 +330,7 @@ def test_a_mode_for_everybody_that_is_not_among_the_modes_is_named():
 
 
 @pytest.mark.parametrize(
-    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy', which is none")]
+    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy': unknown mode")]
 )
 def test_modes_that_do_not_exist_are_refused_before_anything_runs(modes, says):
     with pytest.raises(SettingError, match=rf"toy\.toml: {says}.*Known: listwise, "):

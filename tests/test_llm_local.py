@@ -1,13 +1,16 @@
 """The open model: scores that share a prefix are the scores of plain forward passes. Needs its weights on this disk."""
 
 import json
+import shutil
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
+import tiny_model
 import torch
 from processes import until
 from safetensors.torch import save_file
@@ -16,8 +19,9 @@ from toy_model import reply
 from hybridrec.errors import ModelError
 from hybridrec.llm import runner
 from hybridrec.llm.models import local, packed
-from hybridrec.llm.models.local import LocalModel
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.models.cards import MODELS
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.recordings import Recordings, request_key
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import models as study_models
 from hybridrec.study import paths
@@ -29,8 +33,8 @@ PROMPTS = [INSTRUCTION + "Name one more film that I would rate highly.", "Name a
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LocalModel]:
-    card = local.model_card(NAME)
+def model() -> Iterator[HuggingFace]:
+    card = MODELS[NAME]
     folders = [paths.MODELS, *paths.data_folders()]
     if not any(any(folder.glob(f"{NAME}*")) for folder in folders if folder.is_dir()):
         pytest.skip(f"the weights of {card.name} are not on this disk")
@@ -40,7 +44,7 @@ def model() -> Iterator[LocalModel]:
     torch.set_num_threads(threads)
 
 
-def plain_log_probs(model: LocalModel, tokens: list[int]) -> torch.Tensor:
+def plain_log_probs(model: HuggingFace, tokens: list[int]) -> torch.Tensor:
     """Log-probabilities of the next token after every position: one unbatched pass without any cache."""
     with torch.inference_mode():
         logits = model.model(torch.tensor([tokens]), use_cache=False).logits[0]
@@ -196,7 +200,7 @@ def test_generation_stops_each_sequence_that_has_written_a_line_twice(model):
 
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(ModelError, match=f"unknown model 'GPT-9'.*{NAME}"):
-        local.model_card("GPT-9")
+        HuggingFace("GPT-9")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,7 @@ def test_only_complete_lines_count_as_repeated(text, repeated):
 
 JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
-CARD = local.model_card(NAME)
+CARD = MODELS[NAME]
 
 
 class Converter:
@@ -363,10 +367,100 @@ def test_a_damaged_folder_stays_until_there_is_a_new_one(converter):
     assert contents(folder) == damaged
 
 
+# --- a folder, and the hub --------------------------------------------------------------------------------------------
+
+WAYS = [
+    {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES},
+    {"kind": "choose", "instruction": INSTRUCTION, "candidates": TITLES, "choices": ["Yes", "No"]},
+]
+
+
+def numbers(model: HuggingFace) -> list[float]:
+    return [p for answer in model.answer(WAYS) for p in flat(answer["log_probs"])]
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    return tiny_model.save(tmp_path / "tiny")
+
+
+def test_a_folder_gives_the_scores_that_the_card_of_the_same_weights_gives(tiny, monkeypatch):
+    monkeypatch.setattr(local, "converted_folder", lambda *_: tiny)
+    folder, card = HuggingFace(tiny), HuggingFace(NAME)
+    assert numbers(folder) == numbers(card)
+    assert (folder.name, folder.chat) == ("tiny", True)
+    assert folder.key(Asked(1, WAYS[0])) != card.key(Asked(1, WAYS[0]))
+
+
+def test_a_folders_scores_are_those_of_plain_passes(tiny):
+    model = HuggingFace(tiny)
+    prefix, suffix = model._tokens(f"Q: {PROMPTS[0]} A:"), model._tokens(TITLES[0])
+    table = plain_log_probs(model, prefix + suffix)
+    expected = sum(float(table[len(prefix) + i - 1, token]) for i, token in enumerate(suffix))
+    assert numbers(model)[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_without_a_chat_template_goes_on_with_the_text(tmp_path):
+    model = HuggingFace(tiny_model.save(tmp_path / "base", chat=False))
+    assert not model.chat
+    assert model._around("Name a film.") == ("<end>Name a film.", "\n")
+
+
+def test_a_folders_answers_are_found_by_its_weights_wherever_it_lies(tiny, tmp_path):
+    asked = Asked(1, WAYS[0])
+    key = HuggingFace(tiny).key(asked)
+    moved = shutil.copytree(tiny, tmp_path / "elsewhere" / "another-name")
+    assert HuggingFace(moved).key(asked) == key
+    other = HuggingFace(tiny_model.save(moved, seed=4))
+    assert other.key(asked) != key
+
+
+def test_the_tokens_of_a_request_are_those_that_its_answer_reports(tiny):
+    model = HuggingFace(tiny)
+    for request, answer in zip(WAYS, (model.answer([way])[0] for way in WAYS), strict=True):
+        assert model.count(request) == (answer["prompt_tokens"], 0)
+    written = {"kind": "generate", "instruction": PROMPTS[1], "candidates": ["ab", "c"]}
+    (answer,) = model.answer([written])
+    prompt, most = model.count(written)
+    assert prompt == answer["prompt_tokens"] == len(f"Q: {PROMPTS[1]} A:")  # a token is a byte
+    assert answer["completion_tokens"] <= most
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
+def test_a_folder_without_a_model_is_refused_at_once(tiny, lacking):
+    (tiny / lacking).unlink()
+    with pytest.raises(ModelError, match=lacking.replace("model.", "").replace(".", r"\.")):
+        HuggingFace(tiny)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """A cache of the Hugging Face hub that holds one commit of org/tiny; nothing else can be fetched."""
+    cache, commit = tmp_path / "hub", "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = cache / "models--org--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    return tiny_model.save(repository / "snapshots" / commit)
+
+
+def test_a_model_of_the_hub_is_found_in_its_cache_and_keyed_by_its_commit(hub):
+    model = HuggingFace("org/tiny")
+    assert model.key(Asked(1, WAYS[0])) == request_key({"model": f"org/tiny@{hub.name}", **WAYS[0]})
+    assert numbers(model) == numbers(HuggingFace(hub))
+
+
+def test_a_model_that_the_hub_does_not_give_is_an_error_with_its_name(hub):
+    model = HuggingFace("org/none")  # nothing is looked up yet
+    with pytest.raises(ModelError, match="'org/none'"):
+        model.key(Asked(1, WAYS[0]))
+
+
 # --- taking requests on ---------------------------------------------------------------------------------------------
 
 
-class Stub(LocalModel):
+class Stub(HuggingFace):
     """Answers without any weights, and remembers its batches."""
 
     def __init__(self) -> None:

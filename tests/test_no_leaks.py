@@ -15,11 +15,11 @@ import pytest
 
 from hybridrec.data import datasets, splits
 from hybridrec.evaluation import compare, controls
-from hybridrec.llm import answers, prompts, rankers
+from hybridrec.llm import answers, modes, rankers
 from hybridrec.llm.recordings import request_key
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fits, fitting
-from hybridrec.study import paths
 from hybridrec.weak_users import triage
 
 SEED, LIKED, FOLDS = 3, 4.0, 3
@@ -64,7 +64,7 @@ ITEMS = pd.DataFrame({"item": range(101, 141), "title": [f"Film {n}" for n in ra
 
 def asked(tasks: list, items: pd.DataFrame) -> pd.DataFrame:
     """The key of every request there is."""
-    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in prompts.MODES}
+    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in modes.BUILT_IN}
     made["prior"] = rankers.prior_requests(items, "film")
     return pd.DataFrame([(mode, one.user, request_key(one.request)) for mode, group in made.items() for one in group])
 
@@ -80,11 +80,11 @@ def repaired(tasks: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def outputs(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
     """Everything that notebooks 1 to 5 decide or compute before a ranking meets a label of the test."""
     known = interactions[interactions["split"] != "test"]
     candidates = splits.test_candidates(interactions, LIKED, SEED)
-    study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED)
+    study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED, cache=cache)
     tuned = fitting.tune(study, list(GRIDS))
     chosen = fitting.chosen_params(tuned)
     out_of_fold = fitting.out_of_fold_scores(study, chosen, FOLDS)
@@ -93,7 +93,7 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     labels = known.assign(relevant=known["rating"] >= LIKED)[["user", "item", "relevant"]]
     held_out = triage.triage_table(out_of_fold.merge(labels, on=["user", "item"]), sparsity, thresholds, "held-out")
     judged = test.drop(columns="fold").merge(candidates[["user", "item", "relevant"]], on=["user", "item"])
-    tasks = rankers.build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
+    tasks = build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
     deciles = {
         name: compare.worst_decile(rows.set_index("user")["performance"])
         for name, rows in held_out.groupby("recommender")
@@ -125,11 +125,6 @@ def compute(todo: list, what: str, workers: int) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]]:
     """Both runs' outputs. Each has a cache of its own, so that nothing is the same because it was kept."""
-
-    def run(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
-        patch.setattr(paths, "CACHE", cache)
-        return outputs(interactions)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fits, "_compute", compute)
         small = {name: replace(fits.RECIPES[name], grid=grid) for name, grid in GRIDS.items()}
@@ -137,7 +132,7 @@ def runs(tmp_path_factory) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, 
             patch.setitem(fits.RECIPES, name, recipe)
         ratings = simulated()
         folders = [tmp_path_factory.mktemp(name) for name in ("as-they-are", "scrambled")]
-        yield run(ratings, folders[0]), run(scrambled(ratings), folders[1])
+        yield outputs(ratings, folders[0]), outputs(scrambled(ratings), folders[1])
 
 
 def test_the_simulation_is_worth_scrambling(runs):

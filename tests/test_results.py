@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from published_numbers import ANNOTATED, PAPER, as_found, look_up, metrics_of, rewritten
 
-from hybridrec.llm import prompts, rankers
+from hybridrec.llm import modes, rankers
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.recommenders import fingerprint
 from hybridrec.study import config, paths, tables
 from hybridrec.study import models as study_models
@@ -63,7 +64,7 @@ def test_every_recommender_meets_every_ranker_under_both_protocols(study):
 
 def test_every_ranking_by_the_model_has_interval_and_p_value(study):
     for row in study[1]["comparison"]:
-        if row["ranker"] in (*prompts.MODES, "likelihood-prior"):
+        if row["ranker"] in (*modes.BUILT_IN, "likelihood-prior"):
             for gain in ("gain_over_random", "gain_over_best_control", "gain_over_recommender"):
                 assert row[f"{gain}_low"] <= row[gain] <= row[f"{gain}_high"]
                 assert 0 < row[f"{gain}_p"] <= row[f"{gain}_p_holm"] <= 1
@@ -103,9 +104,12 @@ def test_table_2_has_the_papers_numbers_where_the_paper_has_the_dataset(study):
 
 
 def test_at_least_300_users_were_ranked_in_every_mode(committed):
-    assert {row["ranker"] for row in committed["llm"]["validity"] if row["users"] >= 300} == set(prompts.WRITTEN)
+    assert {row["ranker"] for row in committed["llm"]["validity"] if row["users"] >= 300} == {
+        "listwise",
+        "listwise-labels",
+    }
     calls = {(row["ranker"], row["routing"]): row["calls"] for row in committed["cost"]["table"] if row["run"] == "yes"}
-    assert all(calls[mode, "everybody inactive"] >= 300 for mode in prompts.MODES)
+    assert all(calls[mode, "everybody inactive"] >= 300 for mode in modes.BUILT_IN)
 
 
 def test_committed_notebooks_are_the_executed_ones():
@@ -265,7 +269,7 @@ def test_the_recorded_answers_are_those_of_the_model(mode, monkeypatch, live_mod
     known = interactions[interactions["split"] != "test"]
     sparsity = tables.read("ml-100k", "sparsity")
     users = sparsity.loc[sparsity["inactive"], "user"].iloc[::200]
-    tasks = rankers.build_tasks(users, known, candidates, items, settings.history_length, settings.rating_scale)
+    tasks = build_tasks(users, known, candidates, items, settings.history_length, settings.rating_scale)
     recordings = study_models.recordings_for("ml-100k", settings.model)
     for asked in (rankers.request_of(task, mode, settings.noun) for task in tasks):
         (answer,) = live_model.answer([asked.request])

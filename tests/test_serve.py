@@ -26,6 +26,7 @@ from hybridrec.llm import answers, rankers
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.study import models as study_models
 from hybridrec.study import steps
 
@@ -145,7 +146,7 @@ def tasks() -> list[rankers.Task]:
     candidates = splits.test_candidates(interactions, 4.0, SEED)
     sizes = candidates.groupby("user").size()
     known = interactions[interactions["split"] != "test"]
-    built = rankers.build_tasks(sizes.index[sizes >= 3], known, candidates, data.items)
+    built = build_tasks(sizes.index[sizes >= 3], known, candidates, data.items)
     return sorted(built, key=lambda task: len(_request(task)["instruction"]))[:USERS]
 
 

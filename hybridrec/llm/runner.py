@@ -1,6 +1,6 @@
 """Puts requests to a model and yields the answers as they come: what is recorded is replayed, nothing is asked twice.
 
-The two models (``local.LocalModel`` on this machine, ``chat.ChatModel`` behind an endpoint) are taken through one
+The two models (``local.HuggingFace`` on this machine, ``chat.ChatModel`` behind an endpoint) are taken through one
 small interface, ``Model``; this module knows nothing else about them, and nothing of rankings.
 """
 

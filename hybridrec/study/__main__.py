@@ -70,13 +70,12 @@ def data(settings: config.Experiment) -> None:
 
 def model(settings: config.Experiment) -> None:
     """Fetch, verify and convert an experiment's language model."""
-    from hybridrec.llm.models import cards
-
     if settings.endpoint:
         print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
         return
-    card = cards.model_card(settings.model)
-    print(f"{card.name} ({card.licence}): {paths.within_root(study_models.local(card.name).folder())}")
+    llm = study_models.local(settings.model)
+    licence = f" ({llm.card.licence})" if llm.card else ""
+    print(f"{llm.name}{licence}: {paths.within_root(llm.folder())}")
 
 
 def batch(settings: config.Experiment) -> None:
@@ -96,13 +95,13 @@ def batch(settings: config.Experiment) -> None:
 def import_results(settings: config.Experiment, files: list[Path]) -> None:
     """Record the answers in result files of a batch."""
     from hybridrec.llm import batch as batches
-    from hybridrec.llm import rankers
+    from hybridrec.llm.redact import redact_response
 
     if not files:
         raise CommandError("no files given: make import EXPERIMENT=name FILES='results.jsonl errors.jsonl'.")
     asked = [one for requests in steps.study_requests(settings).values() for one in requests]
     recordings = study_models.recordings_for(settings.dataset, settings.model)
-    print(batches.read(files, asked, _endpoint(settings), recordings, rankers.seal))
+    print(batches.read(files, asked, _endpoint(settings), recordings, redact_response))
 
 
 def _endpoint(settings: config.Experiment) -> Any:

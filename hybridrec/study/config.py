@@ -11,7 +11,7 @@ from typing import Any
 
 from hybridrec.errors import SettingError
 from hybridrec.llm.models.settings import Endpoint
-from hybridrec.llm.prompts import MODES, WRITTEN
+from hybridrec.llm.modes import BUILT_IN, get
 from hybridrec.settings import between, check_name, check_ranges, checked, is_number, quoted
 from hybridrec.study import paths
 
@@ -45,8 +45,7 @@ class Rung:
         if not self.users:
             raise SettingError(f"ladder: {self.model} has no users for any mode: add a mode, or leave the table out.")
         for mode, count in self.users.items():
-            if mode not in MODES:
-                raise SettingError(f"ladder: {self.model} has mode {mode!r}, which is none of {', '.join(MODES)}.")
+            _check_mode(f"ladder: {self.model} has mode", mode)
             if not is_number(count, int, 1, 100_000):
                 raise SettingError(
                     f"ladder: {self.model} has {quoted('users', count)} users for {mode}; it must be a whole number "
@@ -109,11 +108,10 @@ class Experiment:
                 f"lowest is {quoted('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
                 f"= {self.rating_scale})."
             )
-        if "pointwise-facts" in self.modes and (
-            own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")
-        ):
+        facts = [mode for mode in self.modes if get(mode).uses_facts]
+        if facts and (own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")):
             raise SettingError(
-                "modes has 'pointwise-facts', which tells the model of a mean rating \"of\" the highest: that means "
+                f'modes has {facts[0]!r}, which tells the model of a mean rating "of" the highest: that means '
                 'nothing with feedback = "counts", or on a scale that goes below 0. Leave it out.'
             )
 
@@ -139,20 +137,27 @@ def _check_recommenders(settings: Experiment) -> None:
         _check_once(f"grids: {name}", values)
 
 
+def _check_mode(what: str, mode: str) -> None:
+    try:
+        get(mode)
+    except SettingError as error:
+        raise SettingError(f"{what} {quoted('', mode)}: {error}") from None
+
+
 def _check_modes(settings: Experiment) -> None:
     modes = settings.modes
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown or not modes:
-        what = f"has {quoted('', unknown[0])}, which is none" if unknown else "is empty"
-        raise SettingError(f"modes {what}. Known: {', '.join(MODES)}.")
+    for mode in modes:
+        _check_mode("modes has", mode)
+    if not modes:
+        raise SettingError(f"modes is empty. Known: {', '.join(BUILT_IN)}.")
     if PUBLISHED_MODE not in modes:
         raise SettingError(f"modes lacks {PUBLISHED_MODE!r}: the claims are about this way to ask. Add it.")
-    scored = [mode for mode in modes if mode not in WRITTEN]
+    scored = [mode for mode in modes if not get(mode).writes]
     if settings.endpoint and scored:
         raise SettingError(
-            f"modes has {scored[0]!r}, but an endpoint answers in text: {' and '.join(WRITTEN)}. Leave it out."
+            f"modes has {scored[0]!r}, but an endpoint answers in text, without probabilities: leave it out."
         )
-    for key, allowed in (("everybody_modes", modes), ("topk_modes", set(modes) - set(WRITTEN))):
+    for key, allowed in (("everybody_modes", modes), ("topk_modes", scored)):
         strange = [mode for mode in getattr(settings, key) if mode not in allowed]
         if strange:
             extra = " that read probabilities" if key == "topk_modes" else ""

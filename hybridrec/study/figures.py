@@ -1,6 +1,7 @@
 """Every figure of the study: one function each, one style, colours that the colour-blind can tell apart."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from hybridrec import files
 from hybridrec.evaluation.controls import CONTROLS
-from hybridrec.llm.prompts import MODES
+from hybridrec.llm import modes
 
 # Okabe & Ito's palette, safe for the common kinds of colour blindness. A lighter grey would look like its green.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
@@ -459,14 +460,15 @@ def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
 
 def _ladder_panel(axis: Axes, table: pd.DataFrame) -> None:
     rankers = list(table["ranker"].unique())
-    # A way to ask has its colour in every experiment, also where others were left out.
-    colours = dict(zip(MODES, (ORANGE, BLUE, GREEN, PURPLE, RED), strict=True))
+    # A way to ask has its colour in every experiment, also where others were left out; one's own follow the built-in.
+    ways = dict.fromkeys([*modes.BUILT_IN, *rankers])
+    colours = dict(zip(ways, cycle((ORANGE, BLUE, GREEN, PURPLE, RED, GREY)), strict=False))
     for number, ranker in enumerate(rankers):
         rows = table[table["ranker"] == ranker].sort_values("millions")
         places = rows["millions"] * 1.05 ** (number - (len(rankers) - 1) / 2)  # side by side, not on top
         gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
         # Dots, no line: the models are of different makers, and nothing lies between them.
-        style: dict[str, Any] = {"fmt": "o", "color": colours.get(ranker, GREY), "lw": 1, "ms": 6}
+        style: dict[str, Any] = {"fmt": "o", "color": colours[ranker], "lw": 1, "ms": 6}
         axis.errorbar(places, gain, [gain - low, high - gain], **style, label=ranker)
     axis.axhline(0, color="black", lw=0.8)
     sizes = table.groupby("millions")["model"].first()

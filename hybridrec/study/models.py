@@ -13,7 +13,7 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.study import paths
 
 if TYPE_CHECKING:
-    from hybridrec.llm.models.local import LocalModel
+    from hybridrec.llm.models.local import HuggingFace
 
 
 def policy() -> str:
@@ -43,11 +43,11 @@ def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.M
     return Endpoint(name, price=read_prices(paths.PRICES).of_endpoint(name), **endpoint)
 
 
-def local(name: str) -> "LocalModel":
+def local(name: str) -> "HuggingFace":
     """An open model in this repository's folders."""
-    from hybridrec.llm.models.local import LocalModel  # torch: only who asks a local model waits for it
+    from hybridrec.llm.models.local import HuggingFace  # torch: only who asks a local model waits for it
 
-    return LocalModel(name, paths.MODELS, paths.data_folders())
+    return HuggingFace(name, folder=paths.MODELS, search=paths.data_folders())
 
 
 def recordings_for(dataset: str, model: str) -> Recordings:

@@ -11,6 +11,7 @@ import pandas as pd
 from hybridrec.data import datasets, splits
 from hybridrec.evaluation import compare, controls, metrics
 from hybridrec.llm import rankers
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fitting
 from hybridrec.study import models as study_models
@@ -89,7 +90,7 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
 def _ask(settings: Experiment, data: datasets.Dataset, known: pd.DataFrame, rankable: pd.DataFrame) -> pd.DataFrame:
     """The language model's ranking of every user in ``rankable``; answers are recorded beside the study's own."""
     users = rankable["user"].unique()
-    tasks = rankers.build_tasks(users, known, rankable, data.items, settings.history_length, settings.rating_scale)
+    tasks = build_tasks(users, known, rankable, data.items, settings.history_length, settings.rating_scale)
     recordings = study_models.recordings_for(settings.dataset, settings.model)
     llm = study_models.open_model(settings.model, parameters(settings)["endpoint"])
     return rankers.table(rankers.rank(tasks, MODE, llm, recordings, noun=settings.noun, seed=settings.seed))

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridrec.data import datasets, splits
-from hybridrec.llm import prompts, rankers, shuffles
+from hybridrec.llm import modes, rankers, shuffles
 from hybridrec.llm.runner import Asked
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.study import paths, tables
 from hybridrec.study.config import Experiment
 
@@ -32,12 +33,12 @@ def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
     candidates = splits.rankable(candidates)
     sparsity = sparsity[sparsity["user"].isin(candidates["user"])]
     shown = (known, candidates, items, settings.history_length, settings.rating_scale)
-    inactive = rankers.build_tasks(sparsity.loc[sparsity["inactive"], "user"], *shown)
-    active = rankers.build_tasks(sparsity.loc[~sparsity["inactive"], "user"], *shown)
+    inactive = build_tasks(sparsity.loc[sparsity["inactive"], "user"], *shown)
+    active = build_tasks(sparsity.loc[~sparsity["inactive"], "user"], *shown)
     chosen = shuffles.sample(inactive, settings.shuffled_users, settings.seed)
     again = [shuffles.shuffled(task, n, settings.seed) for n in range(1, settings.shuffles) for task in chosen]
     return {
         mode: [rankers.request_of(task, mode, settings.noun) for task in [*tasks, *again]]
         for mode in settings.modes
-        if mode in prompts.WRITTEN and (tasks := inactive + (active if mode in settings.everybody_modes else []))
+        if modes.get(mode).writes and (tasks := inactive + (active if mode in settings.everybody_modes else []))
     }

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from hybridrec.data.downloads import File, Wheel
-from hybridrec.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -113,17 +112,6 @@ MODELS = {
         ),
     )
 }
-
-
-def model_card(name: str) -> ModelCard:
-    """The card of a known model.
-
-    Raises:
-        ModelError: unknown name (lists the known ones).
-    """
-    if name not in MODELS:
-        raise ModelError(f"unknown model {name!r}. Known: {', '.join(MODELS)}.")
-    return MODELS[name]
 
 
 def millions(name: str) -> float:

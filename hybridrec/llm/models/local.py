@@ -3,6 +3,8 @@
 Nothing here knows of items or rankings; it answers requests (plain dictionaries) with responses.
 """
 
+import functools
+import hashlib
 import itertools
 import json
 import re
@@ -16,14 +18,17 @@ from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging as transformers_logging
 
 from hybridrec import files
 from hybridrec.data.downloads import fetch
+from hybridrec.errors import ModelError
 from hybridrec.files import shown
 from hybridrec.llm.models import packed
-from hybridrec.llm.models.cards import ModelCard, model_card
+from hybridrec.llm.models.cards import MODELS, ModelCard
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
 
@@ -33,6 +38,7 @@ _CHARACTERS_TOGETHER = 12_000
 # How many answers are written together, and out of how many the most alike in length are taken.
 _GENERATED_TOGETHER = 16
 _WAITING = 256
+_OF_THE_HUB = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 # In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
 _SIZES = "sizes.json"
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
@@ -70,7 +76,7 @@ def _convert(card: ModelCard, folder: Path, search: Sequence[Path]) -> None:
     options = {"gguf_file": gguf.name}
     with files.replacing(folder, stale_after=0) as scratch:
         AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
         # The weights are plain float32 now; transformers refuses to save what it still believes to be quantised.
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config
@@ -117,18 +123,84 @@ def _fault_without_sizes(folder: Path) -> str:
     return ""
 
 
-class LocalModel:
+def _hub_folder(name: str) -> Path:
+    """A model of the Hugging Face hub, whose folder is named by its commit: from the local cache, else fetched.
+
+    Raises:
+        ModelError: it is not to be had.
+    """
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        if _is_whole(folder):
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=_OF_THE_HUB))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{name!r} is none of {', '.join(MODELS)}, no folder here, and was not to be had from the Hugging Face hub "
+            f"({what}). Correct the name, or give the path of a folder with its safetensors."
+        ) from None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder from the hub has tokenizer and all weights; others may have fetched only a part of it."""
+    index = folder / "model.safetensors.index.json"
+    parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else _NEEDED[-1:]
+    return all((folder / name).is_file() for name in {"config.json", "tokenizer_config.json", *parts})
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of a folder's weights: of their files' hashes in the order of their names."""
+    stats = [(file, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256("".join(_file_hash(file, s.st_size, s.st_mtime_ns) for file, s in stats).encode()).hexdigest()
+
+
+@functools.cache
+def _file_hash(file: Path, size: int, changed: int) -> str:
+    """Of a file as it is at this size and time, so that one that is as it was is read once in a process."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+class HuggingFace:
     """A causal language model in float32 on the CPU; it answers "score", "choose" and "generate" requests.
 
-    It is loaded when the first request has to be computed.
+    Its weights are loaded when the first request has to be computed.
+
+    Recordings are keyed by the weights: of a card by the name and the hash of its file, of a folder by the hash of its
+    safetensors, of a model on the hub by its id and commit. A model on the hub is therefore looked up, and fetched if
+    it is not in the local cache of the hub, when the first key is wanted.
 
     Args:
-        name: a key of models.MODELS.
-        models, search: as in ``converted_folder``.
+        model: the name of a card (``cards.MODELS``), a folder with safetensors and tokenizer, or an id of the Hugging
+            Face hub such as "org/name".
+        folder: for a card: where converted models are kept; None: ``~/.cache/hybridrec/models``.
+        search: for a card: further folders in which its GGUF file may lie; the last is where it is fetched to.
+
+    Raises:
+        ModelError: a name without a "/" that is neither a card nor a folder; a folder without a model. Later: a model
+            that the hub does not give.
     """
 
-    def __init__(self, name: str, models: Path, search: Sequence[Path] = ()) -> None:
-        self.name, self.card, self._models, self._search = name, model_card(name), models, search
+    def __init__(self, model: str | Path, *, folder: str | Path | None = None, search: Sequence[Path] = ()) -> None:
+        self.card = MODELS.get(str(model))
+        self.name = str(model)
+        self._given = Path(model) if not self.card and Path(model).is_dir() else None
+        self._models = Path(folder) if folder else Path.home() / ".cache" / "hybridrec" / "models"
+        self._search = search
+        if self._given:
+            self.name = self._given.resolve().name
+            for needed in ("config.json", "*.safetensors"):
+                if not any(self._given.glob(needed)):
+                    raise ModelError(f"{shown(self._given)}: no {needed}. Save the model there with save_pretrained.")
+        elif not self.card and "/" not in self.name:
+            raise ModelError(
+                f"unknown model {self.name!r}. Known: {', '.join(MODELS)}; or give the path of a folder that holds a "
+                "model, or an id of the Hugging Face hub such as org/name."
+            )
         self._waiting: list[tuple[Asked, Keep]] = []
         self._unscored: list[tuple[Asked, Keep]] = []
 
@@ -136,7 +208,7 @@ class LocalModel:
 
     def key(self, asked: Asked) -> str:
         """The hash of the weights' identity, the request and the attempt."""
-        return request_key({"model": self.card.identity, **asked.request}, asked.attempt)
+        return request_key({"model": self.identity, **asked.request}, asked.attempt)
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         """Collect the request; answer a batch when there is enough for one.
@@ -181,9 +253,27 @@ class LocalModel:
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
+    @property
+    def identity(self) -> str:
+        """What recordings are keyed by: the weights, not where they lie."""
+        if self.card:
+            return self.card.identity
+        if self._given:
+            return f"sha256:{_weights_hash(self._given)}"
+        return f"{self.name}@{self._from_hub.name}"
+
+    @cached_property
+    def _from_hub(self) -> Path:
+        return _hub_folder(self.name)
+
     def folder(self) -> Path:
         """Where the weights lie; fetched and converted if need be."""
-        return converted_folder(self.card, self._models, self._search)
+        return converted_folder(self.card, self._models, self._search) if self.card else self._given or self._from_hub
+
+    @property
+    def chat(self) -> bool:
+        """Whether it was taught to answer in a chat; a base model only goes on with a text."""
+        return self.card.chat if self.card else bool(self.tokenizer.chat_template)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -287,6 +377,12 @@ class LocalModel:
             "seconds": seconds,
         }
 
+    def count(self, request: dict[str, Any]) -> tuple[int, int]:
+        """Tokens of the prompt (what the candidates share counted once), and the most that the answer can have."""
+        if request["kind"] == "generate":
+            return len(self._tokens("".join(self._around(request["instruction"])))), self._budget(request["candidates"])
+        return self._prompt(request).size, 0
+
     def _budget(self, candidates: list[str]) -> int:
         """New tokens a complete answer can need: every candidate once, with its list mark and line break."""
         return sum(len(self._tokens(title)) + 5 for title in candidates) + 16
@@ -301,7 +397,7 @@ class LocalModel:
 
         A base model has none: it goes on with the text on a new line.
         """
-        if not self.card.chat:
+        if not self.chat:
             return (self.tokenizer.bos_token or "") + instruction, "\n"
         mark = "\x00"
         messages = [{"role": "user", "content": instruction + mark}]

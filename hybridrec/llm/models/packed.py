@@ -1,9 +1,10 @@
 """Log-probabilities of many continuations of many prompts, in one forward pass of a causal language model.
 
-All texts stand one after the other in a single row: nothing is padded, no keys and values are kept, and every linear
-layer sees all tokens of all users at once. Only attention has to know who stands after whom. So the row is a tree of
-branches: what all users' prompts begin with, a user's history, what one way to ask adds to it, the candidates side by
-side. Each branch sees what stands above it and itself, and whatever several prompts begin with is computed once.
+All texts are joined into one row of tokens, so nothing is padded and whatever several prompts begin with is computed
+once. The row is a tree: its root is what all prompts begin with, below it each user's history, below that what one way
+to ask adds, and at the ends the candidates, side by side. A node of this tree is a *branch*. Attention lets each token
+see the branches above its own and the tokens before it in its own text, which is what it would see in a text by itself;
+its position is also that in its own text.
 """
 
 import itertools
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface
+
+from hybridrec.errors import ModelError
 
 # How many tokens are computed together. Longer rows are no faster, and need more memory.
 _TOKENS_PER_PASS = 2048
@@ -25,10 +28,10 @@ _ATTENTION = "branches"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and its continuations, as tokens.
+    """A text (``prefix``) and several continuations of it (``suffixes``), as tokens.
 
-    ``choices`` are the tokens whose log-probability is wanted at the end of each suffix. None: the log-probability of
-    each suffix itself is wanted.
+    With ``choices``, what is wanted is each of these tokens' log-probability after each suffix. Without, it is the
+    log-probability of each token of each suffix.
     """
 
     prefix: list[int]
@@ -43,14 +46,18 @@ class Prompt:
 
 @torch.inference_mode()
 def log_probs(model: Any, prompts: Sequence[Prompt]) -> list[list[torch.Tensor]]:
-    """What each prompt asks for: a tensor a suffix, of its tokens' log-probabilities or of the choices'.
+    """The log-probabilities that each prompt wants.
 
     Args:
         model: a causal language model of transformers, in float32.
         prompts: in any order.
 
+    Returns:
+        For each prompt one tensor a suffix: of the choices' log-probabilities, or of the suffix's tokens' if the prompt
+        has no choices.
+
     Raises:
-        ValueError: the model changes its logits after the last layer, which is not done here (names the setting).
+        ModelError: the model changes its logits after the last layer, which is not done here (names the setting).
     """
     _check(model.config)
     pieces = [(number, piece) for number, prompt in enumerate(prompts) for piece in _pieces(prompt)]
@@ -85,15 +92,13 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 def _check(config: Any) -> None:
     for name, harmless in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
         if getattr(config, name, harmless) not in (harmless, None):
-            raise ValueError(
-                f"this model sets {name}: add it to hybridrec/llm/models/packed.py, or scores would be wrong."
-            )
+            raise ModelError(f"this model sets {name}, without which its scores would be wrong: choose another model.")
 
 
 def _pieces(prompt: Prompt) -> Iterator[Prompt]:
-    """The prompt with a pass's tokens of its suffixes, until all had their turn.
+    """The prompt split into several, each with as many of its suffixes as fit in one pass.
 
-    The prefix does not count, however long it is: every further piece would compute it once more.
+    The length of the prefix does not count: it is computed again for each piece, so that fewer pieces are less work.
     """
     for suffixes in together(prompt.suffixes, _TOKENS_PER_PASS):
         yield Prompt(prompt.prefix, suffixes, prompt.choices)
@@ -104,9 +109,12 @@ def _pieces(prompt: Prompt) -> Iterator[Prompt]:
 
 @dataclass
 class _Branch:
-    """Runs of tokens side by side: each sees what stands ``above``, and of itself what came before.
+    """A node of the tree: one text, or several alternative texts (*runs*) that follow the same tokens.
 
-    ``own`` and ``above`` are places in the row, ``positions`` those in the text; ``run`` numbers the runs.
+    A token sees the tokens ``above`` and the earlier ones of its own run, but no other run.
+
+    ``above`` and ``own`` are places in the row. ``positions`` (one per own token) are places in the token's own text;
+    ``run`` (likewise) says to which run it belongs.
     """
 
     above: tuple[slice, ...]
@@ -116,14 +124,14 @@ class _Branch:
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def seen(self, states: torch.Tensor) -> torch.Tensor:
-        """Keys or values of all that the branch may see, (1, heads, seen, size)."""
+        """Keys or values of the tokens above and the branch's own, (1, heads, seen, size)."""
         return torch.cat([states[:, :, part] for part in (*self.above, self.own)], dim=2)
 
     def mask(self, window: int | None) -> torch.Tensor | None:
-        """What is added to attention, (own, seen); None where the kernel for causal attention is faster.
+        """What is added to the attention scores, (own, seen): 0 where a token may look, else the lowest number.
 
-        That one takes a square: what stands above has to look up once more, too.
-
+        None where the usual causal mask does, whose kernel is faster. It takes as many queries as keys, so that the
+        queries of the tokens above are computed again, too: it is used only where these are the fewer.
 
         Args:
             window: how many tokens a layer looks back; None: it sees all.
@@ -148,9 +156,10 @@ class _Branch:
 
 @dataclass
 class _Row:
-    """The tokens of one pass, their branches, and what is wanted: log P of ``targets`` after the tokens ``sources``.
+    """The tokens of one forward pass, their branches, and which log-probabilities are wanted.
 
-    ``sizes`` says how many of those belong to each suffix.
+    Wanted is the log-probability of token ``targets[i]`` after the token at place ``sources[i]`` of the row, for each
+    i. ``sizes`` says how many of these belong to each suffix, in order.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -161,7 +170,7 @@ class _Row:
     sizes: list[int] = field(default_factory=list)
 
     def grow(self, runs: Sequence[list[int]], above: tuple[slice, ...] = ()) -> tuple[slice, ...]:
-        """Put runs side by side under ``above``; what then stands above whatever comes under them."""
+        """Add a branch of these runs below ``above``; returns the places above whatever is added below it."""
         start, n_above = len(self.tokens), _length(above)
         positions = [position for run in runs for position in range(n_above, n_above + len(run))]
         numbers = [number for number, run in enumerate(runs) for _ in run]
@@ -173,13 +182,13 @@ class _Row:
         return (*above, own) if positions else above
 
     def ask(self, prompt: Prompt, known: int, above: tuple[slice, ...]) -> None:
-        """Put a prompt under what it begins with (``known`` tokens), and note what it wants."""
+        """Add a prompt whose first ``known`` tokens are in the row already (``above``), and note what it wants."""
         common = _common(prompt.suffixes) if prompt.choices else 0
         above = self.grow([prompt.prefix[known:] + prompt.suffixes[0][:common]], above)
         end = above[-1].stop - 1
         for beside in together(prompt.suffixes, _TOKENS_BESIDE):
             start = len(self.tokens)
-            # The last token of a suffix that is scored itself is only looked up: nothing comes after it.
+            # The last token of a suffix that is itself scored is not computed: no probability after it is wanted.
             runs = [suffix[common:] if prompt.choices else suffix[:-1] for suffix in beside]
             self.grow(runs, above)
             for run, suffix in zip(runs, beside, strict=True):
@@ -198,7 +207,7 @@ def _length(parts: tuple[slice, ...]) -> int:
 
 
 def _common(suffixes: Sequence[list[int]]) -> int:
-    """How many tokens all suffixes begin with, one of each left over."""
+    """How many tokens all suffixes begin with, leaving at least one token to each."""
     return min(min(shared(suffixes[0], suffix), len(suffix) - 1) for suffix in suffixes)
 
 
@@ -209,7 +218,7 @@ def _row(prompts: Sequence[Prompt]) -> _Row:
 
 
 def _plant(row: _Row, prompts: Sequence[Prompt], known: int, above: tuple[slice, ...]) -> None:
-    """Put prompts that begin with the same ``known`` tokens under these: first what more they share, then the rest."""
+    """Add prompts whose first ``known`` tokens are the same and in the row: what more they share, then each rest."""
     root = min(shared(prompts[0].prefix, prompt.prefix) for prompt in prompts)
     above = row.grow([prompts[0].prefix[known:root]], above)
     for token, alike in itertools.groupby(prompts, lambda prompt: prompt.prefix[root : root + 1]):
@@ -228,12 +237,15 @@ def _attend(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, *,
     branches: Sequence[_Branch], scaling: float | None = None, sliding_window: int | None = None, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Attention of a row, branch by branch; the interface is that of transformers. Shape (1, tokens, heads, size)."""
+    """Attention over a row, one branch after the other, with the interface of transformers.
+
+    query, key and value are (1, heads, tokens, size); the result is (1, tokens, heads, size).
+    """
     parts = []
     for branch in branches:
         mask, n_own = branch.mask(sliding_window), len(branch.positions)
         asking = branch.seen(query) if mask is None else query[:, :, branch.own]
-        options = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": True}
+        options: dict[str, Any] = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": True}
         states = asking, branch.seen(key), branch.seen(value)
         parts.append(torch.nn.functional.scaled_dot_product_attention(*states, **options)[:, :, -n_own:])
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
