@@ -174,7 +174,7 @@ def rank(
     total = len(tasks) if isinstance(tasks, Sequence) else None
     asked = (request_of(task, mode, noun) for task in tasks)
     usable = functools.partial(check, mode)
-    how = {"check": usable, "seal": seal, "attempts": attempts, "live": live, "tally": tally}
+    how = {"check": usable, "redact": seal, "attempts": attempts, "live": live, "tally": tally}
     for answer in runner.ask(asked, model, recordings, what=mode, total=total, **how):
         yield _ranking(mode, answer, prior, seed)
 

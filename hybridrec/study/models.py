@@ -10,7 +10,7 @@ from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
 from hybridrec.llm.models.settings import Endpoint
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.recordings import Recordings, remove
 from hybridrec.study import paths
 
 if TYPE_CHECKING:
@@ -70,11 +70,10 @@ def keep_live_recordings(dataset: str, model: str) -> None:
         committed = Recordings(path)
     except RecordingError as error:
         warnings.warn(f"{error} Instead, the live run's answers take its place.", stacklevel=2)
-        for damaged in (path, path.with_name(f"{path.name}.gz")):
-            damaged.unlink(missing_ok=True)
+        remove(path)
         committed = Recordings(path)
     committed.take_over(fresh)
 
 
 def _path(dataset: str, model: str) -> Path:
-    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.jsonl"
+    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.sqlite"
