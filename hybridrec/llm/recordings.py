@@ -16,7 +16,7 @@ import threading
 import warnings
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ VERSION = 1
 _LEAST_FREE = 32 * 2**20
 # Seconds to wait for another process that is writing.
 _PATIENCE = 60
+_TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, response TEXT NOT NULL) WITHOUT ROWID"
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _Line = tuple[Path, int, bytes]
@@ -169,21 +170,18 @@ class Recordings:
             self.append(key, json.loads(line)["response"])
         return len(new)
 
-    def export(self, path: Path | str, newer: "Recordings | Mapping[str, Any] | None" = None) -> None:
+    def export(self, path: Path | str, newer: "Recordings | None" = None) -> None:
         """Write all answers to a ``.jsonl.gz`` file, sorted by key: the same answers give the same bytes.
 
         Args:
             path: of the file; what is there is replaced in one step.
-            newer: further answers, which take the place of those to the same requests.
+            newer: further recordings, whose answers win.
 
         Raises:
             RecordingError: the file cannot be written; what was there is as it was.
         """
-        answers = {} if newer is None else newer
-        lines = (
-            _json({"key": key, "response": answers[key] if key in answers else self[key]})
-            for key in sorted({*self, *answers})
-        )
+        holders = dict.fromkeys(self, self) | dict.fromkeys(newer or (), newer)
+        lines = (_json({"key": key, "response": holder[key]}) for key, holder in sorted(holders.items()))
         text = "".join(f"{line}\n" for line in lines).encode()
         with self._explained("could not be written", "No answer is lost. Free some space and run again.", Path(path)):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -197,27 +195,19 @@ class Recordings:
         no compact form is written.
 
         Args:
-            newer: answers that are added, and take the place of those to the same requests.
+            newer: recordings that are moved there, too; their answers win.
 
         Raises:
             RecordingError: a file is damaged or cannot be written; then no answer is lost.
         """
-        with self._lock, self._emptied():
+        with self._emptied():
             if len(self) or newer:
                 self.export(self.compact_path, newer)
-        _journal(self.compact_path).unlink(missing_ok=True)
-        self._read_lines()
-
-    def take_over(self, newer: "Recordings") -> None:
-        """Move all answers and those of ``newer``, which win, into the compact form, and leave ``newer`` empty.
-
-        Raises:
-            RecordingError: as in ``compact``.
-        """
-        self.compact(newer)
-        with newer._emptied():
-            for path in (newer.compact_path, _journal(newer.compact_path)):
-                path.unlink(missing_ok=True)
+            _journal(self.compact_path).unlink(missing_ok=True)
+        if newer is not None:
+            with newer._emptied():
+                for path in (newer.compact_path, _journal(newer.compact_path)):
+                    path.unlink(missing_ok=True)
 
     # --- the database -------------------------------------------------------------------------------------------------
 
@@ -310,9 +300,7 @@ def _connect(path: Path | None, replay_only: bool) -> sqlite3.Connection:
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    database.execute(
-                        "CREATE TABLE answers (key TEXT PRIMARY KEY, response TEXT NOT NULL) WITHOUT ROWID"
-                    )
+                    database.execute(_TABLE)
                     database.execute(f"PRAGMA user_version = {VERSION}")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version != VERSION:

@@ -28,16 +28,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request to a model.
+    """A request for one user (None: its answer serves all users).
 
-    Attributes:
-        user: for whom it is asked; None if the answer serves all users.
-        request: ``kind`` ("generate", "score" or "choose"), ``instruction``, ``candidates``; of "choose" also
-            ``choices``.
-        attempt: how often it was asked before.
-        before: the responses of these earlier attempts.
-        about: anything of the caller's; it is handed back unchanged.
-        paid: those of ``before`` that were asked for in this run, not replayed.
+    ``request`` has ``kind`` ("generate", "score" or "choose"), ``instruction``, ``candidates`` and, to choose,
+    ``choices``. ``attempt`` counts how often it was asked before; ``before`` holds the responses to these attempts, and
+    ``paid`` those of them that this run asked for. ``about`` is the caller's own, and handed back unchanged.
     """
 
     user: int | None

@@ -72,7 +72,7 @@ def keep_live_recordings(dataset: str, model: str) -> None:
         warnings.warn(f"{error} Instead, the live run's answers take its place.", stacklevel=2)
         remove(path)
         committed = Recordings(path)
-    committed.take_over(fresh)
+    committed.compact(fresh)
 
 
 def _path(dataset: str, model: str) -> Path:
