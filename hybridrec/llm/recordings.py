@@ -31,6 +31,7 @@ _LEAST_FREE = 32 * 2**20
 # Seconds to wait for another process that is writing.
 _PATIENCE = 60
 _TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, response TEXT NOT NULL) WITHOUT ROWID"
+_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?)"
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _Line = tuple[Path, int, bytes]
@@ -131,8 +132,10 @@ class Recordings:
         folder = self.path.parent
         with self._explained("cannot be written", "Nothing was asked. Make its folder writable, or record elsewhere."):
             folder.mkdir(parents=True, exist_ok=True)
-            with self._lock, self._database(create=True) as database:
-                database.execute("BEGIN IMMEDIATE")
+            with self._lock:
+                self._database(create=True).execute(
+                    "DELETE FROM answers WHERE FALSE"
+                )  # fails where nothing can be written
             free = shutil.disk_usage(folder).free
         if free < _LEAST_FREE:
             raise RecordingError(
@@ -153,8 +156,9 @@ class Recordings:
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                insert = "INSERT OR IGNORE INTO answers VALUES (?, ?)"
-                self._database(create=True).execute(insert, (key, _json(response)))
+                self._read_lines()  # another process may have compacted an answer meanwhile
+                if key not in self._lines:
+                    self._database(create=True).execute(_INSERT, (key, _json(response)))
 
     def import_(self, path: Path | str) -> int:
         """Append the answers of a ``.jsonl.gz`` or ``.jsonl`` file; those to requests that have one are left out.
@@ -165,9 +169,11 @@ class Recordings:
         Raises:
             RecordingError: the file is damaged (names the line), or an answer could not be written.
         """
-        new = {key: line for key, (_, _, line) in _lines_of(Path(path)).items() if key not in self}
-        for key, line in new.items():
-            self.append(key, json.loads(line)["response"])
+        found = {key: json.loads(line)["response"] for key, (_, _, line) in _lines_of(Path(path)).items()}
+        new = [(key, _json(response)) for key, response in found.items() if key not in self]
+        with self._lock, self._explained("could not be written"), self._database(create=True) as database:
+            database.execute("BEGIN")
+            database.executemany(_INSERT, new)
         return len(new)
 
     def export(self, path: Path | str, newer: "Recordings | None" = None) -> None:
@@ -401,6 +407,7 @@ def _damaged_line(path: Path, line: int, what: str) -> RecordingError:
 def _damaged_database(name: str, cause: object) -> RecordingError:
     folder = shlex.quote(str(Path(name).parent / "damaged"))
     command = f"mkdir {folder} && mv {shlex.quote(name)}* {folder}"
+    cause = " ".join(str(cause).split())
     return RecordingError(
         f"{name}: damaged ({cause}). Move it away (`{command}`): its answers will be asked for again."
     )
