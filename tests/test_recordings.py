@@ -23,6 +23,7 @@ from file_limit import file_limit
 from hybridrec.errors import RecordingError
 from hybridrec.llm import recordings as module
 from hybridrec.llm.recordings import Recordings, request_key
+from hybridrec.study import models as study_models
 from hybridrec.study import paths
 
 REQUEST = {"model": "toy", "kind": "score", "instruction": "I liked Alien (1979)", "candidates": ["Fargo", "Heat"]}
@@ -618,3 +619,76 @@ def test_what_is_removed_is_gone_and_nothing_else(tmp_path):
     module.remove(tmp_path / "toy.sqlite")
     left = {file.name for file in tmp_path.iterdir()}
     assert left == {f"{name}.{kind}" for name in ("toy.live", "other") for kind in ("sqlite", "jsonl.gz")}
+
+
+# --- those of a study -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(paths, "RECORDINGS", tmp_path)
+    return tmp_path / "ml-100k"
+
+
+def test_recordings_lie_by_dataset_and_model(folder):
+    assert study_models.recordings_for("ml-100k", "toy").path == folder / "toy.sqlite"
+    assert study_models.recordings_for("ml-100k", "org/toy").path == folder / "org--toy.sqlite"
+
+
+def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(folder, monkeypatch):
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    live = study_models.recordings_for("ml-100k", "toy")
+    assert len(live) == 0
+    live.append("a", {"text": "live"})
+    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
+    study_models.keep_live_recordings("ml-100k", "toy")
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    study_models.keep_live_recordings("ml-100k", "toy")
+    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
+
+
+def test_a_kept_live_run_wins_and_answers_that_it_did_not_ask_for_stay(folder, monkeypatch):
+    committed = study_models.recordings_for("ml-100k", "toy")
+    committed.append("a", {"text": "compact"})
+    committed.append("of other users", {"text": "compact"})
+    committed.compact()
+    committed.append("newer", {"text": "appended"})
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
+    study_models.keep_live_recordings("ml-100k", "toy")
+    assert rows(folder / "toy.sqlite") == rows(folder / "toy.live.sqlite") == []
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    kept = study_models.recordings_for("ml-100k", "toy")
+    assert {key: kept[key]["text"] for key in kept} == {"a": "live", "of other users": "compact", "newer": "appended"}
+
+
+def test_a_live_run_that_was_compacted_already_is_kept_all_the_same(folder, monkeypatch):
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    live = study_models.recordings_for("ml-100k", "toy")
+    live.append("a", {"text": "live"})
+    live.compact()
+    study_models.keep_live_recordings("ml-100k", "toy")
+    assert all_of(Recordings(folder / "toy.sqlite")) == {"a": {"text": "live"}}
+    assert not (folder / "toy.live.jsonl.gz").exists()
+
+
+def test_without_a_live_run_there_is_nothing_to_keep(folder, monkeypatch):
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    study_models.keep_live_recordings("ml-100k", "toy")
+    assert rows(folder / "toy.sqlite") == ["a"] and not (folder / "toy.jsonl.gz").exists()
+
+
+def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monkeypatch):
+    folder.mkdir()
+    (folder / "toy.jsonl.gz").write_bytes(b"damaged")
+    monkeypatch.setenv("HYBRIDREC_LLM", "live")
+    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
+    with pytest.warns(UserWarning, match=r"toy\.jsonl\.gz.*the live run's answers take its place"):
+        study_models.keep_live_recordings("ml-100k", "toy")
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}

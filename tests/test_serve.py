@@ -167,7 +167,7 @@ def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
         retries=1,
     )
     model = Overheard(str(folder), endpoint)
-    recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.jsonl")
+    recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.sqlite")
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as aside:
         computed = aside.submit(local.answer, requests)
@@ -228,7 +228,7 @@ def _order(run: Run, user: int, text: str) -> tuple[int, ...]:
 
 def test_recordings_of_real_answers_quote_no_history(run):
     """The model does write histories back: what came over the wire quotes them, what was written down does not."""
-    written = run.recordings.path.read_text(encoding="utf-8")
+    written = "".join(run.recordings[key].get("text", "") for key in run.recordings)
     quoted = 0
     for user, task in run.tasks.items():
         shown = {item.title for item in task.items}
