@@ -32,6 +32,7 @@ _LEAST_FREE = 32 * 2**20
 _PATIENCE = 60
 _TABLE = "CREATE TABLE answers (key TEXT PRIMARY KEY, response TEXT NOT NULL) WITHOUT ROWID"
 _INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?)"
+_WRITE_NOTHING = "DELETE FROM answers WHERE FALSE"  # an error all the same where nothing can be written
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _Line = tuple[Path, int, bytes]
@@ -71,8 +72,8 @@ class Recordings:
         self._lines: dict[str, _Line] = {}
         self._read_at: list[tuple[int, int] | None] = []
         self._read_lines()
-        with self._explained("could not be read"):
-            self._database()
+        with self._explained("could not be read", "Make it and its folder writable, or open a copy."):
+            self._existing()
 
     @property
     def name(self) -> str:
@@ -101,13 +102,12 @@ class Recordings:
         return iter(dict.fromkeys([*self._lines, *keys]))
 
     def __getitem__(self, key: str) -> dict[str, Any]:
+        if key not in self._lines and (text := self._stored(key)) is not None:
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise self.damaged(key, f"the answer {key[:12]} is not JSON") from None
         if key not in self._lines:
-            text = self._stored(key)
-            if text is not None:
-                try:
-                    return json.loads(text)
-                except (ValueError, TypeError):
-                    raise self.damaged(key, f"the answer {key[:12]} is not JSON") from None
             self._read_lines()  # another process may have moved it into the compact form
         return json.loads(self._lines[key][2])["response"]
 
@@ -131,11 +131,8 @@ class Recordings:
             return
         folder = self.path.parent
         with self._explained("cannot be written", "Nothing was asked. Make its folder writable, or record elsewhere."):
-            folder.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                self._database(create=True).execute(
-                    "DELETE FROM answers WHERE FALSE"
-                )  # fails where nothing can be written
+                self._database().execute(_WRITE_NOTHING)
             free = shutil.disk_usage(folder).free
         if free < _LEAST_FREE:
             raise RecordingError(
@@ -153,12 +150,10 @@ class Recordings:
         """
         remedy = "Those before it are kept. Remove the cause (free some space) and run again: only it is asked for."
         with self._explained(f"the answer {key[:12]} could not be kept", remedy):
-            if self.path:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._read_lines()  # another process may have moved an answer into the compact form
             with self._lock:
-                self._read_lines()  # another process may have compacted an answer meanwhile
                 if key not in self._lines:
-                    self._database(create=True).execute(_INSERT, (key, _json(response)))
+                    self._database().execute(_INSERT, (key, _json(response)))
 
     def import_(self, path: Path | str) -> int:
         """Append the answers of a ``.jsonl.gz`` or ``.jsonl`` file; those to requests that have one are left out.
@@ -171,7 +166,7 @@ class Recordings:
         """
         found = {key: json.loads(line)["response"] for key, (_, _, line) in _lines_of(Path(path)).items()}
         new = [(key, _json(response)) for key, response in found.items() if key not in self]
-        with self._lock, self._explained("could not be written"), self._database(create=True) as database:
+        with self._lock, self._explained("could not be written"), self._database() as database:
             database.execute("BEGIN")
             database.executemany(_INSERT, new)
         return len(new)
@@ -217,18 +212,25 @@ class Recordings:
 
     # --- the database -------------------------------------------------------------------------------------------------
 
-    def _database(self, create: bool = False) -> sqlite3.Connection | None:
-        """The connection, opened when it is first needed; None if there is no database and none is to be made."""
+    def _database(self) -> sqlite3.Connection:
+        """The connection, opened when it is first needed; a database that is not there is made."""
         with self._lock:
-            if self._connection is None and (create or self.path is None or self.path.exists()):
+            if self._connection is None:
+                if self.path and not self.replay_only:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._connection = _connect(self.path, self.replay_only)
                 weakref.finalize(self, self._connection.close)  # also at exit, so that SQLite tidies up its files
             return self._connection
 
+    def _existing(self) -> sqlite3.Connection | None:
+        """The connection, or None where there is no database."""
+        exists = self._connection is not None or self.path is None or self.path.exists()
+        return self._database() if exists else None
+
     def _run(self, statement: str, *given: str) -> list[tuple]:
         """The rows that a query finds; none where there is no database."""
         with self._lock, self._explained("could not be read"):
-            database = self._database()
+            database = self._existing()
             return database.execute(statement, given).fetchall() if database else []
 
     def _stored(self, key: str) -> str | None:
@@ -239,7 +241,7 @@ class Recordings:
     def _emptied(self) -> Iterator[None]:
         """Let nobody append meanwhile; afterwards the database is empty. After an error it is as it was."""
         with self._lock, self._explained("could not be emptied", "No answer is lost. Run again."):
-            database = self._database()
+            database = self._existing()
             if database is None:
                 yield
                 return
@@ -292,15 +294,13 @@ def _connect(path: Path | None, replay_only: bool) -> sqlite3.Connection:
     Where nothing may be written (a replay, a read-only folder), SQLite must not make its helper files either. It then
     needs no locks if nobody has the database open, which shows in the absence of its write-ahead log.
     """
-    writable = path is None or (not replay_only and os.access(path.parent, os.W_OK))
-    if path is None:
-        where = ":memory:"
-    else:
-        has_log = path.with_name(f"{path.name}-wal").exists()
-        where = f"{path.absolute().as_uri()}?{'mode=rwc' if writable else 'mode=ro' if has_log else 'immutable=1'}"
+    where, writable = "file::memory:", True
+    if path is not None:
+        writable = not replay_only and all(os.access(one, os.W_OK) for one in (path.parent, path) if one.exists())
+        reading = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        where = f"{path.absolute().as_uri()}?{'mode=rwc' if writable else reading}"
     # isolation_level=None: every statement is a transaction of its own.
-    options = {"timeout": _PATIENCE, "isolation_level": None, "check_same_thread": False}
-    database = sqlite3.connect(where, uri=path is not None, **options)
+    database = sqlite3.connect(where, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
     try:
         if writable:
             with database:
@@ -342,11 +342,10 @@ def _journal(compact: Path) -> Path:
 
 def _changed_at(path: Path) -> tuple[int, int] | None:
     """When a file was written, and its size; None if there is none."""
-    try:
+    with suppress(FileNotFoundError, NotADirectoryError):
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_mtime_ns, status.st_size
+        return status.st_mtime_ns, status.st_size
+    return None
 
 
 def _lines_of(path: Path) -> dict[str, _Line]:
