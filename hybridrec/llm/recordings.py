@@ -48,11 +48,10 @@ class Recordings:
     """The recorded answers of one model, by the key of the request.
 
     Three files are read: the compact form, the journal ``NAME.jsonl`` of earlier versions if there is one, and the
-    database. Only the database is written, except by ``compact``. If a request has several answers, the one in the
-    compact form counts, otherwise the first that was appended.
+    database. Only the database is written, except by ``compact``. The first answer to a request stays.
 
-    Threads may share an object; its one connection is used by one of them at a time. Processes may append to the same
-    database and compact it while others use it. The database must lie on a local disk.
+    Threads may share an object; a lock lets one of them at a time use its connection. Several processes may append to
+    a database and compact it at the same time. It must lie on a local disk.
 
     Args:
         path: the database; it need not exist, and is made when the first answer is to be written. None: in memory.
@@ -181,7 +180,7 @@ class Recordings:
         Raises:
             RecordingError: the file cannot be written; what was there is as it was.
         """
-        holders = dict.fromkeys(self, self) | dict.fromkeys(newer or (), newer)
+        holders = dict.fromkeys(self, self) | ({} if newer is None else dict.fromkeys(newer, newer))
         lines = (_json({"key": key, "response": holder[key]}) for key, holder in sorted(holders.items()))
         text = "".join(f"{line}\n" for line in lines).encode()
         with self._explained("could not be written", "No answer is lost. Free some space and run again.", Path(path)):
@@ -218,7 +217,7 @@ class Recordings:
             if self._connection is None:
                 if self.path and not self.replay_only:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._connection = _connect(self.path, self.replay_only)
+                self._connection = _connect(self.path, self.name, self.replay_only)
                 weakref.finalize(self, self._connection.close)  # also at exit, so that SQLite tidies up its files
             return self._connection
 
@@ -288,7 +287,7 @@ def remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _connect(path: Path | None, replay_only: bool) -> sqlite3.Connection:
+def _connect(path: Path | None, name: str, replay_only: bool) -> sqlite3.Connection:
     """Open the database, or make it.
 
     Where nothing may be written (a replay, a read-only folder), SQLite must not make its helper files either. It then
@@ -311,12 +310,12 @@ def _connect(path: Path | None, replay_only: bool) -> sqlite3.Connection:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise RecordingError(
-                f"{shown(path)}: version {version} of a database of recordings, and this hybridrec knows version "
+                f"{name}: version {version} of a database of recordings, and this hybridrec knows version "
                 f"{VERSION}. Update hybridrec, or name another file."
             )
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise _damaged_database(shown(path), found)
+            raise _damaged_database(name, found)
         if writable:
             with suppress(sqlite3.OperationalError):  # another process is doing the same just now
                 database.execute("PRAGMA journal_mode = WAL")
