@@ -19,7 +19,7 @@ PY      := $(call quoted,$(VENV)/bin/python)
 # mean something else to make.
 files    = $(shell find $(1) 2>/dev/null | sed 's/[ :\#]/\\&/g')
 MODULE  := $(call files,hybridrec -type f \( -name '[!.]*.py' -o -name '[!.]*.toml' \))
-ANSWERS := $(call files,data/recordings -type f \( -name '[!.]*.jsonl' -o -name '[!.]*.jsonl.gz' \) ! -name '*.live.jsonl')
+ANSWERS := $(call files,data/recordings -type f \( -name '[!.]*.jsonl' -o -name '[!.]*.jsonl.gz' -o -name '[!.]*.sqlite' \) ! -name '*.live.*')
 
 # Elsewhere (make -f far/Makefile clean) the same commands would remove what somebody else has there.
 ifeq ($(wildcard hybridrec/study/paths.py),)

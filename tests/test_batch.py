@@ -118,12 +118,7 @@ def model() -> Endpoint:
 
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
-    return Recordings(tmp_path / "recordings" / "some--model.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _auto(monkeypatch) -> None:
-    monkeypatch.delenv("HYBRIDREC_LLM", raising=False)
+    return Recordings(tmp_path / "recordings" / "some--model.sqlite")
 
 
 def check(one: Asked, response: dict) -> str:
@@ -213,8 +208,8 @@ def test_a_lines_body_is_what_would_be_sent_online(asked, recordings, tmp_path):
 
 
 def test_requests_that_are_the_same_are_written_once(asked, model, recordings, tmp_path):
-    twin = replace(asked[0], user=77)
-    for todo in ([*asked, twin], batch.open_requests([*asked, twin], model, recordings, check)):
+    duplicate = replace(asked[0], user=77)
+    for todo in ([*asked, duplicate], batch.open_requests([*asked, duplicate], model, recordings, check)):
         ids = [line["custom_id"] for line in lines_of(batch.write(todo, model, tmp_path, "study"))]
         assert ids == [model.key(one) for one in asked]
 
@@ -228,10 +223,10 @@ def test_what_is_answered_already_is_not_written(asked, model, recordings, tmp_p
 
 def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left(asked, recordings):
     model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
-    for one in asked:
-        recordings.append(model.key(one), {"text": ranked(one), "finish_reason": "stop", **USAGE})
     refused = {"text": "I'm sorry, I cannot rank films.", "finish_reason": "stop", **USAGE}
-    recordings.append(model.key(asked[2]), refused)
+    for one in asked:
+        good = {"text": ranked(one), "finish_reason": "stop", **USAGE}
+        recordings.append(model.key(one), refused if one is asked[2] else good)
     (again,) = batch.open_requests(asked, model, recordings, check)
     assert again == replace(asked[2], attempt=1)
     recordings.append(model.key(again), refused)
@@ -322,7 +317,7 @@ def test_a_partial_file_leaves_the_rest_open(asked, model, recordings, tmp_path)
 def test_a_recorded_answer_that_is_none_is_an_error_and_not_left_out_of_the_batch(asked, model, recordings):
     recordings.append(model.key(asked[1]), {"text": None, "finish_reason": "stop", **USAGE})
     check = functools.partial(rankers.check, "listwise")
-    with pytest.raises(RecordingError, match=rf"jsonl, line 1: .*user {asked[1].user} .*text is missing"):
+    with pytest.raises(RecordingError, match=rf"some--model.sqlite: .*user {asked[1].user} .*text is missing"):
         list(batch.open_requests(asked, model, recordings, check))
 
 
@@ -584,11 +579,11 @@ def test_another_models_results_are_foreign(asked, model, recordings, tmp_path):
 def test_reading_twice_records_nothing_twice(asked, model, recordings, tmp_path):
     file = results_file(tmp_path / "once", [result(model.key(one), ranked(one)) for one in asked])
     assert read([file, file], asked, model, recordings).known == 5
-    before = recordings.path.read_bytes()
+    before = {key: recordings[key] for key in recordings}
     counts = read([file], asked, model, Recordings(recordings.path))
     assert (counts.recorded, counts.known, counts.missing) == (0, 5, 0)
-    assert recordings.path.read_bytes() == before
-    assert before.count(b"\n") == 5
+    assert {key: recordings[key] for key in recordings} == before
+    assert len(before) == 5
 
 
 def test_a_request_asked_for_two_users_is_missing_once(asked, model, recordings, tmp_path):
@@ -601,7 +596,7 @@ def test_histories_never_reach_the_recordings(asked, model, recordings, tmp_path
     file = results_file(tmp_path / "echo", [result(model.key(one), echo + ranked(one)) for one in asked])
     assert all(name in file.read_text(encoding="utf-8") for name in HISTORY)
     assert read([file], asked, model, recordings).recorded == 5
-    written = recordings.path.read_text(encoding="utf-8")
+    written = "".join(recordings[key]["text"] for key in recordings)
     assert not [name for name in HISTORY if name in written or name[:-7] in written]
     assert written.count("⟨history 2⟩") == 5
     assert all(name in written for one in asked for name in one.request["candidates"])
@@ -626,9 +621,8 @@ def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, record
         assert read([results_file(tmp_path / "answers", answered)], asked, model, recordings).recorded == written
     assert list(batch.open_requests(asked, model, recordings, check)) == []
 
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
     monkeypatch.setattr(Endpoint, "submit", lambda *_: pytest.fail("the endpoint was asked"))
-    again = Recordings(recordings.path)
+    again = Recordings(recordings.path, replay_only=True)
     rankings = list(rankers.rank(tasks, "listwise", model, again, noun="film", seed=1, attempts=2))
     assert sorted(ranking.user for ranking in rankings) == [1, 2, 3, 4, 5]
     for ranking in rankings:

@@ -41,7 +41,7 @@ def short_waits(monkeypatch):
 
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
-    return Recordings(tmp_path / "toy.jsonl")
+    return Recordings(tmp_path / "toy.sqlite")
 
 
 def model(url: str, price: Price | None = None, **settings: Any) -> Endpoint:

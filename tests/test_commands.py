@@ -229,7 +229,7 @@ def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_s
     found.append(inputs())
     (toy / "experiments" / "toy.md").write_text("## 02_baselines\n\nIt differs.\n", encoding="utf-8")
     found.append(inputs())
-    (toy / "recordings" / "ml-100k" / "toy.jsonl").write_text("{}\n", encoding="utf-8")
+    (toy / "recordings" / "ml-100k" / "toy.sqlite").write_text("{}\n", encoding="utf-8")
     found.append(inputs())
     (paths.tables("toy") / "sparsity.parquet").write_bytes(b"22")
     found.append(inputs())

@@ -26,7 +26,7 @@ with files.replacing(Path(sys.argv[1])) as partial:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hybridrec import files
+from hybridrec import files, study  # the study listens to what the library reports
 with files.lock(Path(sys.argv[1]), "holder of `toy`"):
     print("held", flush=True)
     if len(sys.argv) > 2:

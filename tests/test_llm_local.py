@@ -515,7 +515,7 @@ def test_requests_for_everybody_do_not_pile_up(monkeypatch):
 def test_a_killed_run_loses_at_most_the_batch_that_was_being_scored(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "_CHARACTERS_TOGETHER", 100)
     model, asked = Stub(), [scored(user, "score", 30) for user in range(11)]
-    answer, recordings = model.answer, Recordings(tmp_path / "stub.jsonl")
+    answer, recordings = model.answer, Recordings(tmp_path / "stub.sqlite")
 
     def killed(requests: list[dict]) -> list[dict]:
         if len(model.batches) == 2:

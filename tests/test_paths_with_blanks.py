@@ -343,7 +343,7 @@ def test_a_python_that_is_not_there_is_named(checkout):
     assert not list(checkout.top.rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", ["qwen2.5:7b.jsonl", "my model.jsonl", "c#.jsonl.gz", "it's 100% new.jsonl"])
+@pytest.mark.parametrize("name", ["qwen2.5:7b.jsonl", "my model.jsonl", "c#.jsonl.gz", "it's 100% new.sqlite"])
 def test_recordings_of_any_name_are_waited_for(name, checkout):
     """A tag after a colon is how Ollama names its models."""
     file = checkout.root / "data/recordings/ml-100k" / name
@@ -357,6 +357,16 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
     assert done.returncode == 0, done.stderr
     runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
     assert [line.rpartition(" ")[2] for line in runs] == ["04_llm_prompting", "05_evaluation", "06_cost"]
+
+
+@pytest.mark.parametrize("name", ["toy.live.sqlite", "toy.sqlite-wal", ".toy.jsonl.gz.1.partial.gz"])
+def test_files_that_are_no_recordings_of_this_study_are_not_waited_for(name, checkout):
+    file = checkout.root / "data/recordings/ml-100k" / name
+    file.touch()
+    assert checkout.make("reproduce").returncode == 0
+    later = (checkout.root / ".stamps/ml-100k/06_cost").stat().st_mtime + 5
+    os.utime(file, (later, later))
+    assert "nothing to do" in checkout.make("reproduce").stdout
 
 
 def test_a_copy_beside_a_module_as_synchronised_folders_make_it_stops_nothing(checkout):

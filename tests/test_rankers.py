@@ -38,7 +38,7 @@ def tasks(study) -> list[Task]:
 
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
-    return Recordings(tmp_path / "toy.jsonl")
+    return Recordings(tmp_path / "toy.sqlite")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def rank(tmp_path):
     folders = iter(range(1000))
 
     def ranked(tasks: list, mode: str, answer: Response | Failure, seed: int = 1, **options) -> list[rankers.Ranking]:
-        fresh = Recordings(tmp_path / str(next(folders)) / "toy.jsonl")
+        fresh = Recordings(tmp_path / str(next(folders)) / "toy.sqlite")
         return list(rankers.rank(tasks, mode, ToyModel(lambda _: answer), fresh, noun="film", seed=seed, **options))
 
     return ranked
@@ -391,9 +391,9 @@ def test_pointwise_is_yes_minus_no(mode, rank):
 def test_the_titles_of_the_history_are_taken_out_before_anything_is_written(recordings):
     model = ToyModel(lambda _: says("1. Psycho\n2. Heat\n3. Fargo"))
     (ranking,) = rankers.rank([three()], "listwise", model, recordings, noun="film", seed=1)
-    written = recordings.path.read_text(encoding="utf-8")
-    assert "Psycho" not in written
-    assert "1. ⟨history 1⟩\\n2. Heat\\n3. Fargo" in written
+    (written,) = (recordings[key]["text"] for key in recordings)
+    assert written == "1. ⟨history 1⟩\n2. Heat\n3. Fargo"
+    assert not [file for file in recordings.path.parent.iterdir() if b"Psycho" in file.read_bytes()]
     assert (ranking.invalid, ranking.missing) == (1, 1)
 
 
@@ -465,78 +465,6 @@ def test_a_model_behind_an_endpoint_costs_what_the_price_file_says():
 def test_a_model_behind_an_endpoint_without_a_price_is_refused():
     with pytest.raises(PriceError, match=r"no price for 'dear'"):
         study_models.open_model("dear", ENDPOINT)
-
-
-# --- recordings -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(study_models.paths, "RECORDINGS", tmp_path)
-    return tmp_path / "ml-100k"
-
-
-def test_recordings_lie_by_dataset_and_model(folder):
-    assert study_models.recordings_for("ml-100k", "toy").path == folder / "toy.jsonl"
-    assert study_models.recordings_for("ml-100k", "org/toy").path == folder / "org--toy.jsonl"
-
-
-def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(folder, monkeypatch):
-    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    live = study_models.recordings_for("ml-100k", "toy")
-    assert len(live) == 0
-    live.append("a", {"text": "live"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
-    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
-    study_models.keep_live_recordings("ml-100k", "toy")
-    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    study_models.keep_live_recordings("ml-100k", "toy")
-    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
-    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
-
-
-def test_a_kept_live_run_wins_and_answers_that_it_did_not_ask_for_stay(folder, monkeypatch):
-    committed = study_models.recordings_for("ml-100k", "toy")
-    committed.append("a", {"text": "compact"})
-    committed.append("of other users", {"text": "compact"})
-    committed.compact()
-    committed.append("newer", {"text": "appended"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
-    study_models.keep_live_recordings("ml-100k", "toy")
-    assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    kept = study_models.recordings_for("ml-100k", "toy")
-    assert {key: kept[key]["text"] for key in kept} == {"a": "live", "of other users": "compact", "newer": "appended"}
-
-
-def test_a_live_run_that_was_folded_already_is_kept_all_the_same(folder, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    live = study_models.recordings_for("ml-100k", "toy")
-    live.append("a", {"text": "live"})
-    live.compact()
-    study_models.keep_live_recordings("ml-100k", "toy")
-    assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
-
-
-def test_without_a_live_run_there_is_nothing_to_keep(folder, monkeypatch):
-    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    study_models.keep_live_recordings("ml-100k", "toy")
-    assert [path.name for path in folder.iterdir()] == ["toy.jsonl"]
-
-
-def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monkeypatch):
-    folder.mkdir()
-    (folder / "toy.jsonl.gz").write_bytes(b"damaged")
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    study_models.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
-    with pytest.warns(UserWarning, match=r"toy\.jsonl\.gz.*the live run's answers take its place"):
-        study_models.keep_live_recordings("ml-100k", "toy")
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    assert study_models.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
 
 
 # --- whole lists ------------------------------------------------------------------------------------------------------

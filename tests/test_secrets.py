@@ -111,7 +111,7 @@ def model(server: FaultServer, **settings) -> Endpoint:
 @pytest.fixture(scope="module")
 def run(server, area, logged) -> tuple[Endpoint, list[rankers.Ranking], EndpointError]:
     """A run of 40 users in which some fail, then one that ends with an error."""
-    recordings = Recordings(area / "recordings" / "toy.jsonl")
+    recordings = Recordings(area / "recordings" / "toy.sqlite")
     one = model(server)
     labels = (rank_users.task(user) for user in range(40))
     rankings = list(rankers.rank(labels, "listwise-labels", one, recordings, noun="film", seed=1))
@@ -127,14 +127,15 @@ def test_the_key_is_sent_and_the_server_repeats_it(run, server):
 
 def test_no_file_of_the_run_holds_the_key(run, area):
     files = [path for path in area.rglob("*") if path.is_file()]
-    assert {"debug.log", "toy.jsonl"} <= {path.name for path in files}
+    assert {"debug.log", "toy.sqlite"} <= {path.name for path in files}
     assert not [path.name for path in files if quotes_the_key(path.read_bytes())]
 
 
 def test_the_recordings_show_that_the_key_was_taken_out(run, area):
-    text = (area / "recordings" / "toy.jsonl").read_text(encoding="utf-8")
-    assert "said [key]" in text
-    assert '"finish_reason":"[key]"' in text
+    recordings = Recordings(area / "recordings" / "toy.sqlite")
+    answers = [recordings[key] for key in recordings]
+    assert any("said [key]" in answer["text"] for answer in answers)
+    assert any(answer["finish_reason"] == "[key]" for answer in answers)
 
 
 def test_the_log_holds_everything_but_the_key(run, logged):
@@ -181,7 +182,7 @@ import rank_users
 from pathlib import Path
 from hybridrec.llm.recordings import Recordings
 model = rank_users.model({server.url!r}, key_variable={VARIABLE!r}, retries=0, attempts=1)
-recordings = Recordings(Path("toy.jsonl"))
+recordings = Recordings(Path("toy.sqlite"))
 for ranking in rank_users.rank(range(10), model, recordings): print(ranking, model.endpoint, model)
 list(rank_users.rank(range(100, 101), model, recordings))
 """
@@ -191,7 +192,8 @@ list(rank_users.rank(range(100, 101), model, recordings))
     assert "EndpointError" in done.stderr
     assert "openai._base_client" in done.stderr
     assert "Ranking(" in done.stdout
-    assert not quotes_the_key(done.stdout + done.stderr + (tmp_path / "toy.jsonl").read_text(encoding="utf-8"))
+    assert not quotes_the_key(done.stdout + done.stderr)
+    assert not quotes_the_key((tmp_path / "toy.sqlite").read_bytes())
 
 
 # --- notebooks ------------------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ def test_a_notebook_that_fails_on_the_way_holds_no_key(mode, server, area, monke
         f"%xmode {mode}",
         "import rank_users\nfrom pathlib import Path\nfrom hybridrec.llm.recordings import Recordings",
         f"model = rank_users.model({server.url!r}, key_variable={VARIABLE!r})\nmodel",
-        "list(rank_users.rank(range(100, 101), model, Recordings(Path('notebook.jsonl'))))",
+        "list(rank_users.rank(range(100, 101), model, Recordings(Path('notebook.sqlite'))))",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     source, target = area / f"{mode}.ipynb", area / f"{mode}.executed.ipynb"

@@ -168,7 +168,7 @@ def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
         timeout=300,
         retries=1,
     )
-    recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.jsonl")
+    recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.sqlite")
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as aside:
         computed = aside.submit(local.answer, requests)
@@ -229,7 +229,7 @@ def _order(run: Run, user: int, text: str) -> tuple[int, ...]:
 
 def test_recordings_of_real_answers_quote_no_history(run):
     """The model does write histories back: what came over the wire quotes them, what was written down does not."""
-    written = run.recordings.path.read_text(encoding="utf-8")
+    written = "".join(run.recordings[key].get("text", "") for key in run.recordings)
     quoted = 0
     for user, task in run.tasks.items():
         shown = {item.title for item in task.items}

@@ -17,7 +17,7 @@ from hybridrec.files import shown
 from hybridrec.llm.models.endpoint import ChatModel
 from hybridrec.llm.models.replies import NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Asked, Check, Response, Seal, recorded_answer
+from hybridrec.llm.runner import Asked, Check, Redact, Response, recorded_answer
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
 _LINES, _BYTES = 50_000, 190_000_000
@@ -117,7 +117,7 @@ def _line(key: str, body: Mapping) -> bytes:
 
 
 def read(
-    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, seal: Seal
+    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, redact: Redact
 ) -> Imported:
     """Record the answers in result files, partial ones and files of errors included.
 
@@ -129,7 +129,7 @@ def read(
         asked: the requests of the run; further attempts of them are recognised.
         model: whose requests they are.
         recordings: where answers go.
-        seal: what may be written of a response.
+        redact: returns what may be recorded of a response.
 
     Raises:
         BatchError: a damaged line other than a torn last one (names file and line). What stood before it is recorded.
@@ -142,25 +142,25 @@ def read(
             if custom_id not in waiting:
                 counts.foreign += 1
             else:
-                _record(waiting[custom_id], custom_id, line, model, recordings, seal, counts)
+                _record(waiting[custom_id], custom_id, line, model, recordings, redact, counts)
     counts.missing = len({key for key in map(model.key, asked) if key not in recordings})
     return counts
 
 
 def _record(
-    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, seal: Seal, counts: Imported
+    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, redact: Redact, counts: Imported
 ) -> None:
     """Record a line's answer, or count why it has none, or that the request has one already."""
     found, odd = _outcome(line, model)
     if isinstance(found, str):
         counts.failed[found] += 1
         return
-    sealed = seal(one, found)
+    redacted = redact(one, found)
     if key not in recordings:
-        recordings.append(key, sealed)
+        recordings.append(key, redacted)
         counts.recorded += 1
         counts.odd.update(odd)
-    elif recordings[key]["text"] == sealed["text"]:
+    elif recordings[key]["text"] == redacted["text"]:
         counts.known += 1
     else:
         counts.second += 1

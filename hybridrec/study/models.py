@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.recordings import Recordings, remove
 from hybridrec.study import paths
 
 if TYPE_CHECKING:
@@ -69,11 +69,10 @@ def keep_live_recordings(dataset: str, model: str) -> None:
         committed = Recordings(path)
     except RecordingError as error:
         warnings.warn(f"{error} Instead, the live run's answers take its place.", stacklevel=2)
-        for damaged in (path, path.with_name(f"{path.name}.gz")):
-            damaged.unlink(missing_ok=True)
+        remove(path)
         committed = Recordings(path)
-    committed.take_over(fresh)
+    committed.compact(fresh)
 
 
 def _path(dataset: str, model: str) -> Path:
-    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.jsonl"
+    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.sqlite"

@@ -195,7 +195,7 @@ def _inputs(settings: config.Experiment, name: str) -> str:
         paths.PRICES,
         paths.PUBLISHED,
         *sorted(file for file in (paths.ROOT / "hybridrec").rglob("*") if file.suffix in (".py", ".toml")),
-        *sorted(file for file in paths.RECORDINGS.rglob("*") if file.suffix in (".jsonl", ".gz")),
+        *sorted(file for file in paths.RECORDINGS.rglob("*") if file.suffix in (".gz", ".jsonl", ".sqlite")),
         *(paths.tables(settings.name) / f"{table}.parquet" for table in made_before),
     ]
     environment = [os.environ.get(f"HYBRIDREC_{variable}") for variable in ("LLM", "RECORDINGS", "DATA")]
