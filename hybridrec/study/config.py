@@ -19,6 +19,15 @@ PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
 PUBLISHED_MODE = "listwise"
 
 
+def compared_recommenders(names: Sequence[str]) -> list[str]:
+    """Whom means, figures and claims are about: the paper's recommenders, or all where an experiment has none of them.
+
+    Args:
+        names: the experiment's recommenders.
+    """
+    return [name for name in PUBLISHED_RECOMMENDERS if name in names] or list(names)
+
+
 # Every recommender there is, with the values that may be tried of what is tuned of it (recipes: fits.py).
 RECOMMENDERS: dict[str, tuple[type, float, float] | None] = {
     "MostPop": None,
