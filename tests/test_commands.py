@@ -207,6 +207,8 @@ def toy(study, monkeypatch) -> Path:
     for folder in ("NOTEBOOKS", "EXPERIMENTS", "RECORDINGS"):
         monkeypatch.setattr(paths, folder, study / folder.lower())
     (study / "recordings" / "ml-100k").mkdir()
+    for folder in (paths.tables("toy"), paths.work("toy")):
+        folder.mkdir(parents=True)
     (paths.tables("toy") / "sparsity.parquet").write_bytes(b"1")
     return study
 
@@ -253,6 +255,7 @@ def test_scratch_has_a_lock_of_its_own(toy, monkeypatch):
 
 
 def is_locked(name: str) -> bool:
+    paths.work(name).mkdir(parents=True, exist_ok=True)
     try:
         filelock.FileLock(paths.work(name) / "run.lock", timeout=0).acquire().lock.release()
     except filelock.Timeout:
