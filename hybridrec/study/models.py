@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
-from hybridrec.llm.models.settings import Endpoint
+from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.llm.recordings import Recordings
 from hybridrec.study import paths
 
@@ -32,7 +32,7 @@ def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.M
 
     Args:
         name: the model's name.
-        endpoint: the settings of experiment.Endpoint, as a notebook gets them.
+        endpoint: the keys of EndpointSettings, as a notebook gets them.
 
     Raises:
         ModelError, PriceError: an unknown local model; a model behind an endpoint without a price.
@@ -41,7 +41,7 @@ def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.M
         return local(name)
     from hybridrec.llm.models.endpoint import ChatModel
 
-    return ChatModel(name, Endpoint(**endpoint), read_prices(paths.PRICES).of_endpoint(name))
+    return ChatModel(name, EndpointSettings(**endpoint), read_prices(paths.PRICES).of_endpoint(name))
 
 
 def local(name: str) -> "LocalModel":

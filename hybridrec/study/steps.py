@@ -11,13 +11,13 @@ import pandas as pd
 
 from hybridrec.data import datasets, splits
 from hybridrec.evaluation import compare, controls, metrics
-from hybridrec.llm import prompts, rankers, shuffles
+from hybridrec.llm import rankers, shuffles
 from hybridrec.llm.rankers import Task
 from hybridrec.llm.runner import Asked
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fitting
 from hybridrec.study import paths, tables
-from hybridrec.study.config import PUBLISHED_MODE, PUBLISHED_RECOMMENDERS, Experiment, compared_recommenders
+from hybridrec.study.config import PUBLISHED_MODE, PUBLISHED_RECOMMENDERS, Experiment, compared_recommenders, mode
 from hybridrec.weak_users import triage
 
 RANKING = ["ranker", "draw", "user", "item", "score"]
@@ -175,10 +175,10 @@ def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
     everyone = tasks(interactions, candidates, items, settings.history_length, settings.rating_scale)
     orders = reordered(everyone, inactive, settings.shuffles, settings.shuffled_users, settings.seed)
     again = [task for order in orders[1:] for task in order]
-    written = [mode for mode in settings.modes if mode in prompts.WRITTEN]
+    written = [name for name in settings.modes if mode(name).writes]
     return {
-        mode: [rankers.request_of(task, mode, settings.noun) for task in [*users, *again]]
-        for mode, users in asked(everyone, inactive, written, settings.everybody_modes).items()
+        name: [rankers.request_of(task, name, settings.noun) for task in [*users, *again]]
+        for name, users in asked(everyone, inactive, written, settings.everybody_modes).items()
         if users
     }
 

@@ -1,12 +1,11 @@
 """The settings of an endpoint, checked before anything is sent or paid for."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from hybridrec.errors import SettingError
-from hybridrec.settings import between, check_ranges, is_number
+import pydantic
+
+from hybridrec.settings import Settings, checked
 
 # What is often tried and must not be sent, and why.
 _MONEY = "it would cost more than the answers that are read, past spending_cap_usd"
@@ -21,102 +20,97 @@ _RESERVED = {
     **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_output_tokens"), "max_tokens says it"),
     "response_format": "json_schema = true sets it",
 }
-_BOUNDS = ("max_tokens", "max_completion_tokens")
-# What may be sent, first the numbers: their type and range. The seed leaves room for the attempts that are added to it.
-_RANGES: dict[str, tuple[type, float, float]] = {
-    **dict.fromkeys(_BOUNDS, (int, 1, 1_000_000)),
-    "temperature": (float, 0, 2),
-    "top_p": (float, 0, 1),
-    "top_k": (int, -1, 1_000_000),
-    **dict.fromkeys(("min_p", "typical_p"), (float, 0, 1)),
-    "seed": (int, 0, 2_000_000_000),
-    **dict.fromkeys(("presence_penalty", "frequency_penalty"), (float, -2, 2)),
-    **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (float, 0.01, 10)),
-    "top_logprobs": (int, 0, 20),
-}
 
 
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 100
+def _number(low: float, high: float) -> Any:
+    return pydantic.Field(None, ge=low, le=high)
 
 
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+def _form(description: str) -> Any:
+    return pydantic.Field(None, description=description)
 
 
-def _is_stop(value: Any) -> bool:
-    return _is_word(value) or (isinstance(value, list) and len(value) <= 16 and all(map(_is_word, value)))
+_Word = Annotated[str, pydantic.Field(max_length=100)]
+_Words = Annotated[list[_Word], pydantic.Field(max_length=16)]
 
 
-def _is_table(value: Any, keys: Callable[[str], bool], values: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(map(keys, value)) and all(map(values, value.values()))
+class _Thinking(Settings):
+    enable_thinking: bool = False
+    thinking: bool = False
 
 
-# ... then the rest: what it must be, in words and as a check.
-_OTHERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "stop": ("a text or up to 16 of them", _is_stop),
-    **dict.fromkeys(("reasoning_effort", "verbosity", "user"), ("a word", _is_word)),
-    **dict.fromkeys(("logprobs", "enable_thinking"), ("true or false", _is_bool)),
-    "chat_template_kwargs": (
-        "a table with enable_thinking or thinking, each true or false",
-        lambda value: _is_table(value, {"enable_thinking", "thinking"}.__contains__, _is_bool),
-    ),
-    "logit_bias": (
-        "a table of numbers from -100 to 100",
-        lambda value: _is_table(value, str.isdigit, lambda bias: is_number(bias, float, -100, 100)),
-    ),
-}
+class _Parameters(Settings):
+    """What may be sent. Only what is known: a server may give any other name a meaning of its own."""
+
+    max_tokens: int = _number(1, 1_000_000)
+    max_completion_tokens: int = _number(1, 1_000_000)
+    temperature: float = _number(0, 2)
+    top_p: float = _number(0, 1)
+    top_k: int = _number(-1, 1_000_000)
+    min_p: float = _number(0, 1)
+    typical_p: float = _number(0, 1)
+    seed: int = _number(0, 2_000_000_000)  # leaves room for the attempts that are added to it
+    presence_penalty: float = _number(-2, 2)
+    frequency_penalty: float = _number(-2, 2)
+    repetition_penalty: float = _number(0.01, 10)
+    repeat_penalty: float = _number(0.01, 10)
+    top_logprobs: int = _number(0, 20)
+    stop: _Word | _Words = _form("a text or up to 16 of them")
+    reasoning_effort: _Word = _form("a word")
+    verbosity: _Word = _form("a word")
+    user: _Word = _form("a word")
+    logprobs: bool = _form("true or false")
+    enable_thinking: bool = _form("true or false")
+    chat_template_kwargs: _Thinking = _form("a table with enable_thinking or thinking, each true or false")
+    logit_bias: dict[
+        Annotated[str, pydantic.Field(pattern=r"^\d+$")], Annotated[float, pydantic.Field(ge=-100, le=100)]
+    ] = _form("a table of numbers from -100 to 100, each named by a token's number")
 
 
-def _check_parameters(parameters: dict[str, Any]) -> None:
-    """Refuse parameters that would be no request, pass the spending cap, or put something else in the prompt's place.
-
-    Only what is known is sent: a server may give any other name a meaning of its own. No value is repeated in an error:
-    one of them may be a secret in the wrong place.
-    """
-    for key in parameters:
-        if key in _RESERVED:
-            raise SettingError(f"endpoint: parameters has {key!r}: leave it out, since {_RESERVED[key]}.")
-        if key not in _RANGES and key not in _OTHERS:
-            shown = repr(key) if re.fullmatch("[a-z_]{1,40}", key) else "a name"
-            known = ", ".join(sorted([*_RANGES, *_OTHERS]))
-            raise SettingError(f"endpoint: parameters has {shown} that is none of {known}: leave it out.")
-    for key, (kind, low, high) in _RANGES.items():
-        if key in parameters and not is_number(parameters[key], kind, low, high):
-            what = "a whole number" if kind is int else "a number"
-            raise SettingError(f"endpoint: parameters: {key} must be {what} from {low:,} to {high:,}.")
-    for key, (what, fits) in _OTHERS.items():
-        if key in parameters and not fits(parameters[key]):
-            raise SettingError(f"endpoint: parameters: {key} must be {what}.")
-    if all(key in parameters for key in _BOUNDS):
-        raise SettingError(f"endpoint: parameters has both {' and '.join(_BOUNDS)}: leave one of them out.")
-
-
-@dataclass(frozen=True)
-class Endpoint:
+class EndpointSettings(Settings):
     """An OpenAI-compatible endpoint: where it is, how it may be used. The table ``[endpoint]`` of an experiment.
 
     ``key_variable`` is the *name* of the environment variable that holds the key, never the key. ``parameters`` are
-    sent as they stand (temperature, max_tokens, seed, ...), and nothing else is.
+    sent as they stand (temperature, max_tokens, seed, ...), and nothing else is. Build it with ``settings.checked``,
+    whose errors name the key and never repeat a value that may be a secret in the wrong place.
     """
 
     base_url: str
     key_variable: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     json_schema: bool = False
-    requests_per_minute: float = between(1, 1e6, default=60.0)
-    tokens_per_minute: float | None = between(1, 1e9, default=None)
-    concurrency: int = between(1, 256, default=8)
-    timeout: float = between(0.1, 3600, default=60.0)
-    retries: int = between(0, 20, default=6)
-    attempts: int = between(1, 10, default=2)
-    spending_cap_usd: float | None = between(0, 1e6, default=None)
+    requests_per_minute: float = pydantic.Field(60.0, ge=1, le=1_000_000)
+    tokens_per_minute: float | None = pydantic.Field(None, ge=1, le=1_000_000_000)
+    concurrency: int = pydantic.Field(8, ge=1, le=256)
+    timeout: float = pydantic.Field(60.0, ge=0.1, le=3600)
+    retries: int = pydantic.Field(6, ge=0, le=20)
+    attempts: int = pydantic.Field(2, ge=1, le=10)
+    spending_cap_usd: float | None = pydantic.Field(None, ge=0, le=1_000_000)
 
-    def __post_init__(self) -> None:
-        # What stands in these three may be a secret put in the wrong place, so it is not repeated.
-        if not re.fullmatch(r"(?:[A-Z_][A-Z0-9_]{0,63})?", self.key_variable):
-            raise SettingError("endpoint: key_variable must be the NAME of an environment variable, not a key.")
-        if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", self.base_url):
-            raise SettingError("endpoint: base_url must be like https://host/v1, without a user, password or query.")
-        _check_parameters(self.parameters)
-        check_ranges(self, "endpoint: ")
+    @pydantic.field_validator("key_variable")
+    @classmethod
+    def _is_a_name(cls, given: str) -> str:
+        if not re.fullmatch(r"(?:[A-Z_][A-Z0-9_]{0,63})?", given):
+            raise ValueError("key_variable must be the NAME of an environment variable, not a key.")
+        return given
+
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, given: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", given):
+            raise ValueError("base_url must be like https://host/v1, without a user, password or query.")
+        return given
+
+    @pydantic.field_validator("parameters")
+    @classmethod
+    def _can_be_sent(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """As they were given: 0 and 0.0 are the same temperature, but two requests with a recording each."""
+        for key in given.keys() & _RESERVED.keys():
+            raise ValueError(f"parameters has {key!r}: leave it out, since {_RESERVED[key]}.")
+        checked(_Parameters, given, "parameters", ValueError)
+        if {"max_tokens", "max_completion_tokens"} <= given.keys():
+            raise ValueError("parameters has both max_tokens and max_completion_tokens: leave one of them out.")
+        return given
+
+
+Endpoint = EndpointSettings  # the name by which hybridrec.study.config imports it
