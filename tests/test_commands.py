@@ -1,6 +1,5 @@
 """What the command line does to a notebook before it is committed, and when two of them work on one experiment."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -214,7 +213,7 @@ def toy(study, monkeypatch) -> Path:
 
 
 def inputs(**changed: object) -> str:
-    return notebooks._inputs(dataclasses.replace(config.load("toy"), **changed), "02_baselines")
+    return notebooks._inputs(config.load("toy").model_copy(update=changed), "02_baselines")
 
 
 def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_same(toy, monkeypatch):
