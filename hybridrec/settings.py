@@ -70,7 +70,7 @@ def _told(model: type[pydantic.BaseModel], invalid: Mapping[str, Any], where: st
         said = f"missing key {key!r}."
     elif kind == "extra_forbidden" and len(path) == len(tables) + 1:
         name = repr(key) if re.fullmatch(r"[A-Za-z_-]{1,40}\d{0,2}", key) else "that is no name"
-        said = f"unknown key {name}. Known: {', '.join(sorted(model.model_fields))}."
+        said = f"unknown key {name}: leave it out. Known: {', '.join(sorted(model.model_fields))}."
     else:
         hidden = next((name for name in (where, *tables) if name in _SECRET), key)
         said = f"{key} is {quoted(hidden, invalid['input'])}; it must be {_wanted(one, invalid['msg'])}."

@@ -13,7 +13,7 @@ from hybridrec.evaluation import compare
 from hybridrec.llm import rankers
 from hybridrec.study import models as study_models
 from hybridrec.study import steps
-from hybridrec.study.config import PUBLISHED_RECOMMENDERS, Experiment, parameters
+from hybridrec.study.config import Experiment, compared_recommenders, parameters
 
 SPLITS = 5  # the experiment's own seed and those after it
 ASKED = 3  # for so many of them the language model is asked
@@ -75,7 +75,7 @@ def _ask(settings: Experiment, prepared: steps.Prepared) -> pd.DataFrame:
 
 
 def weak_users(table: pd.DataFrame) -> pd.DataFrame:
-    """AUC of weak users for each split, mean over the paper's three recommenders.
+    """AUC of weak users for each split, mean over the paper's recommenders (over all where none of them is there).
 
     Args:
         table: COLUMNS, of all splits.
@@ -83,8 +83,8 @@ def weak_users(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns protocol, ranker, seed, auc.
     """
-    of_three = table[table["recommender"].isin(PUBLISHED_RECOMMENDERS)]
-    means = of_three.groupby(["protocol", "ranker", "seed"], sort=False)["weak_auc_after"].mean()
+    compared = table[table["recommender"].isin(compared_recommenders(table["recommender"].unique()))]
+    means = compared.groupby(["protocol", "ranker", "seed"], sort=False)["weak_auc_after"].mean()
     return means.rename("auc").reset_index()
 
 
