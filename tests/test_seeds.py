@@ -41,7 +41,7 @@ def computed() -> list[str]:
 
 @pytest.mark.parametrize("name", computed())
 def test_the_studys_own_seed_gives_the_studys_own_numbers(name):
-    """Nothing is shared between the notebooks' way and this one but the functions, so they check each other."""
+    """Notebooks and `make seeds` call the same steps, in runs of their own: what they wrote must agree."""
     key = ["protocol", "recommender", "ranker"]
     rows = pd.read_csv(paths.RESULTS / name / "seeds.csv").query(f"seed == {config.load(name).seed}")
     ours, study = rows.set_index(key), pd.read_csv(paths.RESULTS / name / "comparison.csv").set_index(key)
