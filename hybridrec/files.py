@@ -40,9 +40,11 @@ def replacing(path: Path, stale_after: float = _DAY) -> Iterator[Path]:
 
     Args:
         path: a file, or a folder that does not exist when the block ends. The path to write to has the same suffix.
+            The folder it lies in is made where it is missing.
         stale_after: age in seconds from which what killed processes left of ``path`` is removed; 0 is right for those
             who hold a lock, since nobody else is writing then.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path, stale_after)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial{path.suffix}")
     try:

@@ -69,7 +69,7 @@ def test_answers_of_the_full_study_fit_since_nothing_in_the_prompts_differs():
 
 @pytest.mark.fresh
 def test_a_fresh_run_is_near_the_committed_one():
-    # Recommenders are the same everywhere but for the last bits; of a few users the answers were computed anew.
+    # Recommenders are the same everywhere but for the last bits; of a few users the answers were computed again.
     fresh = read(Path(os.environ["HYBRIDREC_FRESH"]) / "results")["headline"]
     for protocol in ("published", "held-out"):
         for ranker, row in COMMITTED["headline"][protocol].items():

@@ -1,6 +1,5 @@
 """What the command line does to a notebook before it is committed, and when two of them work on one experiment."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -210,12 +209,14 @@ def toy(study, monkeypatch) -> Path:
     for folder in ("NOTEBOOKS", "EXPERIMENTS", "RECORDINGS"):
         monkeypatch.setattr(paths, folder, study / folder.lower())
     (study / "recordings" / "ml-100k").mkdir()
+    for folder in (paths.tables("toy"), paths.work("toy")):
+        folder.mkdir(parents=True)
     (paths.tables("toy") / "sparsity.parquet").write_bytes(b"1")
     return study
 
 
 def inputs(**changed: object) -> str:
-    return notebooks._inputs(dataclasses.replace(config.load("toy"), **changed), "02_baselines")
+    return notebooks._inputs(config.load("toy").model_copy(update=changed), "02_baselines")
 
 
 def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_same(toy, monkeypatch):
@@ -256,6 +257,7 @@ def test_scratch_has_a_lock_of_its_own(toy, monkeypatch):
 
 
 def is_locked(name: str) -> bool:
+    paths.work(name).mkdir(parents=True, exist_ok=True)
     try:
         filelock.FileLock(paths.work(name) / "run.lock", timeout=0).acquire().lock.release()
     except filelock.Timeout:

@@ -1,5 +1,6 @@
 """Settings are typed: whatever is unknown, missing, mistyped or out of range is an error that names the key."""
 
+import itertools
 import math
 import re
 import tomllib
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 
 from hybridrec.data.sources import own
 from hybridrec.errors import SettingError
-from hybridrec.llm import rankers
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.recommenders import fits
-from hybridrec.study import config, paths, steps
-from hybridrec.study.config import Experiment, Rung
+from hybridrec.settings import is_number
+from hybridrec.study import config, models, paths, steps
+from hybridrec.study.config import Experiment, LargerModel
 
 DEFAULT = paths.EXPERIMENTS / "ml-100k.toml"
 VALUES = tomllib.loads(DEFAULT.read_text(encoding="utf-8"))
@@ -50,7 +51,7 @@ def test_unknown_key_is_named_with_the_known_ones():
         build(fold=5)
 
 
-@pytest.mark.parametrize("key", sorted(VALUES.keys() - config._OPTIONAL.keys()))
+@pytest.mark.parametrize("key", sorted(key for key in VALUES if Experiment.model_fields[key].is_required()))
 def test_missing_key_is_named(key):
     values = {k: v for k, v in VALUES.items() if k != key}
     with pytest.raises(SettingError, match=rf"toy\.toml: missing key '{key}'"):
@@ -60,20 +61,19 @@ def test_missing_key_is_named(key):
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
-        ("folds", "5", "int"),
-        ("users", 300.0, "int"),
-        ("live_users", "5", "int"),
-        ("folds", 5.0, "int"),
-        ("folds", True, "int"),
-        ("shuffles", 5.0, "int"),
-        ("like_threshold", "4", "float"),
-        ("like_threshold", False, "float"),
-        ("sparsity_threshold", "0.9", "float"),
-        ("dataset", 100, "str"),
+        ("folds", "5", "a whole number from 2 to 20"),
+        ("users", 300.0, "a whole number"),
+        ("live_users", "5", "a whole number"),
+        ("folds", 5.0, "a whole number"),
+        ("folds", True, "a whole number"),
+        ("shuffles", 5.0, "a whole number"),
+        ("like_threshold", "4", "a number"),
+        ("like_threshold", False, "a number"),
+        ("sparsity_threshold", "0.9", "a number from 0"),
+        ("dataset", 100, "string"),
         ("recommenders", 3, "a list of names"),
         ("recommenders", "MF", "a list of names"),
         ("modes", "listwise", "a list of names"),
-        ("everybody_modes", ["listwise", 1], "a list of names"),
     ],
 )
 def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
@@ -102,7 +102,7 @@ def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
     ],
 )
 def test_value_out_of_range_names_file_key_and_limits(key, value):
-    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is {value}; it must be from .* to "):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is {value}; it must be a .*number from .* to "):
         build(**{key: value})
 
 
@@ -111,20 +111,53 @@ def test_limits_themselves_are_allowed():
     assert (settings.folds, settings.shuffles, settings.shuffled_users) == (2, 2, 2)
 
 
-@pytest.mark.parametrize("recommenders", [[], ["MF"], ["ItemKNN", "BPR"]])
-def test_an_experiment_without_a_recommender_of_the_paper_names_it(recommenders):
-    lacking = "NeuMF" if "BPR" in recommenders else "ItemKNN"
-    with pytest.raises(SettingError, match=rf"toy\.toml: recommenders lacks '{lacking}'"):
+@pytest.mark.parametrize("recommenders", [[], ["MF"]])
+def test_fewer_than_two_recommenders_leave_no_other_one_to_compare_with(recommenders):
+    with pytest.raises(SettingError, match=r"toy\.toml: recommenders is .*two or more.*ItemKNN"):
         build(recommenders=recommenders)
+
+
+@pytest.mark.parametrize(
+    ("recommenders", "compared"),
+    [
+        (["MF", "EASE"], ["MF", "EASE"]),
+        (["MF", "BPR", "ItemKNN"], ["ItemKNN", "BPR"]),
+        (VALUES["recommenders"], list(config.PUBLISHED_RECOMMENDERS)),
+    ],
+)
+def test_claims_are_about_the_papers_recommenders_or_about_all_where_there_is_none(recommenders, compared):
+    settings = build(recommenders=recommenders)
+    assert config.compared_recommenders(settings.recommenders) == compared
+    said = "".join(steps.not_compared(settings.recommenders, ["listwise"]))
+    assert all(name in said for name in config.PUBLISHED_RECOMMENDERS if name not in recommenders)
+    assert bool(said) == (len(compared) != 3)
+
+
+def test_an_experiment_need_not_ask_as_the_paper_does_and_says_what_is_shown_instead():
+    settings = build(modes=["likelihood", "pointwise"])
+    (said,) = steps.not_compared(config.PUBLISHED_RECOMMENDERS, settings.modes)
+    assert "listwise" in said and "likelihood" in said
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
+
+def declared(kind: type) -> dict[str, tuple[object, tuple[float, float] | None]]:
+    """The type and the range of every field of a settings class."""
+    if kind is own.RatingsFile:
+        return {one.name: (one.type, one.metadata.get("range")) for one in fields(kind)}
+    return {
+        name: (one.annotation, next(((a.ge, b.le) for a, b in itertools.pairwise(one.metadata)), None))
+        for name, one in kind.model_fields.items()
+        if not (one.metadata and hasattr(one.metadata[0], "strict"))
+    }
+
+
 NUMBERS = {
-    f"{kind.__name__}.{one.name}": (kind, one)
-    for kind in (Experiment, Rung, own.RatingsFile)
-    for one in fields(kind)
-    if {int, float} & {one.type, *typing.get_args(one.type)}
+    f"{kind.__name__}.{key}": (kind, key, of_type, limits)
+    for kind in (Experiment, EndpointSettings, own.RatingsFile)
+    for key, (of_type, limits) in declared(kind).items()
+    if {int, float} & {of_type, *typing.get_args(of_type)}
 }
 
 
@@ -132,25 +165,24 @@ def settle(kind: type, key: str, value: object) -> object:
     """The settings with one number changed."""
     if kind is own.RatingsFile:
         return own.settings({"file": "r.csv", key: value})
-    return build(**{key: value})
+    return with_endpoint(**{key: value}) if kind is EndpointSettings else build(**{key: value})
 
 
 def test_every_number_among_the_settings_is_known_here():
-    assert {"Experiment.seed", "RatingsFile.lowest"} <= NUMBERS.keys()
-    assert len(NUMBERS) > 15
+    assert {"Experiment.seed", "EndpointSettings.timeout", "RatingsFile.lowest"} <= NUMBERS.keys()
+    assert len(NUMBERS) > 20
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_a_range_and_is_held_to_it(name):
-    kind, one = NUMBERS[name]
-    low, high = one.metadata["range"]
+    kind, key, of_type, (low, high) = NUMBERS[name]
     assert -math.inf < low < high < math.inf
-    is_float = float in {one.type, *typing.get_args(one.type)}
+    is_float = float in {of_type, *typing.get_args(of_type)}
     beyond = [low - 1, high + 1] if not is_float else [low - 0.5, high + 0.5, math.nan, math.inf, -math.inf]
     for value in beyond:
         value = value if is_float else int(value)
-        with pytest.raises(ValueError, match=rf"{one.name} is {re.escape(str(value))}"):
-            settle(kind, one.name, value)
+        with pytest.raises(ValueError, match=rf"{key} is {re.escape(str(value))}"):
+            settle(kind, key, value)
 
 
 def test_a_like_must_be_possible_and_the_scale_must_have_two_ends():
@@ -161,7 +193,7 @@ def test_a_like_must_be_possible_and_the_scale_must_have_two_ends():
 
 @pytest.mark.parametrize("key", ["like_threshold", "performance_threshold"])
 def test_a_whole_number_that_no_float_can_hold_is_refused(key):
-    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is 1000.*too large a number"):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is 1000.*number from"):
         build(**{key: 10**400})
 
 
@@ -223,7 +255,7 @@ def test_whatever_is_accepted_as_a_name_stays_in_the_folder_of_recordings(model,
         settings = build(model=model, dataset=dataset)
     except SettingError:
         return
-    path = rankers._path(settings.dataset, settings.model)
+    path = models._path(settings.dataset, settings.model)
     assert path.resolve().parent.parent == paths.RECORDINGS.resolve()
     assert "\\" not in str(path.relative_to(paths.RECORDINGS))
 
@@ -265,7 +297,7 @@ def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_
     for name, recipe in fits.RECIPES.items():
         tuned = config.RECOMMENDERS[name]
         assert (tuned is None) == (recipe.grid is None)
-        assert all(config._is_number(value, *tuned) for value in (recipe.grid[1] if tuned else ()))
+        assert all(is_number(value, *tuned) for value in (recipe.grid[1] if tuned else ()))
 
 
 @pytest.mark.parametrize(
@@ -278,9 +310,9 @@ def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_
         ({"everybody_modes": ["likelihood", "likelihood"]}, "everybody_modes has 'likelihood' twice"),
         ({"topk_modes": ["likelihood", "likelihood"]}, "topk_modes has 'likelihood' twice"),
         ({"ladder": [{"model": "a", "users": {"listwise": 1}}] * 2}, "ladder has 'a' twice"),
-        ({"ladder": [{"model": "a", "users": {}}]}, "ladder: a has no users for any mode"),
-        ({"ladder": [{"model": "a", "users": {"listwise": True}}]}, "ladder: a has True users"),
-        ({"ladder": [{"model": "a", "users": {"listwise": 10**6}}]}, "ladder: a has 1000000 users"),
+        ({"ladder": [{"model": "a", "users": {}}]}, "ladder: 0: users is {}"),
+        ({"ladder": [{"model": "a", "users": {"listwise": True}}]}, "ladder: 0: users is True"),
+        ({"ladder": [{"model": "a", "users": {"listwise": 10**6}}]}, "ladder: 0: users is 1000000"),
         ({"grids": {"SVD": [1]}}, "grids has 'SVD', but it is not among recommenders"),
         ({"grids": {"MostPop": [1]}}, "grids has 'MostPop', but nothing of it is tuned"),
         ({"grids": {"BPR": []}}, "grids: BPR is .*one or more whole numbers from 1 to"),
@@ -330,7 +362,7 @@ def test_a_mode_for_everybody_that_is_not_among_the_modes_is_named():
 
 
 @pytest.mark.parametrize(
-    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy': unknown mode")]
+    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy'")]
 )
 def test_modes_that_do_not_exist_are_refused_before_anything_runs(modes, says):
     with pytest.raises(SettingError, match=rf"toy\.toml: {says}.*Known: listwise, "):
@@ -345,27 +377,27 @@ def test_an_endpoint_is_not_asked_for_probabilities():
 # --- larger models --------------------------------------------------------------------------------------------------
 
 
-def test_rungs_arrive_in_their_order():
-    rungs = [{"model": "a", "users": {"likelihood": 5}}, {"model": "b", "users": {"listwise": 2, "pointwise": 3}}]
-    assert build(ladder=rungs).ladder == tuple(config.Rung(**rung) for rung in rungs)
+def test_larger_models_arrive_in_their_order():
+    larger = [{"model": "a", "users": {"likelihood": 5}}, {"model": "b", "users": {"listwise": 2, "pointwise": 3}}]
+    assert build(ladder=larger).ladder == tuple(LargerModel(**one) for one in larger)
     assert build(ladder=[]).ladder == ()
 
 
 @pytest.mark.parametrize(
-    ("rung", "says"),
+    ("larger", "says"),
     [
-        ({"model": "a", "users": {"telepathy": 5}}, "a has mode 'telepathy'"),
-        ({"model": "a", "users": {"likelihood": 0}}, "a has 0 users for likelihood"),
-        ({"model": "a", "users": {"likelihood": 1.5}}, "a has 1.5 users"),
+        ({"model": "a", "users": {"telepathy": 5}}, "users has 'telepathy'"),
+        ({"model": "a", "users": {"likelihood": 0}}, "users is 0; .*from 1 to 100,000"),
+        ({"model": "a", "users": {"likelihood": 1.5}}, "users is 1.5"),
         ({"model": "a"}, "missing key 'users'"),
         ({"users": {}}, "missing key 'model'"),
         ({"model": "a", "users": {}, "sample": 5}, "unknown key 'sample'"),
-        ("gemma", "missing key 'model'"),
+        ("gemma", "must be a table"),
     ],
 )
-def test_a_rung_that_cannot_be_climbed_names_file_and_fault(rung, says):
+def test_a_larger_model_that_cannot_be_asked_names_file_and_fault(larger, says):
     with pytest.raises(SettingError, match=rf"toy\.toml.*ladder.*{says}"):
-        build(ladder=[rung])
+        build(ladder=[larger])
 
 
 @pytest.mark.parametrize("mode", ["listwise", "pointwise"])
@@ -377,9 +409,30 @@ def test_retrieved_lists_are_re_ranked_by_probabilities_that_were_asked_for(mode
 # --- the endpoint ---------------------------------------------------------------------------------------------------
 
 
-def chain(error: BaseException | None) -> str:
-    """What a traceback would show: the error, and what it was raised from or during."""
-    return "" if error is None else f"{error!r}" + chain(error.__cause__ or error.__context__)
+def test_an_endpoint_needs_no_more_than_its_address():
+    endpoint = with_endpoint()
+    assert endpoint == EndpointSettings(base_url="https://llm.example/v1")
+    assert (endpoint.key_variable, endpoint.parameters, endpoint.spending_cap_usd) == ("", {}, None)
+
+
+def test_an_endpoints_values_arrive_as_declared():
+    given = {
+        "base_url": "http://127.0.0.1:8000/v1",
+        "key_variable": "MY_KEY_2",
+        "parameters": {"temperature": 0, "max_tokens": 400, "stop": ["\n\n"]},
+        "json_schema": True,
+        "requests_per_minute": 500,
+        "tokens_per_minute": 200_000,
+        "concurrency": 16,
+        "timeout": 30,
+        "retries": 0,
+        "attempts": 1,
+        "spending_cap_usd": 2,
+    }
+    endpoint = build(endpoint=given).endpoint
+    assert {key: getattr(endpoint, key) for key in given} == given
+    assert isinstance(endpoint.requests_per_minute, float)
+    assert isinstance(endpoint.spending_cap_usd, float)
 
 
 def test_an_endpoint_is_read_from_its_table(tmp_path):
@@ -389,9 +442,7 @@ def test_an_endpoint_is_read_from_its_table(tmp_path):
         r"^(modes|everybody_modes|topk_modes) = .*$", r"\1 = []", DEFAULT.read_text(encoding="utf-8"), flags=re.M
     )
     file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")
-    assert config.read(file).endpoint == EndpointSettings(
-        base_url="https://llm.example/v1", parameters={"temperature": 0}
-    )
+    assert config.read(file).endpoint == EndpointSettings(**ENDPOINT, parameters={"temperature": 0})
 
 
 def test_an_unknown_key_of_the_endpoint_is_named_with_the_table():
@@ -399,11 +450,205 @@ def test_an_unknown_key_of_the_endpoint_is_named_with_the_table():
         with_endpoint(url="https://llm.example/v1")
 
 
+def test_a_key_where_no_key_belongs_is_not_repeated():
+    with pytest.raises(SettingError, match="unknown key 'api_key'") as caught:
+        with_endpoint(api_key=SECRET)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_endpoint_without_an_address_says_so():
+    with pytest.raises(SettingError, match=r"toy\.toml: endpoint: missing key 'base_url'"):
+        build(endpoint={"key_variable": "MY_KEY"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("json_schema", 1, "bool"),
+        ("json_schema", "yes", "bool"),
+        ("concurrency", 2.5, "whole number"),
+        ("retries", True, "whole number"),
+        ("timeout", "60", "number"),
+        ("tokens_per_minute", "many", "number"),
+        ("spending_cap_usd", True, "number"),
+    ],
+)
+def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, value, wanted):
+    with pytest.raises(SettingError) as caught:
+        with_endpoint(**{key: value})
+    assert f"toy.toml: endpoint: {key} is {value!r}; it must be a " in str(caught.value)
+    assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("requests_per_minute", 0),
+        ("tokens_per_minute", 0.5),
+        ("concurrency", 0),
+        ("concurrency", 257),
+        ("timeout", 0),
+        ("timeout", float("inf")),
+        ("retries", -1),
+        ("attempts", 0),
+        ("attempts", 11),
+        ("spending_cap_usd", -1),
+        ("spending_cap_usd", float("nan")),
+    ],
+)
+def test_a_value_of_the_endpoint_out_of_range_names_file_key_and_limits(key, value):
+    with pytest.raises(
+        SettingError, match=rf"toy\.toml: endpoint: {key} is {value}(\.0)?; it must be a .*number from .* to "
+    ):
+        with_endpoint(**{key: value})
+
+
+# --- secrets in the wrong place -------------------------------------------------------------------------------------
+
+
+def chain(error: BaseException | None) -> str:
+    """What a traceback would show: the error, and what it was raised from or during."""
+    return "" if error is None else f"{error!r}" + chain(error.__cause__ or error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("key_variable", SECRET, "must be the NAME of an environment variable, not a key"),
+        ("key_variable", f"OPENAI_API_KEY={SECRET}", "must be the NAME of an environment variable, not a key"),
+        ("key_variable", f"Bearer {SECRET}", "must be the NAME"),
+        ("key_variable", "K" * 65 + SECRET, "must be the NAME"),
+        ("key_variable", [SECRET], "key_variable is not what it should be"),
+        ("base_url", f"https://me:{SECRET}@llm.example/v1", "without a user, password or query"),
+        ("base_url", f"https://{SECRET}@llm.example/v1", "without a user, password or query"),
+        ("base_url", f"https://llm.example/v1@{SECRET}", "without a user, password or query"),
+        ("base_url", f"https://llm.example/v1?key={SECRET}", "without a user, password or query"),
+        ("base_url", f"https://llm.example/v1#{SECRET}", "without a user, password or query"),
+        ("base_url", SECRET, "base_url must be like https://host/v1"),
+        ("base_url", f"ftp://llm.example/{SECRET}", "base_url must be like https://host/v1"),
+        ("base_url", {"key": SECRET}, "base_url is not what it should be"),
+        ("parameters", SECRET, "parameters is not what it should be; it must be a table"),
+    ],
+)
+def test_what_may_be_a_secret_is_refused_without_being_repeated(key, value, why):
+    with pytest.raises(SettingError, match=rf"toy\.toml.*{key}") as caught:
+        with_endpoint(**{key: value})
+    assert why in str(caught.value)
+    assert SECRET not in chain(caught.value)
+
+
 def test_an_endpoint_that_is_no_table_is_not_repeated():
     with pytest.raises(SettingError) as caught:
         build(endpoint=f"https://me:{SECRET}@llm.example")
-    assert str(caught.value) == "toy.toml: endpoint is not what it should be; it must be a table."
+    assert str(caught.value).startswith("toy.toml: endpoint is not what it should be")
     assert SECRET not in chain(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://api.openai.com/v1",
+        "http://localhost:11434/v1",
+        "http://[::1]:8000/v1",
+        "https://llm.example",
+        "http://h/",
+    ],
+)
+def test_addresses_in_use_are_accepted(base_url):
+    assert with_endpoint(base_url=base_url).base_url == base_url
+
+
+# --- what is sent with every request ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"temperature": 0, "max_tokens": 400},
+        {"temperature": 0.7, "seed": 1, "max_completion_tokens": 4000, "reasoning_effort": "low"},
+        {
+            "top_p": 0.9,
+            "top_k": -1,
+            "min_p": 0.1,
+            "repetition_penalty": 1.05,
+            "logprobs": True,
+            "stop": ["\n\n", "###"],
+        },
+        {"chat_template_kwargs": {"enable_thinking": False}, "logit_bias": {"50256": -100}},
+        {"presence_penalty": -2, "frequency_penalty": 2.0, "user": "study"},
+    ],
+)
+def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters):
+    assert with_endpoint(parameters=parameters).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    "key",
+    "n best_of tools web_search_options service_tier messages prompt input documents model models stream "
+    "stream_options response_format extra_body options extra_headers api_key authorization num_predict".split(),
+)
+def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key):
+    with pytest.raises(
+        SettingError, match=rf"toy\.toml: endpoint: parameters has '{key}': leave it out, since"
+    ) as caught:
+        with_endpoint(parameters={"temperature": 0, key: SECRET})
+    assert SECRET not in chain(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    "chat_template continue_final_message echo previous_response_id lora adapter_id min_tokens ignore_eos thinking "
+    "use_beam_search prompt_embeds audio".split()
+    + ["N", " model", "Max_Tokens", SECRET],
+)
+def test_a_name_that_is_not_known_is_not_sent(key):
+    """Whatever it may mean to a server: a longer prompt, another model, more tokens than the cap counts with."""
+    with pytest.raises(SettingError, match=r"parameters: unknown key .*temperature") as caught:
+        with_endpoint(parameters={key: SECRET})
+    assert SECRET not in chain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stop", 7), ("stop", ["."] * 17), ("stop", [None]), ("reasoning_effort", SECRET * 20), ("user", {}),
+        ("logprobs", 5), ("enable_thinking", "false"), ("chat_template_kwargs", {"enable_thinking": SECRET}),
+        ("chat_template_kwargs", {"documents": True}), ("chat_template_kwargs", True),
+        ("logit_bias", {"50256": math.nan}), ("logit_bias", {"prompt": 1}), ("logit_bias", {"1": "2"}),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_has_its_form_and_is_not_repeated(key, value):
+    with pytest.raises(SettingError, match=rf"toy\.toml: endpoint: parameters: {key} .*must be a?") as caught:
+        with_endpoint(parameters={key: value})
+    assert SECRET not in chain(caught.value)
+
+
+def test_two_bounds_on_the_answer_are_one_too_many():
+    with pytest.raises(SettingError, match="parameters has both max_tokens and max_completion_tokens"):
+        with_endpoint(parameters={"max_tokens": 20, "max_completion_tokens": 10**6})
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("max_tokens", [0, -1, 1.5, math.nan, math.inf, True, SECRET, 10**9, [400]]),
+        ("max_completion_tokens", [0, -1, 400.0, "400"]),
+        ("temperature", [-0.1, 2.1, math.nan, "0", False, SECRET]),
+        ("top_p", [-0.1, 1.1, math.nan, SECRET]),
+        ("top_k", [-2, 1.5, math.nan, SECRET]),
+        ("repetition_penalty", [0, -1, math.inf]),
+        ("seed", [-1, 1.0, math.nan, True, SECRET, 2**31]),
+        ("presence_penalty", [-2.1, 2.1, math.nan]),
+        ("frequency_penalty", [-2.1, 2.1, math.inf]),
+    ],
+)
+def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeated(key, values):
+    for value in values:
+        with pytest.raises(
+            SettingError, match=rf"toy\.toml: endpoint: parameters: {key} .*must be a .*from .* to"
+        ) as caught:
+            with_endpoint(parameters={key: value})
+        assert SECRET not in chain(caught.value)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -440,7 +685,7 @@ def test_a_mode_twice_in_the_ladder_is_no_toml(tmp_path):
         config.read(tmp_path / "toy.toml")
 
 
-@pytest.mark.parametrize("wrong", ["folds = 99", "folds = 'five'", "speed = 5", "recommenders = []"])
+@pytest.mark.parametrize("wrong", ["folds = 99", "folds = 'five'", "speed = 5", "recommenders = []", "name = 'x'"])
 def test_an_error_names_the_file_it_was_found_in(wrong, tmp_path):
     text = DEFAULT.read_text(encoding="utf-8")
     kept = [line for line in text.splitlines() if not line.startswith(wrong.split()[0])]
@@ -463,7 +708,7 @@ def test_the_default_experiment_holds_the_published_settings():
     assert settings.history_length == 20
 
 
-@pytest.mark.parametrize("key", [*config.Experiment.__dataclass_fields__, *EndpointSettings.model_fields])
+@pytest.mark.parametrize("key", [*Experiment.model_fields, *EndpointSettings.model_fields])
 def test_every_key_is_explained_beside_the_experiments(key):
     text = (paths.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     assert key == "name" or f"| `{key}` |" in text or f"## The table `[{key}]`" in text
@@ -473,8 +718,7 @@ def test_parameters_survive_the_way_through_a_notebook():
     settings = build()
     plain = config.parameters(settings)
     assert plain["recommenders"] == VALUES["recommenders"]
-    plain["ladder"] = [config.Rung(**rung) for rung in plain["ladder"]]
-    assert config.Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}) == settings
+    assert config.build(plain.pop("name"), plain, "") == settings
 
 
 def test_an_endpoint_survives_the_way_through_a_notebook():

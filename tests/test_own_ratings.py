@@ -332,11 +332,6 @@ def test_a_like_that_no_rating_can_reach_is_refused_with_the_settings():
         settings({}, like_threshold=6)
 
 
-def test_the_published_way_to_ask_cannot_be_left_out():
-    with pytest.raises(errors.SettingError, match=r"mine\.toml: modes lacks 'listwise'"):
-        settings({}, modes=["likelihood"])
-
-
 def test_the_command_says_what_there_is_and_refuses_before_a_notebook_runs(folder, rated, monkeypatch, capsys):
     as_songs(rated).to_csv(folder / "songs.csv", index=False)
     good = settings(SONGS | {"file": "songs.csv"}, like_threshold=60, rating_scale=100)

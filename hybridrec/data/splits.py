@@ -77,6 +77,11 @@ def sample_users(users: pd.Series, n: int | None, seed: int) -> np.ndarray:
     return np.sort(in_random_order(users, seed, "users")[:n])
 
 
+def known(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Training and validation ratings: all that may be known of a user before the test."""
+    return interactions[interactions["split"] != "test"]
+
+
 def rankable(candidates: pd.DataFrame) -> pd.DataFrame:
     """The lists of two items or more. A list of one is in order whoever ranks it, so it counts in no comparison."""
     return candidates[candidates.groupby("user")["item"].transform("size") >= 2]
@@ -104,9 +109,9 @@ def check_integrity(interactions: pd.DataFrame, candidates: pd.DataFrame) -> dic
     Raises:
         SplitError: names the first check that failed and a user it failed for.
     """
-    known = interactions[interactions["split"] != "test"]
-    leaks = candidates.merge(known[["user", "item"]], on=["user", "item"])
-    without = candidates.loc[~candidates["user"].isin(known["user"])]
+    before = known(interactions)
+    leaks = candidates.merge(before[["user", "item"]], on=["user", "item"])
+    without = candidates.loc[~candidates["user"].isin(before["user"])]
     users = interactions.drop_duplicates("user")
     untrained = users[~users["user"].isin(interactions.loc[interactions["split"] == "train", "user"])]
     failures = {

@@ -81,7 +81,7 @@ class Study:
 
     def known(self) -> pd.DataFrame:
         """Training and validation ratings: all that may be known of a user before the test."""
-        return self.interactions[self.interactions["split"] != "test"]
+        return splits.known(self.interactions)
 
 
 def _tuning_fits(study: Study, names: Sequence[str]) -> list[Fit]:

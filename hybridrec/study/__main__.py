@@ -4,6 +4,7 @@ import argparse
 import csv
 import functools
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,6 @@ from hybridrec.study import models as study_models
 # The commands that write, beside `run`, which looks after itself.
 _WRITING = ("batch", "import", "seeds", "compact", "fingerprint")
 _SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
-
-
-# --- the other commands ---------------------------------------------------------------------------------------------
 
 
 def summary(settings: config.Experiment) -> None:
@@ -40,7 +38,7 @@ def summary(settings: config.Experiment) -> None:
     for row in rows:
         print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
     print(f"All columns, with intervals: {paths.within_root(path)}")
-    done = progress.told(progress.counts(notebooks.journal_of(settings, name) for name in notebooks.names()))
+    done = progress.summary(progress.counts(notebooks.journal_of(settings, name) for name in notebooks.names()))
     if done:
         print(f"When each notebook last ran here: {done}.")
     if compared := _fits_compared(settings):
@@ -105,7 +103,7 @@ def import_results(settings: config.Experiment, files: list[Path]) -> None:
 
 
 def _endpoint(settings: config.Experiment) -> Any:
-
+    """The model behind the experiment's endpoint."""
     if settings.endpoint is None:
         raise CommandError(f"{settings.name} has no [endpoint], so there is nobody to send a batch to.")
     return study_models.open_model(settings.model, config.parameters(settings)["endpoint"])
@@ -113,7 +111,7 @@ def _endpoint(settings: config.Experiment) -> Any:
 
 def compact(settings: config.Experiment) -> None:
     """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
-    for name in (settings.model, *(rung.model for rung in settings.ladder)):
+    for name in (settings.model, *(larger.model for larger in settings.ladder)):
         recordings = study_models.recordings_for(settings.dataset, name)
         if len(recordings):
             recordings.compact()
@@ -168,21 +166,34 @@ def overview() -> None:
     print(f"results/README.md, overview.csv and overview.png: {', '.join(names)}")
 
 
+def run(settings: config.Experiment, notebook: str) -> None:
+    """Execute one notebook; ratings of one's own are checked before the first."""
+    name = notebook.removesuffix(".ipynb")
+    if settings.ratings and name == notebooks.FIRST:
+        data(settings)  # says in a second what would fail later, or after hours
+    notebooks.run(settings, name)
+
+
+def _commands() -> dict[str, tuple[Callable[..., None], str]]:
+    """Every command about an experiment, and what it does."""
+    return {
+        "run": (run, "execute one notebook into results/EXPERIMENT"),
+        "summary": (summary, "print the claims table"),
+        "data": (data, "fetch and verify the dataset"),
+        "model": (model, "fetch, verify and convert the language model"),
+        "batch": (batch, "write what an endpoint has not answered yet as batch files"),
+        "import": (import_results, "record the answers in a batch's result files"),
+        "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
+        "fits": (fits, "say whether this machine's fits are those behind the committed results"),
+        "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
+        "compact": (compact, "fold new recordings into the file that is committed"),
+    }
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridrec.study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, text in (
-        ("run", "execute one notebook into results/EXPERIMENT"),
-        ("summary", "print the claims table"),
-        ("data", "fetch and verify the dataset"),
-        ("model", "fetch, verify and convert the language model"),
-        ("batch", "write what an endpoint has not answered yet as batch files"),
-        ("import", "record the answers in a batch's result files"),
-        ("seeds", "repeat the comparison on other splits of the ratings"),
-        ("fits", "say whether this machine's fits are those behind the committed results"),
-        ("fingerprint", "make this machine's fits those that others are compared with"),
-        ("compact", "fold new recordings into the file that is committed"),
-    ):
+    for command, (_, text) in _commands().items():
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("experiment", metavar="EXPERIMENT", help="a file of notebooks/experiments, without .toml")
     text = "put all experiments' results side by side, and index them"
@@ -193,39 +204,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 is success, 1 a failed notebook, 2 something the user can mend, 130 an interruption."""
-    given = _parser().parse_args(arguments)
+    """Run one command; 0 is success, 1 a failed notebook, 2 something the user can fix, 130 an interruption."""
+    given = vars(_parser().parse_args(arguments))
+    command, experiment = given.pop("command"), given.pop("experiment", None)
     try:
-        if given.command == "overview":
+        if command == "overview":
             with notebooks.alone(".overview"):  # no experiment can have this name
                 overview()
-            return 0
-        settings = config.load(given.experiment)
-        with notebooks.alone(settings.name) if given.command in _WRITING else nullcontext():
-            _command(settings, given)
+        else:
+            settings = config.load(experiment)
+            with notebooks.alone(settings.name) if command in _WRITING else nullcontext():
+                _commands()[command][0](settings, *given.values())
     except KeyboardInterrupt:
         print("interrupted. The same command goes on from the last whole notebook.", file=sys.stderr)
         return 130
-    except Exception as error:
-        # Our own errors explain themselves; anything else is a fault in the program and keeps its traceback.
-        if not isinstance(error, errors.HybridrecError):
-            raise
+    except errors.HybridrecError as error:  # anything else is a fault in the program and keeps its traceback
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
     return 0
-
-
-def _command(settings: config.Experiment, given: argparse.Namespace) -> None:
-    if given.command == "run":
-        name = given.notebook.removesuffix(".ipynb")
-        if settings.ratings and name == notebooks.FIRST:
-            data(settings)  # says in a second what would fail later, or after hours
-        notebooks.run(settings, name)
-    elif given.command == "import":
-        import_results(settings, given.files)
-    else:
-        plain = {"summary": summary, "data": data, "model": model, "batch": batch, "seeds": seeds, "compact": compact}
-        (plain | {"fits": fits, "fingerprint": keep_fits})[given.command](settings)
 
 
 if __name__ == "__main__":

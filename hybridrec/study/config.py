@@ -2,169 +2,196 @@
 
 import re
 import tomllib
-import types
-import typing
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
 
 from hybridrec.errors import SettingError
-from hybridrec.llm.models.settings import Endpoint
-from hybridrec.llm.modes import BUILT_IN, get
-from hybridrec.settings import between, check_name, check_ranges, checked, is_number, quoted
+from hybridrec.llm import modes as ways_to_ask
+from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.recommenders.recipes import RECIPES
+from hybridrec.settings import Settings, check_name, checked, is_number, quoted
 from hybridrec.study import paths
 
 PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
 PUBLISHED_MODE = "listwise"
 
 
-# Every recommender there is, with the values that may be tried of what is tuned of it (recipes: fits.py).
-RECOMMENDERS: dict[str, tuple[type, float, float] | None] = {
-    "MostPop": None,
-    "ItemKNN": (int, 1, 10_000),
-    "UserKNN": (int, 1, 10_000),
-    "MF": (float, 0, 10),
-    "BPR": (int, 1, 10_000),
-    "WBPR": (int, 1, 10_000),
-    "NeuMF": (int, 1, 10_000),
-    "EASE": (float, 1e-3, 1e9),
-    "VAECF": (int, 1, 10_000),
-}
+def compared_recommenders(names: Sequence[str]) -> list[str]:
+    """Whom means, figures and claims are about: the paper's recommenders, or all where an experiment has none of them.
+
+    Args:
+        names: the experiment's recommenders.
+    """
+    return [name for name in PUBLISHED_RECOMMENDERS if name in names] or list(names)
 
 
-@dataclass(frozen=True)
-class Rung:
+# TOML has lists, and an experiment does not change, so a list becomes a tuple; the names in it are held to their type.
+Names = Annotated[tuple[str, ...], Field(strict=False, description="a list of names")]
+
+
+class LargerModel(Settings):
     """Another open model on this machine: how many inactive users it is asked for, by mode. A table ``[[ladder]]``."""
 
     model: str
-    users: dict[str, Any]
+    users: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
+        min_length=1, description="a table of one mode or more, each with a whole number of users from 1 to 100,000"
+    )
 
-    def __post_init__(self) -> None:
-        check_name("model", self.model)
-        if not self.users:
-            raise SettingError(f"ladder: {self.model} has no users for any mode: add a mode, or leave the table out.")
-        for mode, count in self.users.items():
-            _check_mode(f"ladder: {self.model} has mode", mode)
-            if not is_number(count, int, 1, 100_000):
-                raise SettingError(
-                    f"ladder: {self.model} has {quoted('users', count)} users for {mode}; it must be a whole number "
-                    "from 1 to 100,000."
-                )
+    @pydantic.field_validator("model")
+    @classmethod
+    def _is_a_name(cls, given: str) -> str:
+        return check_name("model", given)
+
+    @pydantic.field_validator("users")
+    @classmethod
+    def _of_modes(cls, given: dict[str, int]) -> dict[str, int]:
+        for name in given:
+            _known_mode("users", name)
+        return given
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(Settings):
     """Every setting of a study. The files of notebooks/experiments/ hold these keys and no others."""
 
     name: str
     dataset: str
-    ratings: dict[str, Any] | None
-    users: int | None = between(50, 1_000_000)
+    ratings: dict[str, Any] | None = None
+    users: int | None = Field(None, ge=50, le=1_000_000)
     noun: str
-    like_threshold: float = between(-1e6, 1e6)
-    rating_scale: int = between(-1e6, 1e6)
-    seed: int = between(0, 1_000_000)
-    recommenders: tuple[str, ...]
-    grids: dict[str, Any] | None
-    folds: int = between(2, 20)
-    top: int = between(10, 1000)
-    performance_threshold: float = between(0.0, 1.0)
-    sparsity_threshold: float | None = between(0.0, 1.0)
+    like_threshold: float = Field(ge=-1e6, le=1e6)
+    rating_scale: int = Field(ge=-1_000_000, le=1_000_000)
+    seed: int = Field(ge=0, le=1_000_000)
+    recommenders: Names
+    grids: dict[str, Any] | None = None
+    folds: int = Field(ge=2, le=20)
+    top: int = Field(ge=10, le=1000)
+    performance_threshold: float = Field(ge=0.0, le=1.0)
+    sparsity_threshold: float | None = Field(None, ge=0.0, le=1.0)
     model: str
-    endpoint: Endpoint | None
-    modes: tuple[str, ...]
-    everybody_modes: tuple[str, ...]
-    live_users: int = between(0, 1000)
-    history_length: int = between(1, 200)
-    shuffles: int = between(2, 20)
-    shuffled_users: int = between(2, 100_000)
-    topk_modes: tuple[str, ...]
-    topk_users: int = between(2, 100_000)
-    ladder: tuple[Rung, ...]
-    bootstrap_samples: int = between(100, 100_000)
-    permutations: int = between(100, 1_000_000)
+    endpoint: EndpointSettings | None = None
+    modes: Names
+    everybody_modes: Names
+    live_users: int = Field(0, ge=0, le=1000)
+    history_length: int = Field(ge=1, le=200)
+    shuffles: int = Field(ge=2, le=20)
+    shuffled_users: int = Field(ge=2, le=100_000)
+    topk_modes: Names
+    topk_users: int = Field(ge=2, le=100_000)
+    ladder: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
+    bootstrap_samples: int = Field(ge=100, le=100_000)
+    permutations: int = Field(ge=100, le=1_000_000)
 
-    def __post_init__(self) -> None:
-        for key in ("name", "dataset", "model"):
-            check_name(key, getattr(self, key))
-        if not re.fullmatch(r"[^\W_](?:[^{}<>\"]{0,38}[^\s{}<>\"])?", self.noun) or not self.noun.isprintable():
+    @pydantic.field_validator("name", "dataset", "model")
+    @classmethod
+    def _is_a_name(cls, given: str, about: pydantic.ValidationInfo) -> str:
+        return check_name(str(about.field_name), given)
+
+    @pydantic.field_validator("noun")
+    @classmethod
+    def _is_a_noun(cls, given: str) -> str:
+        if not re.fullmatch(r"[^\W_](?:[^{}<>\"]{0,38}[^\s{}<>\"])?", given) or not given.isprintable():
             raise SettingError(
-                f'noun is {quoted("noun", self.noun)}; it must be a word or phrase like "film": no more than 40 '
+                f'noun is {quoted("noun", given)}; it must be a word or phrase like "film": no more than 40 '
                 'characters in one line, beginning with a letter or digit, none of them among { } < > ".'
             )
-        check_ranges(self)
-        _check_recommenders(self)
+        return given
+
+    @pydantic.field_validator("recommenders")
+    @classmethod
+    def _are_recommenders(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in RECIPES:
+                raise SettingError(f"recommenders has {quoted('', name)}, which is none of {', '.join(RECIPES)}.")
+        _check_once("recommenders", given)
+        if len(given) < 2:
+            raise SettingError(
+                f"recommenders is {quoted('', list(given))}; it must have two or more, since the best other one is a "
+                f"control. Known: {', '.join(RECIPES)}."
+            )
+        return given
+
+    @pydantic.field_validator("modes")
+    @classmethod
+    def _are_modes(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if not given:
+            raise SettingError(f"modes is empty. Known: {', '.join(ways_to_ask.BUILT_IN)}.")
+        for name in given:
+            _known_mode("modes", name)
+        return given
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> "Experiment":
+        _check_grids(self)
         _check_modes(self)
-        if self.like_threshold > self.rating_scale:
-            raise SettingError(
-                f"like_threshold is {self.like_threshold:g}, above the highest rating (rating_scale = "
-                f"{self.rating_scale}): nothing could be a like."
-            )
-        own = self.ratings or {}
-        lowest = own.get("lowest", float("-inf"))
-        if isinstance(lowest, int | float) and not lowest < self.rating_scale:
-            raise SettingError(
-                f"lowest is {quoted('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
-                f"= {self.rating_scale})."
-            )
-        facts = [mode for mode in self.modes if get(mode).uses_facts]
-        if facts and (own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")):
-            raise SettingError(
-                f'modes has {facts[0]!r}, which tells the model of a mean rating "of" the highest: that means '
-                'nothing with feedback = "counts", or on a scale that goes below 0. Leave it out.'
-            )
+        _check_ratings(self)
+        return self
 
 
-def _check_recommenders(settings: Experiment) -> None:
-    names = settings.recommenders
-    _check_once("recommenders", names)
-    for name in names:
-        if name not in RECOMMENDERS:
-            raise SettingError(f"recommenders has {quoted('', name)}, which is none of {', '.join(RECOMMENDERS)}.")
-    lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in names]
-    if lacking:
-        raise SettingError(f"recommenders lacks {lacking[0]!r}: the claims are about {PUBLISHED_RECOMMENDERS}. Add it.")
+def mode(name: str) -> ways_to_ask.Mode:
+    """A way to ask by its name, or from the TOML file at that path (from the repository's root on)."""
+    return ways_to_ask.get(paths.ROOT / name if name.endswith(".toml") else name)
+
+
+def _known_mode(key: str, name: str) -> ways_to_ask.Mode:
+    try:
+        return mode(name)
+    except SettingError as error:
+        raise SettingError(f"{key} has {quoted('', name)}: {error}") from None
+
+
+def _check_grids(settings: Experiment) -> None:
     for name, values in (settings.grids or {}).items():
-        tuned = RECOMMENDERS[name] if name in names else None
-        if tuned is None:
-            why = "nothing of it is tuned" if name in names else "it is not among recommenders"
+        recipe = RECIPES[name] if name in settings.recommenders else None
+        if recipe is None or not recipe.grid:
+            why = "nothing of it is tuned" if name in settings.recommenders else "it is not among recommenders"
             raise SettingError(f"grids has {quoted('', name)}, but {why}: leave it out.")
-        kind, low, high = tuned
-        if not isinstance(values, list | tuple) or not values or not all(is_number(one, *tuned) for one in values):
+        kind, low, high = recipe.allowed
+        if not isinstance(values, list) or not values or not all(is_number(one, *recipe.allowed) for one in values):
             what = f"one or more {'whole ' if kind is int else ''}numbers from {low:,} to {high:,}"
             raise SettingError(f"grids: {name} is {quoted('', values)}; it must be a list of {what}.")
         _check_once(f"grids: {name}", values)
 
 
-def _check_mode(what: str, mode: str) -> None:
-    try:
-        get(mode)
-    except SettingError as error:
-        raise SettingError(f"{what} {quoted('', mode)}: {error}") from None
-
-
 def _check_modes(settings: Experiment) -> None:
-    modes = settings.modes
-    for mode in modes:
-        _check_mode("modes has", mode)
-    if not modes:
-        raise SettingError(f"modes is empty. Known: {', '.join(BUILT_IN)}.")
-    if PUBLISHED_MODE not in modes:
-        raise SettingError(f"modes lacks {PUBLISHED_MODE!r}: the claims are about this way to ask. Add it.")
-    scored = [mode for mode in modes if not get(mode).writes]
+    scored = [name for name in settings.modes if not mode(name).writes]
     if settings.endpoint and scored:
         raise SettingError(
             f"modes has {scored[0]!r}, but an endpoint answers in text, without probabilities: leave it out."
         )
-    for key, allowed in (("everybody_modes", modes), ("topk_modes", scored)):
-        strange = [mode for mode in getattr(settings, key) if mode not in allowed]
+    for key, allowed in (("everybody_modes", settings.modes), ("topk_modes", scored)):
+        strange = [name for name in getattr(settings, key) if name not in allowed]
         if strange:
             extra = " that read probabilities" if key == "topk_modes" else ""
             raise SettingError(f"{key} has {quoted('', strange[0])}, which is not among modes{extra}. Leave it out.")
     for key in ("modes", "everybody_modes", "topk_modes"):
         _check_once(key, getattr(settings, key))
-    _check_once("ladder", [rung.model for rung in settings.ladder])
+    _check_once("ladder", [larger.model for larger in settings.ladder])
+
+
+def _check_ratings(settings: Experiment) -> None:
+    """The scale must have two ends with a like between them, and facts of the items must mean something on it."""
+    scale, own = settings.rating_scale, settings.ratings or {}
+    if settings.like_threshold > scale:
+        raise SettingError(
+            f"like_threshold is {settings.like_threshold:g}, above the highest rating (rating_scale = {scale}): "
+            "nothing could be a like."
+        )
+    lowest = own.get("lowest", float("-inf"))
+    if isinstance(lowest, int | float) and not lowest < scale:
+        raise SettingError(
+            f"lowest is {quoted('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
+            f"= {scale})."
+        )
+    facts = [name for name in settings.modes if mode(name).uses_facts]
+    if facts and (own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")):
+        raise SettingError(
+            f'modes has {facts[0]!r}, which tells the model of a mean rating "of" the highest: that means nothing with '
+            'feedback = "counts", or on a scale that goes below 0. Leave it out.'
+        )
 
 
 def _check_once(key: str, values: Sequence[Any]) -> None:
@@ -201,67 +228,18 @@ def read(path: Path) -> Experiment:
     return build(path.stem, values, path.name)
 
 
-def build(name: str, values: dict[str, Any], source: str) -> Experiment:
-    """An experiment from a dictionary, every key and type checked."""
-    try:
-        return Experiment(name=name, **{**_OPTIONAL, **_checked(Experiment, values, source, {"name"})})
-    except SettingError as error:
-        raise SettingError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
+def build(name: str, values: Mapping[str, Any], source: str) -> Experiment:
+    """An experiment from a dictionary, every key and type checked.
 
-
-_OPTIONAL = {
-    "ratings": None,
-    "users": None,
-    "grids": None,
-    "sparsity_threshold": None,
-    "endpoint": None,
-    "live_users": 0,
-    "ladder": (),
-}
-
-
-def _checked(kind: type, values: dict[str, Any], source: str, given: set[str] = frozenset()) -> dict[str, Any]:
-    """The values of a settings class: no key unknown, none missing, each of its declared type."""
-    wanted = {one.name: one for one in fields(kind) if one.name not in given}
-    optional = {
-        name for name, one in wanted.items() if one.default is not MISSING or one.default_factory is not MISSING
-    }
-    optional |= {*_OPTIONAL} if kind is Experiment else set()
-    unknown, missing = values.keys() - wanted.keys(), wanted.keys() - values.keys() - optional
-    if unknown:
-        raise SettingError(f"{source}: unknown key {sorted(unknown)[0]!r}. Known: {', '.join(sorted(wanted))}.")
-    if missing:
-        raise SettingError(f"{source}: missing key {sorted(missing)[0]!r}.")
-    return {key: _typed(key, value, wanted[key].type, source) for key, value in values.items()}
-
-
-def _typed(key: str, value: Any, wanted: Any, source: str) -> Any:
-    """The value in its declared type; an int passes for a float, nothing else is converted."""
-    if isinstance(wanted, types.UnionType):
-        wanted = typing.get_args(wanted)[0]
-    if wanted is Endpoint and isinstance(value, dict):
-        return checked(Endpoint, value, f"{source}: endpoint")
-    if typing.get_origin(wanted) is dict and isinstance(value, dict):
-        return value
-    if wanted == tuple[Rung, ...]:
-        rungs = value if isinstance(value, list) and all(isinstance(one, dict) for one in value) else [{}]
-        return tuple(Rung(**_checked(Rung, one, f"{source}, [[ladder]]")) for one in rungs)
-    if typing.get_origin(wanted) is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-            return tuple(value)
-        raise SettingError(f"{source}: {key} is {quoted(key, value)}; it must be a list of names.")
-    accepted = (int, float) if wanted is float else wanted
-    if typing.get_origin(wanted) or (isinstance(value, bool) and wanted is not bool) or not isinstance(value, accepted):
-        called = "table" if wanted is Endpoint or typing.get_origin(wanted) else wanted.__name__
-        raise SettingError(f"{source}: {key} is {quoted(key, value)}; it must be a {called}.")
-    try:
-        return wanted(value)
-    except OverflowError:
-        raise SettingError(f"{source}: {key} is {quoted(key, value)}, too large a number.") from None
+    Raises:
+        SettingError: names ``source``, the key, its value (never near secrets) and what is possible.
+    """
+    if "name" in values:
+        raise SettingError(f"{source}: unknown key 'name': leave it out, an experiment is called like its file.")
+    return checked(Experiment, {"name": name, **values}, source)
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """The settings as plain values, as papermill passes them to a notebook."""
-    plain = asdict(experiment)  # a Rung is a dictionary now
-    plain["endpoint"] = experiment.endpoint and experiment.endpoint.model_dump()
+    plain = experiment.model_dump()
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

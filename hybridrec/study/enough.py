@@ -7,6 +7,7 @@ import pandas as pd
 
 from hybridrec.data import datasets, splits
 from hybridrec.errors import DatasetError
+from hybridrec.study import steps
 from hybridrec.study.config import Experiment
 from hybridrec.weak_users import triage
 
@@ -28,21 +29,20 @@ def check(data: datasets.Dataset, settings: Experiment) -> str:
         SplitError: fewer users than the experiment wants to draw.
     """
     _check_ratings(data, settings)
-    dealt = splits.split_per_user(data.interactions, settings.seed)
-    chosen = splits.sample_users(dealt["user"], settings.users, settings.seed)
-    interactions = dealt[dealt["user"].isin(chosen)]
-    inactive = _inactive(data, interactions, settings)
-    judged = {part: _with_both(interactions, settings.like_threshold, part) for part in ("validation", "test")}
+    prepared = steps.prepare(data, settings, settings.seed)
+    inactive = _inactive(data, prepared, settings)
+    rated = prepared.interactions.assign(relevant=lambda rows: rows["rating"] >= settings.like_threshold)
+    judged = {part: splits.with_a_pair(rated[rated["split"] == part]) for part in ("validation", "test")}
     compared = inactive.intersection(judged["test"])
     counts = f"{len(compared):,} of {len(inactive):,} inactive users have likes and other items in the test"
     if len(compared) < USERS:
         raise DatasetError(f"{data.source}: only {counts}; the study needs {USERS}. {_more(data, settings, judged)}")
-    if judged["validation"].empty:
+    if not len(judged["validation"]):
         raise DatasetError(f"{data.source}: no user has likes and other items in the validation part. Add ratings.")
     return counts
 
 
-def _more(data: datasets.Dataset, settings: Experiment, judged: dict[str, pd.Index]) -> str:
+def _more(data: datasets.Dataset, settings: Experiment, judged: dict[str, np.ndarray]) -> str:
     """What gives the study more users to compare."""
     among = len(judged["test"])
     if among >= USERS:
@@ -59,7 +59,7 @@ def _check_ratings(data: datasets.Dataset, settings: Experiment) -> None:
     values, like = np.sort(data.interactions["rating"].unique()).tolist(), settings.like_threshold
     counts = (settings.ratings or {}).get("feedback") == "counts"
     if values[-1] > settings.rating_scale:
-        what = "counts need rating_scale = 5" if counts else f"set it to {math.ceil(values[-1])}, or mend that rating"
+        what = "counts need rating_scale = 5" if counts else f"set it to {math.ceil(values[-1])}, or fix that rating"
         raise DatasetError(
             f"{data.source}: a rating is {values[-1]:g}, above rating_scale = {settings.rating_scale}: {what}."
         )
@@ -90,23 +90,13 @@ def _median(data: datasets.Dataset) -> float:
     return data.interactions.groupby("user").size().median()
 
 
-def _inactive(data: datasets.Dataset, interactions: pd.DataFrame, settings: Experiment) -> pd.Index:
-    """The inactive users, as notebook 01 finds them."""
-    known = interactions[interactions["split"] != "test"]
-    sparsity = datasets.sparsity_index(known, len(data.items))
-    thresholds = triage.Thresholds(settings.performance_threshold, settings.sparsity_threshold)
-    inactive = sparsity.index[triage.inactive(sparsity, thresholds)]
-    if inactive.empty:
+def _inactive(data: datasets.Dataset, prepared: steps.Prepared, settings: Experiment) -> pd.Index:
+    """The inactive users; there must be one."""
+    if prepared.inactive.empty:
+        threshold = triage.sparsity_threshold(prepared.sparsity, steps.thresholds(settings))
         raise DatasetError(
-            f"{data.source}: no user is inactive, that is, sparser than "
-            f"{triage.sparsity_threshold(sparsity, thresholds):.4f}. Only inactive users can be weak. Where all users "
-            "have rated as much, set sparsity_threshold = 0.0: then all of them are inactive."
+            f"{data.source}: no user is inactive, that is, sparser than {threshold:.4f}. Only inactive "
+            "users can be weak. Where all users have rated as much, set sparsity_threshold = 0.0: then all of them are "
+            "inactive."
         )
-    return inactive
-
-
-def _with_both(interactions: pd.DataFrame, like_threshold: float, part: str) -> pd.Index:
-    """Users with a like and something else in one part of the split."""
-    rows = interactions[interactions["split"] == part]
-    share = (rows["rating"] >= like_threshold).groupby(rows["user"]).mean()
-    return share.index[(share > 0) & (share < 1)]
+    return prepared.inactive

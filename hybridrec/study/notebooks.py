@@ -111,8 +111,8 @@ def _joined(outputs: list[Any]) -> list[Any]:
 def run(settings: config.Experiment, name: str) -> Path:
     """Execute one notebook with an experiment's settings; its result replaces the former one only when it is whole.
 
-    One command at a time works on an experiment. If another run makes this result while we wait for our turn, and
-    from what we would make it from, it is not made again.
+    One command at a time works on an experiment. If another run makes this result from the same inputs while we wait
+    for our turn, it is not made again.
 
     Raises:
         CommandError: no such notebook, or parameters that do not fit.
@@ -155,7 +155,7 @@ def _run(settings: config.Experiment, source: Path, target: Path) -> None:
     _note(settings, name).write_text(inputs, encoding="utf-8")
     with files.replacing(target) as partial:
         nbformat.write(executed, partial)
-    done = progress.told(progress.counts([journal_of(settings, name)]))
+    done = progress.summary(progress.counts([journal_of(settings, name)]))
     seconds = f"{time.perf_counter() - start:.0f} s"
     print(f"{name}: {'; '.join(filter(None, [seconds, done]))}; {paths.within_root(target)}", flush=True)
 
@@ -173,17 +173,17 @@ def _note(settings: config.Experiment, name: str) -> Path:
 def _made_from_the_same(settings: config.Experiment, name: str) -> bool:
     """Whether the result that is there was made from all that we would make it from now.
 
-    That cannot be told of the first notebook: it reads files of the user's, wherever they lie, and takes seconds.
+    Never for the first notebook: it reads files of the user's own, wherever they lie, and takes seconds.
     """
     noted = _note(settings, name)
     return name != FIRST and noted.is_file() and noted.read_text(encoding="utf-8") == _inputs(settings, name)
 
 
 def _inputs(settings: config.Experiment, name: str) -> str:
-    """A hash of what a notebook's result depends on: the settings, the environment, and when each file was written.
+    """A hash of what a notebook's result depends on: settings, environment, and when each file was written.
 
     The files are the notebook, the package, what is read from data/, the recordings, and the tables of the notebooks
-    before. Recordings that a run adds to are other inputs after it: then the next run replays them.
+    before. A run that adds recordings changes its own inputs, so the next run replays them.
     """
     from hybridrec.study import tables
 
@@ -205,7 +205,7 @@ def _inputs(settings: config.Experiment, name: str) -> str:
 
 
 def _version(file: Path) -> tuple[int, int] | None:
-    """What is another after a file was written: the time and the size; None if there is no file."""
+    """Time and size, which change when a file is written; None if there is no file."""
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -214,7 +214,7 @@ def _version(file: Path) -> tuple[int, int] | None:
 
 
 def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
-    """Tell readers of another experiment's notebook that its prose is the default's, and what differs there.
+    """Say above another experiment's notebook that its prose is the default's, and what differs here.
 
     What differs is written in notebooks/experiments/EXPERIMENT.md, under the notebook's name as a heading.
     """

@@ -1,4 +1,4 @@
-"""Where things live, and what the machine gives us. Every path is built here, from the repository's root."""
+"""Where things live. Getters make no folder. Every path is built here, from the repository's root."""
 
 import os
 from pathlib import Path
@@ -34,23 +34,17 @@ def _output() -> Path | None:
 
 def tables(experiment: str) -> Path:
     """Folder of the parquet tables that the notebooks hand to each other (never committed: they hold ratings)."""
-    folder = (_output() or ROOT / "data") / "tables" / experiment
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return (_output() or ROOT / "data") / "tables" / experiment
 
 
 def results(experiment: str) -> Path:
     """Folder of what is committed: tables (.csv), figures (.png, .svg), metrics.json."""
-    folder = (_output() or ROOT) / "results" / experiment
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return (_output() or ROOT) / "results" / experiment
 
 
 def work(experiment: str) -> Path:
     """Folder of what runs keep for themselves (never committed): locks, journals, the notebook under way."""
-    folder = (_output() or ROOT) / ".stamps" / experiment
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return (_output() or ROOT) / ".stamps" / experiment
 
 
 def fingerprint(experiment: str) -> Path:
@@ -62,8 +56,3 @@ def within_root(path: Path) -> str:
     """A path as shown to readers: relative to the repository, so that no machine's folders are printed."""
     path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-
-
-def cores() -> int:
-    """The cores this process may use: a scheduler or ``taskset`` may have given it fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -123,7 +123,7 @@ def counts(journals: Iterable[Path]) -> dict[str, Counter[str]]:
     return found
 
 
-def told(found: dict[str, Counter[str]]) -> str:
+def summary(found: dict[str, Counter[str]]) -> str:
     """Counts as a phrase: "fits: 3 computed, 12 cached; answers: 5 computed, 300 replayed"."""
     parts = [f"{what}: " + ", ".join(f"{n:,} {kind}" for kind, n in sorted(of.items())) for what, of in found.items()]
     return "; ".join(parts)

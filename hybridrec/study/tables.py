@@ -78,7 +78,6 @@ def publish(experiment: str, name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a CSV file as results are written: rounded, with the same line ends everywhere."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
         frame.round(_DECIMALS).to_csv(partial, index=False, lineterminator="\n")
 
