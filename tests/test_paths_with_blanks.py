@@ -370,7 +370,11 @@ def test_files_that_are_no_recordings_of_this_study_are_not_waited_for(name, che
 
 
 def test_a_copy_beside_a_module_as_synchronised_folders_make_it_stops_nothing(checkout):
-    for name in ("hybridrec/llm/prompts 2.py", "hybridrec/evaluation/topk (d'été).py", "hybridrec/llm/templates 2.toml"):
+    for name in (
+        "hybridrec/llm/prompts 2.py",
+        "hybridrec/evaluation/topk (d'été).py",
+        "hybridrec/llm/templates 2.toml",
+    ):
         (checkout.root / name).touch()
     done = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr

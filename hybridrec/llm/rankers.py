@@ -108,7 +108,13 @@ def rank(
     total = len(tasks) if isinstance(tasks, Sequence) else None
     asked = (request_of(task, mode, noun) for task in tasks)
     usable = functools.partial(check, mode)
-    how: dict[str, Any] = {"check": usable, "redact": redact_response, "attempts": attempts, "live": live, "tally": tally}
+    how: dict[str, Any] = {
+        "check": usable,
+        "redact": redact_response,
+        "attempts": attempts,
+        "live": live,
+        "tally": tally,
+    }
     for answer in runner.ask(asked, model, recordings, what=mode.name, total=total, **how):
         yield _ranking(mode, answer, prior, seed)
 

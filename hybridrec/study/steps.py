@@ -12,8 +12,8 @@ import pandas as pd
 from hybridrec.data import datasets, splits
 from hybridrec.evaluation import compare, controls, metrics
 from hybridrec.llm import rankers, shuffles
-from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.llm.runner import Asked
+from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fitting
 from hybridrec.study import paths, tables
