@@ -68,7 +68,7 @@ def _allocate(given: argparse.Namespace) -> None:
 
 def _rank(given: argparse.Namespace) -> None:
     data, ranker = _data(given), hr.Ranker(_model(given), given.mode, given.answers, noun=given.noun)
-    users = schema.users(given.users) if given.users else None
+    users = schema.read(given.users, ["user"], "users") if given.users else None
     step: Callable[..., pd.DataFrame] = ranker.estimate if given.estimate else ranker.rank
     _write(step(data, given.candidates, users=users), given.output)
 
@@ -84,7 +84,7 @@ def _model(given: argparse.Namespace) -> Any:
 
 
 def _combine(given: argparse.Namespace) -> None:
-    users = schema.users(given.users) if given.users else None
+    users = schema.read(given.users, ["user"], "users") if given.users else None
     _write(hr.combine(given.own, given.ranked, users=users), given.output)
 
 

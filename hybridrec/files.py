@@ -19,7 +19,8 @@ from hybridrec import progress
 from hybridrec.errors import LockError
 
 _DAY = 24 * 3600.0
-# Where paths in messages start from. None: where the process stands. Else no other folder's place is told.
+# Where relative paths start, given ones and those in messages. None: where the process stands. Else no message tells
+# the place of another folder.
 base: Path | None = None
 # Seconds. A shorter wait needs no line, and by then whoever holds the lock has written into it who it is.
 _PATIENCE = 0.5

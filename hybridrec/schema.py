@@ -8,13 +8,13 @@ is a whole number as one writes it, without leading zeros; text otherwise.
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from hybridrec.errors import DatasetError, ScoresError
 
-Table = pd.DataFrame | str | Path
+Table: TypeAlias = pd.DataFrame | str | Path
 
 RATINGS = {
     "user": "who rated",

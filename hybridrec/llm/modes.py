@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hybridrec import files
 from hybridrec.errors import SettingError
 from hybridrec.files import shown
 from hybridrec.settings import check_name
@@ -97,7 +98,7 @@ def get(mode: "Mode | str | Path") -> Mode:
     if mode in _MODES:
         return _MODES[mode]
     if str(mode).endswith(".toml"):
-        return _read(Path(mode))
+        return _read((files.base or Path()) / mode)
     raise SettingError(f"unknown mode {mode!r}. Known: {', '.join(BUILT_IN)}, or the path of a TOML file of your own.")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Model
 from hybridrec.llm.tasks import Task, build_tasks
 
-Users = Iterable[Hashable] | pd.DataFrame | None
+Users: TypeAlias = Iterable[Hashable] | pd.DataFrame | None
 _CHARACTERS_PER_TOKEN = 4
 
 

@@ -7,7 +7,7 @@ This module knows nothing else about them, and nothing of rankings.
 import functools
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ class Asked:
     ``paid`` those of them that this run asked for. ``about`` is the caller's own, and handed back unchanged.
     """
 
-    user: int | None
+    user: Hashable | None
     request: dict[str, Any]
     attempt: int = 0
     before: tuple[Response, ...] = ()

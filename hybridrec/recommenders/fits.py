@@ -171,13 +171,13 @@ def run(
             return run(fits, Path(scratch), what, count, workers)
     cache.mkdir(parents=True, exist_ok=True)
     files = [cache / f"fit-{work.key()}.npz" for work in fits]
-    known = {file: _load(file, work) for work, file in zip(fits, files, strict=True)}
-    todo = {file: work for work, file in zip(fits, files, strict=True) if known[file] is None}
+    known = {file: found for work, file in zip(fits, files, strict=True) if (found := _load(file, work))}
+    todo = {file: work for work, file in zip(fits, files, strict=True) if file not in known}
     if count:
         progress.count("fits", computed=len(todo), cached=len(fits) - len(todo))
     if todo:
         _compute([(work, file) for file, work in todo.items()], what, workers or cores())
-        known |= {file: _load(file, work) for file, work in todo.items()}
+        known |= {file: found for file, work in todo.items() if (found := _load(file, work))}
     return [known[file] for file in files]
 
 
@@ -237,7 +237,7 @@ def _know(recipes: dict[str, Recipe]) -> None:
 def _keep(file: Path, work: Fit, found: dict[str, np.ndarray]) -> None:
     try:
         with files.replacing(file) as partial:
-            np.savez(partial, recommender=np.array(work.recommender), **found)
+            np.savez(partial, allow_pickle=False, recommender=np.array(work.recommender), **found)
     except OSError as error:
         raise RecommenderError(
             f"the fit of {work.recommender} cannot be kept in {shown(file.parent)} ({error.strerror}). "

@@ -133,7 +133,7 @@ class Experiment(Settings):
 
 def mode(name: str) -> ways_to_ask.Mode:
     """A way to ask by its name, or from the TOML file at that path (from the repository's root on)."""
-    return ways_to_ask.get(paths.ROOT / name if name.endswith(".toml") else name)
+    return ways_to_ask.get(name)
 
 
 def _known_mode(key: str, name: str) -> ways_to_ask.Mode:
@@ -158,6 +158,11 @@ def _check_grids(settings: Experiment) -> None:
 
 def _check_modes(settings: Experiment) -> None:
     scored = [name for name in settings.modes if not mode(name).writes]
+    if len(scored) == len(settings.modes):
+        raise SettingError(
+            f"modes has none in which the model writes the order, and notebook 04 reads what it writes: add "
+            f"{PUBLISHED_MODE!r}, or a mode of your own of that kind."
+        )
     if settings.endpoint and scored:
         raise SettingError(
             f"modes has {scored[0]!r}, but an endpoint answers in text, without probabilities: leave it out."

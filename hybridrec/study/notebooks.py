@@ -42,9 +42,10 @@ def declared_parameters(notebook: Any, name: str) -> dict[str, Any]:
         raise CommandError(f"{name}.ipynb has {len(cells)} cells tagged 'parameters'; it must have one.")
     declared = {}
     for statement in ast.parse(cells[0].source).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        of: Any = statement
+        targets: list[Any] = of.targets if isinstance(of, ast.Assign) else [getattr(of, "target", None)]
         try:
-            declared[targets[0].id] = ast.literal_eval(statement.value)
+            declared[targets[0].id] = ast.literal_eval(of.value)
         except (AttributeError, ValueError):
             raise CommandError(
                 f"{name}.ipynb, parameters cell: {ast.unparse(statement)!r} is not `name = literal`. "
@@ -267,7 +268,7 @@ def _show_progress_here() -> None:
         os.environ.setdefault("HYBRIDREC_TERMINAL", os.ttyname(sys.stderr.fileno()))
 
 
-def _what_failed(error: Exception, name: str) -> str:
+def _what_failed(error: Any, name: str) -> str:
     """One line about a failure; the kernel's traceback goes before it unless the error is one that explains itself."""
     cell = getattr(error, "exec_count", None)
     if cell is None:

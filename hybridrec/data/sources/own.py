@@ -59,7 +59,7 @@ def settings(values: Mapping[str, Any]) -> RatingsFile:
     Raises:
         DatasetError: an unknown, missing or mistyped key (names it, and lists the known ones), or a value out of range.
     """
-    known = {one.name: one.type for one in fields(RatingsFile)}
+    known: dict[str, Any] = {one.name: one.type for one in fields(RatingsFile)}
     for key, value in values.items():
         if key not in known:
             raise DatasetError(f"[ratings]: unknown key {key!r}. Known: {', '.join(known)}.")

@@ -200,7 +200,7 @@ class Endpoint:
     def _client(self) -> openai.AsyncOpenAI:
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self._censor)
-        nothing = openai.Omit()  # in place of what the client would read from the environment
+        nothing: Any = openai.Omit()  # in place of what the client would read from the environment
         return openai.AsyncOpenAI(
             base_url=self.endpoint.base_url,
             api_key=self._api_key.get_secret_value() or "none",
@@ -234,7 +234,7 @@ class Endpoint:
         """The response, tried as often as declared and kept at once; None if the run ended before there was one."""
         if self._stopped:
             return None
-        task = asyncio.current_task()
+        task = _this_task()
         self._waiting.add(task)
         try:
             async with self._room:
@@ -242,7 +242,7 @@ class Endpoint:
                 if not isinstance(outcome, Failure):
                     outcome = keep(asked, outcome)
             self._failed_in_a_row = self._failed_in_a_row + 1 if isinstance(outcome, Failure) else 0
-            if self._failed_in_a_row == _GIVE_UP_AFTER:
+            if isinstance(outcome, Failure) and self._failed_in_a_row == _GIVE_UP_AFTER:
                 await self._end(
                     EndpointError(f"{_GIVE_UP_AFTER} requests in a row failed; the last: {outcome.reason}.")
                 )
@@ -257,7 +257,7 @@ class Endpoint:
 
     async def _end(self, error: Exception) -> None:
         """Begin nothing more; the first error is raised when everything under way has been returned."""
-        self._waiting.discard(asyncio.current_task())  # this task is through, and must not cancel itself
+        self._waiting.discard(_this_task())  # this task is through, and must not cancel itself
         self._fatal = self._fatal or error
         if not isinstance(error, SpendingCapError):  # what may still fit under the cap is let through
             await self._stop()
@@ -268,7 +268,7 @@ class Endpoint:
             stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
             retry=tenacity.retry_if_exception_type(NoAnswerError),
             # As long as the server says, else longer and longer with chance in it, so that not all return together.
-            wait=lambda state: state.outcome.exception().retry_after or backoff(state),
+            wait=lambda state: _told(state) or backoff(state),
             reraise=True,
         )
         try:
@@ -288,7 +288,7 @@ class Endpoint:
         worst = self.usd({"prompt_tokens": size, "cached_tokens": 0, "completion_tokens": self._longest_answer})
         await self.budget.reserve(worst)
         cost = worst
-        self._waiting.discard(asyncio.current_task())
+        self._waiting.discard(_this_task())
         try:
             response = await self._send(body)
             cost = self.usd(response) if response["prompt_tokens"] else worst
@@ -306,7 +306,7 @@ class Endpoint:
             raise
         finally:
             self.budget.settle(worst, cost)
-            self._waiting.add(asyncio.current_task())
+            self._waiting.add(_this_task())
 
     async def _send(self, body: dict[str, Any]) -> Response:
         """One HTTP exchange; every way it can fail becomes one of our three errors.
@@ -339,6 +339,18 @@ class Endpoint:
         if status in _TRANSIENT or status >= 500:
             return NoAnswerError(str(status), delay)
         return _RefusedError(f"refused with {status}: {said}")
+
+
+def _this_task() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None  # only tasks of the event loop ask
+    return task
+
+
+def _told(state: tenacity.RetryCallState) -> float | None:
+    """The wait that the server asked for, if it did."""
+    error = state.outcome.exception() if state.outcome else None
+    return error.retry_after if isinstance(error, NoAnswerError) else None
 
 
 @dataclass(frozen=True, repr=False)

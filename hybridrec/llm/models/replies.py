@@ -43,7 +43,7 @@ def completion(text: str, seconds: float = 0.0) -> Response:
     if not isinstance(choices, list) or not choices:
         raise NoAnswerError("broken body: no choices", billed=True)
     message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    texts = [message.get("content"), message.get("refusal")] if isinstance(message, dict) else [0]
+    texts: list[Any] = [message.get("content"), message.get("refusal")] if isinstance(message, dict) else [0]
     if not all(isinstance(one, str | None) for one in texts):
         raise NoAnswerError("broken body: no message", billed=True)
     reason = "refusal" if texts[1] else choices[0].get("finish_reason")
