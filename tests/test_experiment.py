@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from hybridrec.data.sources import own
 from hybridrec.errors import SettingError
 from hybridrec.llm.models.settings import EndpointSettings
-from hybridrec.recommenders import fits
-from hybridrec.settings import is_number
 from hybridrec.study import config, models, paths, steps
 from hybridrec.study.config import Experiment, LargerModel
 
@@ -134,9 +132,14 @@ def test_claims_are_about_the_papers_recommenders_or_about_all_where_there_is_no
 
 
 def test_an_experiment_need_not_ask_as_the_paper_does_and_says_what_is_shown_instead():
-    settings = build(modes=["likelihood", "pointwise"])
+    settings = build(modes=["listwise-labels", "likelihood"], everybody_modes=[])
     (said,) = steps.not_compared(config.PUBLISHED_RECOMMENDERS, settings.modes)
-    assert "listwise" in said and "likelihood" in said
+    assert "listwise" in said and "listwise-labels" in said
+
+
+def test_one_mode_at_least_writes_since_notebook_04_reads_what_is_written():
+    with pytest.raises(SettingError, match="modes has none .* add 'listwise'"):
+        build(modes=["likelihood", "pointwise"])
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -290,14 +293,6 @@ def test_a_noun_that_would_break_a_prompt_is_refused(noun):
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
-
-
-def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_are_in_range():
-    assert list(config.RECOMMENDERS) == list(fits.RECIPES)
-    for name, recipe in fits.RECIPES.items():
-        tuned = config.RECOMMENDERS[name]
-        assert (tuned is None) == (recipe.grid is None)
-        assert all(is_number(value, *tuned) for value in (recipe.grid[1] if tuned else ()))
 
 
 @pytest.mark.parametrize(

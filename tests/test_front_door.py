@@ -115,7 +115,7 @@ def test_the_example_runs_with_an_endpoint(shop, wheel):
         return fault_server.completion(request, "\n".join(reversed(fault_server.candidates(request.message))))
 
     with fault_server.serve(answer) as server:
-        endpoint = f'hr.Endpoint("toy", "{server.url}", price=(1.0, 0.5, 2.0))'
+        endpoint = f'hr.Endpoint("toy", "{server.url}", price=dict(prompt=1.0, cached=0.5, completion=2.0))'
         code, models = re.subn(r"hr\.HuggingFace\([^)]*\)", lambda _: endpoint, BLOCK)
         code, modes = re.subn('mode="likelihood"', 'mode="listwise-labels"', code)
         assert models == modes == 1

@@ -1,6 +1,5 @@
 """Ratings of one's own: three shapes of file, what is left out and told, what is refused with one clear sentence."""
 
-import argparse
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -340,7 +339,7 @@ def test_the_command_says_what_there_is_and_refuses_before_a_notebook_runs(folde
     monkeypatch.setattr(notebooks, "_execute", lambda *_: pytest.fail("a notebook was run"))
     with pytest.raises(DatasetError, match="a rating is 99.5, above rating_scale = 50"):
         bad = settings(SONGS | {"file": "songs.csv"}, rating_scale=50)
-        commands._command(bad, argparse.Namespace(command="run", notebook="01_data"))
+        commands.run(bad, "01_data")
 
 
 # --- scales and recommenders ------------------------------------------------------------------------------------------

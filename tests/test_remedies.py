@@ -22,6 +22,7 @@ import pytest
 
 from hybridrec import errors
 from hybridrec.data import downloads
+from hybridrec.data.datasets import Dataset
 from hybridrec.data.sources import book_crossing, canonical
 from hybridrec.evaluation import prices
 from hybridrec.study import config, enough, paths, steps, tables
@@ -406,6 +407,22 @@ def a_name_that_the_file_has_already(study):
 def a_mode_that_does_not_exist(study):
     study.only_settings(modes=["likelihood", "telepathy"], everybody_modes=[])
     study.values["modes"][1] = re.search(r"has 'telepathy'.*Known: (\w+)", (yield))[1]
+
+
+@case
+def a_time_that_is_no_date(study):
+    table = study.rows.assign(day="2024-01-31", title="Song")
+    table.loc[3, "day"] = "soon"
+    tables = [table]
+    study.run = lambda: Dataset.read(tables[0], timestamp="day")
+    row = int(re.search(r"row (\d+): day is 'soon'.*remove such rows", (yield))[1])
+    tables[0] = table.drop(index=row - 1)
+
+
+@case
+def no_mode_that_writes(study):
+    study.only_settings(modes=["likelihood"], everybody_modes=[])
+    study.values["modes"].append(re.search(r"modes has none.*add '(\w+)'", (yield))[1])
 
 
 @case

@@ -11,7 +11,7 @@ _COST = ["user", "prompt_tokens", "completion_tokens", "usd"]
 
 
 def allocate(
-    triage: Triage,
+    triage: Triage | schema.Table,
     *,
     budget_users: int | None = None,
     budget_tokens: float | None = None,
@@ -25,7 +25,7 @@ def allocate(
     cheaper ones after them are still taken. With several budgets a user must fit into each of them.
 
     Args:
-        triage: who is weak (``weak_users.triage.triage``).
+        triage: who is weak (``weak_users.triage.triage``), or its table, also as a .csv or .parquet file.
         budget_users: how many users at most.
         budget_tokens: how many tokens at most, prompts and completions together.
         budget_usd: how many US dollars at most.
@@ -46,16 +46,17 @@ def allocate(
     Source: Kaur & Shah 2024, section 3 (all weak users); the budget is ours.
     """
     budgets = _budgets({"users": budget_users, "tokens": budget_tokens, "usd": budget_usd})
-    weak = triage.table[triage.table["weak"]].sort_values(["shrunken", "user"], ignore_index=True)
+    table = triage.table if isinstance(triage, Triage) else schema.read(triage, schema.TRIAGE, "the triage")
+    weak = table[table["weak"].astype(bool)].sort_values(["shrunken", "user"], ignore_index=True)
     if cost is None and (unpriced := budgets.keys() - {"users"}):
         raise BudgetError(f"budget_{min(unpriced)} needs cost, what each user costs: see Ranker.estimate.")
     spent = pd.DataFrame(np.nan, weak.index, ["tokens", "usd"]) if cost is None else _costs(weak["user"], cost)
-    table = pd.concat([weak[["user", "performance"]], spent], axis=1)
+    priced = pd.concat([weak[["user", "performance"]], spent], axis=1)
     taken = _affordable(spent.assign(users=1.0)[list(budgets)], budgets)
     if len(weak) and not taken.any():
         least = " and ".join(f"{spent[kind].min():g} {kind}" for kind in budgets if kind != "users")
         raise BudgetError(f"the budget reaches no weak user: the cheapest takes {least}. Raise it.")
-    routed = table[taken].reset_index(drop=True)
+    routed = priced[taken].reset_index(drop=True)
     routed.attrs["left_out"] = len(weak) - len(routed)
     return routed
 

@@ -56,6 +56,18 @@ class Prices:
         return self.models[model]
 
 
+def price_of(tokens: Mapping[str, float]) -> Price:
+    """The price of a model by its tokens.
+
+    Args:
+        tokens: prompt, cached and completion: US dollars per million tokens.
+
+    Raises:
+        PriceError: another key, a missing one, or a value out of range.
+    """
+    return Price(**checked(_Tokens, tokens, "price", PriceError).model_dump())
+
+
 _Amount = Annotated[float, pydantic.Field(ge=0, le=1_000_000)]  # US dollars
 
 

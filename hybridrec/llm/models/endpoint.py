@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,7 @@ import pydantic
 import tenacity
 
 from hybridrec.errors import EndpointError, SettingError, SpendingCapError
-from hybridrec.evaluation.prices import Price
+from hybridrec.evaluation.prices import Price, price_of
 from hybridrec.llm.models.limits import Budget, Pace
 from hybridrec.llm.models.replies import LONGEST_WAIT, NoAnswerError, completion, retry_after, said_by
 from hybridrec.llm.models.settings import EndpointSettings
@@ -67,7 +68,8 @@ class Endpoint:
         base_url: the endpoint's address, such as https://api.openai.com/v1.
         key_variable: the name of the environment variable that holds the key; "" if the server wants none.
         key: the key itself, in place of ``key_variable``.
-        price: per token; needed for a spending cap, and for showing the money spent.
+        price: US dollars per million tokens, such as {"prompt": 0.15, "cached": 0.075, "completion": 0.6}; needed for a
+            spending cap, a budget in dollars, and for showing the money spent.
         settings: everything else that ``EndpointSettings`` has: parameters, requests_per_minute, concurrency, ...
 
     Raises:
@@ -82,13 +84,13 @@ class Endpoint:
         *,
         key_variable: str = "",
         key: str | pydantic.SecretStr | None = None,
-        price: Price | None = None,
+        price: Price | Mapping[str, float] | None = None,
         **settings: Any,
     ) -> None:
         key = pydantic.SecretStr(key) if isinstance(key, str) else key  # at once: tracebacks may show variables
         given = {"base_url": base_url, "key_variable": key_variable, **settings}
         self.name, self.endpoint = model, checked(EndpointSettings, given, "endpoint")
-        self.price = price or Price()
+        self.price = price if isinstance(price, Price) else price_of(price) if price else Price()
         self.faults: Counter[str] = Counter()
         self._given = key
         self._key_in = f"the environment variable {key_variable}" if key_variable else "key (or key_variable)"
