@@ -225,6 +225,6 @@ def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
                 what = "bytes that are not UTF-8" if undecodable else "not JSON with custom_id"
                 raise BatchError(
                     f"{shown(path)}, line {number}: no batch result ({what}). "
-                    "Fetch the file anew and leave it as it came."
+                    "Fetch the file again and leave it as it came."
                 ) from None
             yield custom_id, entry

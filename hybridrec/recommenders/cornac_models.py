@@ -211,7 +211,7 @@ def _neural(model: NeuMF) -> Score:
 def _neighbourhood(model: Any) -> Score:
     """``model.score`` of Cornac's KNNs, bit for bit, told of those neighbours only that a user has.
 
-    Cornac clears room for every possible neighbour, for each item anew: quadratic in the catalogue, and twenty times
+    Cornac clears room for every possible neighbour, again for each item: quadratic in the catalogue, and twenty times
     slower on Book-Crossing. With the others left out there is little to clear. And only the items that are asked for
     are scored.
     """

@@ -183,7 +183,7 @@ def quality_bars(table: pd.DataFrame, title: str, colour: str, rankings: pd.Data
     errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
     axis.barh(_with_repairs(rows["name"], rankings), rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
     axis.axvline(0.5, color=RED, ls="--", lw=1)
-    axis.set(xlabel="mean AUC (95 % interval over users); dashed: a coin", title=title)
+    axis.set(xlabel="mean AUC (95 % interval over users); dashed: a random order", title=title)
     axis.set_xlim(_reach(0.4, 0.8, rows["low"], rows["high"]))
     return figure
 
@@ -241,14 +241,14 @@ def reliability_bars(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
 
 
 def null_gain(table: pd.DataFrame) -> Figure:
-    """What a coin is credited with, observed and as predicted for users who are all served equally well.
+    """What a random order is credited with, observed and as predicted for users who are all served equally well.
 
     Args:
         table: recommender, and observed_ and predicted_ gain and flagged.
     """
     figure, axes = _axes(2, 5.0, 3.9)
     places = np.arange(len(table))[::-1]
-    titles = {"gain": "AUC that a coin gains for weak users", "flagged": "Users flagged as weak"}
+    titles = {"gain": "AUC that a random order gains for weak users", "flagged": "Users flagged as weak"}
     for axis, (what, title) in zip(axes, titles.items(), strict=True):
         predicted, observed = table[f"predicted_{what}"], table[f"observed_{what}"]
         axis.hlines(places, predicted, observed, color=GREY, lw=2)
@@ -368,7 +368,7 @@ def published_pattern(
         axis.set(title=name, ylim=_reach(0, 0.75, pd.Series([*before, *after])))
     axes[0].set_ylabel("AUC of users flagged as weak")
     (asked,) = _with_repairs([ranker], rankings)
-    names = ("recommender alone", "GPT-3.5 (paper)", f"{model}, {asked}", "a coin (ours)")
+    names = ("recommender alone", "GPT-3.5 (paper)", f"{model}, {asked}", "a random order (ours)")
     keys = [
         mpl.patches.Patch(color=colour, label=name)
         for colour, name in zip((GREY, BLUE, ORANGE, RED), names, strict=True)
@@ -403,7 +403,7 @@ def headline(
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         for place, value in enumerate(means):
             axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
-        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users (one split; dashed: a coin)")
+        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users (one split; dashed: a random order)")
     axes[0].set_title("published: picked and scored on the same items")
     axes[1].set_title("held-out: picked before the test, scored on it")
     axes[1].set_yticklabels([])
@@ -559,7 +559,7 @@ def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         axis.set_yticks(list(places.values()), list(names.values()) if axis is axes[0] else [""] * len(names))
         axis.grid(axis="y", color="#dddddd", lw=0.8)
-        axis.set(xlim=_reach(-0.02, 0.85, weak["auc"]), xlabel="mean AUC of weak users (dashed: a coin)")
+        axis.set(xlim=_reach(-0.02, 0.85, weak["auc"]), xlabel="mean AUC of weak users (dashed: a random order)")
     axes[0].set_title("published: picked and scored on the same items")
     axes[1].set_title("held-out: picked before the test, scored on it")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks))
