@@ -1,4 +1,4 @@
-# Thin on purpose: what a step does is written in hybridrec/__main__.py and in the notebooks.
+# Thin on purpose: what a step does is written in hybridrec/study/__main__.py and in the notebooks.
 # Stamps live outside git, so a fresh clone always runs and an unchanged tree never does.
 
 EXPERIMENT ?= ml-100k
@@ -19,10 +19,10 @@ PY      := $(call quoted,$(VENV)/bin/python)
 # mean something else to make.
 files    = $(shell find $(1) 2>/dev/null | sed 's/[ :\#]/\\&/g')
 MODULE  := $(call files,hybridrec -type f \( -name '[!.]*.py' -o -name '[!.]*.toml' \))
-ANSWERS := $(call files,data/recordings -type f \( -name '[!.]*.jsonl' -o -name '[!.]*.jsonl.gz' \) ! -name '*.live.jsonl')
+ANSWERS := $(call files,data/recordings -type f \( -name '[!.]*.jsonl' -o -name '[!.]*.jsonl.gz' -o -name '[!.]*.sqlite' \) ! -name '*.live.*')
 
 # Elsewhere (make -f far/Makefile clean) the same commands would remove what somebody else has there.
-ifeq ($(wildcard hybridrec/paths.py),)
+ifeq ($(wildcard hybridrec/study/paths.py),)
 $(error this is not the folder of the Makefile: stand in it, or say make -C folder)
 endif
 ifeq ($(strip $(VENV)),)
@@ -67,22 +67,23 @@ TORCH_else  = $(INSTALL) --no-deps "$(TORCH)"
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@mkdir -p $(@D) && touch $@
 
-# Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere.
+# Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere. So is this package,
+# which the extra "study" names.
 lock: .stamps/env  ## make requirements.lock anew from pyproject.toml (keeps the pins that still fit)
 	CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --all-extras --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
-	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==/d' requirements.lock && rm requirements.lock.old
+	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==|^hybridrec @/d' -e 's/hybridrec, (hybridrec \(pyproject)/\1/' requirements.lock && rm requirements.lock.old
 
 # --- the study -------------------------------------------------------------------------------------------------------
 
 data: .stamps/env  ## fetch and verify the experiment's dataset
-	$(PY) -m hybridrec data $(EXPERIMENT)
+	$(PY) -m hybridrec.study data $(EXPERIMENT)
 
 models: .stamps/env  ## fetch, verify and convert the experiment's language model
-	$(PY) -m hybridrec model $(EXPERIMENT)
+	$(PY) -m hybridrec.study model $(EXPERIMENT)
 
 reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the claims
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
-	@$(PY) -m hybridrec summary $(EXPERIMENT)
+	@$(PY) -m hybridrec.study summary $(EXPERIMENT)
 
 # One dataset after the other: each fills both cores by itself.
 reproduce-all: .stamps/env  ## reproduce the experiments on all three datasets, then the overview
@@ -99,23 +100,23 @@ lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 
 # A split that is done is found again by its fits and answers; the overview shows the spread.
 seeds: .stamps/env  ## repeat the comparison on five splits, three of them with the language model (an hour)
-	$(PY) -m hybridrec seeds $(EXPERIMENT)
+	$(PY) -m hybridrec.study seeds $(EXPERIMENT)
 
 # What `make reproduce` and `make test` compare with; commit it together with the results that rest on these fits.
 fingerprint: $(STAMPS)/02_baselines  ## make this machine's fits those that others are compared with (data/fits)
-	$(PY) -m hybridrec fingerprint $(EXPERIMENT)
+	$(PY) -m hybridrec.study fingerprint $(EXPERIMENT)
 
 overview: .stamps/env  ## put the results of all experiments side by side (results/README.md)
-	$(PY) -m hybridrec overview
+	$(PY) -m hybridrec.study overview
 
 # One stamp a notebook. It waits for the notebook before it, and is stale when its results or its tables were deleted:
-# later notebooks read those. Which notebook writes which table is said in hybridrec/tables.py alone.
-WRITTEN := $(shell sed -n 's/^    "\(.*\)": "\(.*\)",$$/\2:\1/p' hybridrec/tables.py)
+# later notebooks read those. Which notebook writes which table is said in hybridrec/study/tables.py alone.
+WRITTEN := $(shell sed -n 's/^    "\(.*\)": "\(.*\)",$$/\2:\1/p' hybridrec/study/tables.py)
 written  = results/$(EXPERIMENT)/$(1).ipynb $(patsubst $(1):%,data/tables/$(EXPERIMENT)/%.parquet,$(filter $(1):%,$(WRITTEN)))
 lacking  = $(filter-out $(wildcard $(written)),$(written))
 define stamp
 $(STAMPS)/$(1): notebooks/$(1).ipynb $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(lacking),FORCE)
-	@$$(eval RAN := yes)$(PY) -m hybridrec run $(EXPERIMENT) $(1)
+	@$$(eval RAN := yes)$(PY) -m hybridrec.study run $(EXPERIMENT) $(1)
 	@mkdir -p $$(@D) && touch $$@
 endef
 $(eval $(call stamp,01_data,,))
@@ -135,14 +136,14 @@ record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, the
 	@"$(MAKE)" --no-print-directory reproduce
 
 batch: $(STAMPS)/01_data  ## write what an endpoint has not answered yet as batch files (docs/endpoints.md)
-	$(PY) -m hybridrec batch $(EXPERIMENT)
+	$(PY) -m hybridrec.study batch $(EXPERIMENT)
 
 # A file whose name has blanks stands in quotes of its own: FILES="'my results.jsonl' errors.jsonl".
 import: $(STAMPS)/01_data  ## record a batch's answers (FILES="results.jsonl errors.jsonl")
-	$(PY) -m hybridrec import $(EXPERIMENT) $(FILES)
+	$(PY) -m hybridrec.study import $(EXPERIMENT) $(FILES)
 
 compact: .stamps/env  ## fold new recordings into the compact file that is committed
-	$(PY) -m hybridrec compact $(EXPERIMENT)
+	$(PY) -m hybridrec.study compact $(EXPERIMENT)
 
 # The stamps are touched in order: the copies have the notebooks' own code, so nothing has to run again.
 notebooks: $(if $(filter ml-100k,$(EXPERIMENT)),reproduce,only-the-default)  ## put the executed notebooks in place, ready to commit
@@ -162,17 +163,20 @@ site-check: site data  ## look at every page of the site, and run a notebook in 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 
-lint: .stamps/env  ## ruff: style and format, notebooks included
+lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module may import which (import-linter)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
-test: lint models  ## ruff, the unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	$(PY) -m pytest tests -m "not fresh and not browser and not exercises"
+# A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice.
+test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(PY) -m pytest tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
-	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec fits ml-100k
+	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
 	HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m pytest tests/test_exercises.py -m exercises
-	@for name in $(NOTEBOOKS); do HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec run class $$name || exit 1; done
+	@for name in $(NOTEBOOKS); do HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study run class $$name || exit 1; done
 	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py tests/test_class.py tests/test_moved_fits.py -m fresh
 
 # Peers lie apart from the environment, and are found in it for this command alone.
@@ -185,4 +189,4 @@ bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metric
 
 # data/cache stays: fits are found by the hash of all that went into them, so they cannot be stale.
 clean:  ## remove stamps, tables and tools' caches; never results, data, models, fits or recordings
-	rm -rf .stamps _site data/tables .pytest_cache .ruff_cache .hypothesis
+	rm -rf .stamps _site data/tables .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

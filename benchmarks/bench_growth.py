@@ -19,9 +19,14 @@ import psutil
 import shapes
 from scipy.sparse import csr_array
 
-from hybridrec import datasets, figures, metrics, triage
+from hybridrec.data import datasets
+from hybridrec.evaluation import metrics
 from hybridrec.llm import prompts, rankers
-from hybridrec.llm.local import LocalModel
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.tasks import Task
+from hybridrec.study import figures
+from hybridrec.study import models as study_models
+from hybridrec.weak_users import triage
 
 ROUNDS = 5
 MODEL = "SmolLM2-135M-Instruct"
@@ -121,17 +126,17 @@ def _likelihood(candidates: int, history: int) -> Callable[[], Any]:
     """One user's ranking by the local model."""
     model = _model()
     items = [prompts.Item(TITLE.format(number=number)) for number in range(candidates + history)]
-    task = rankers.Task(0, tuple(items[candidates:]), tuple(range(candidates)), tuple(items[:candidates]))
+    task = Task(0, tuple(items[candidates:]), tuple(range(candidates)), tuple(items[:candidates]))
     request = rankers.request_of(task, "likelihood", "film").request
     return lambda: model.answer([request])
 
 
-_MODELS: list[LocalModel] = []
+_MODELS: list[HuggingFace] = []
 
 
-def _model() -> LocalModel:
+def _model() -> HuggingFace:
     if not _MODELS:
-        _MODELS.append(LocalModel(MODEL))
+        _MODELS.append(study_models.local(MODEL))
     return _MODELS[0]
 
 

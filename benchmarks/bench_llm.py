@@ -20,10 +20,15 @@ import measure
 import pandas as pd
 import torch
 
-from hybridrec import datasets, splits, triage
-from hybridrec.llm import rankers, scoring
-from hybridrec.llm.local import LocalModel
+from hybridrec.data import datasets, splits
+from hybridrec.llm import rankers
+from hybridrec.llm.models import packed
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator
+from hybridrec.study import models as study_models
+from hybridrec.study import steps
+from hybridrec.weak_users import triage
 
 MODEL = "SmolLM2-135M-Instruct"
 SEED, LIKE, LENGTH = 2024, 4.0, 50
@@ -42,7 +47,7 @@ SQUARE = 4096
 
 def run() -> list[dict[str, Any]]:
     """Both workloads beside both peers, then the prefill's share of the machine's peak, then loading."""
-    model, rows = LocalModel(MODEL), []
+    model, rows = study_models.local(MODEL), []
     loads = workloads()
     for (workload, peer), users in USERS.items():
         rows.append(_beside(model, workload, peer, loads[workload][:users]))
@@ -53,9 +58,9 @@ def run() -> list[dict[str, Any]]:
     return rows
 
 
-def workloads() -> dict[str, list[rankers.Task]]:
+def workloads() -> dict[str, list[Task]]:
     """Sixteen inactive users of ml-100k, drawn at random, with the candidates of each workload."""
-    data = datasets.load("ml-100k")
+    data = steps.dataset("ml-100k")
     rows = splits.split_per_user(data.interactions, SEED)
     known = rows[rows["split"] != "test"]
     sparsity = datasets.sparsity_index(known, len(data.items))
@@ -65,7 +70,7 @@ def workloads() -> dict[str, list[rankers.Task]]:
     users = generator(SEED, "bench-llm").permutation(may_be_routed)[: max(USERS.values())].tolist()
     lists = pd.concat(_most_rated(known, user) for user in users)
     tasks = {"test items": candidates, "whole lists": lists}
-    return {name: rankers.build_tasks(users, known, table, data.items) for name, table in tasks.items()}
+    return {name: build_tasks(users, known, table, data.items) for name, table in tasks.items()}
 
 
 def _most_rated(known: pd.DataFrame, user: int) -> pd.DataFrame:
@@ -78,7 +83,7 @@ def _most_rated(known: pd.DataFrame, user: int) -> pd.DataFrame:
 # --- ways to rank ----------------------------------------------------------------------------------------------------
 
 
-def _beside(model: LocalModel, workload: str, peer: str, tasks: list[rankers.Task]) -> dict[str, Any]:
+def _beside(model: HuggingFace, workload: str, peer: str, tasks: list[Task]) -> dict[str, Any]:
     ours, theirs = _likelihood(model, tasks), PEERS[peer](model, tasks)
     off = agreement(ours(), theirs()) if peer == "per candidate" else None
     seconds = measure.alternately({"ours": ours, peer: theirs}, ROUNDS)
@@ -92,14 +97,14 @@ def _beside(model: LocalModel, workload: str, peer: str, tasks: list[rankers.Tas
     }
 
 
-def _times_fewer_tokens(model: LocalModel, tasks: list[rankers.Task]) -> float:
+def _times_fewer_tokens(model: HuggingFace, tasks: list[Task]) -> float:
     """What reading each history once saves: tokens of one pass a candidate, by those of one pass a user."""
     prompts = [_prompt(model, task) for task in tasks]
     each = sum(len(prompt.prefix) + len(suffix) for prompt in prompts for suffix in prompt.suffixes)
     return each / sum(prompt.size for prompt in prompts)
 
 
-def _prompt(model: LocalModel, task: rankers.Task) -> scoring.Prompt:
+def _prompt(model: HuggingFace, task: Task) -> packed.Prompt:
     return model._prompt(rankers.request_of(task, "likelihood", "film").request)
 
 
@@ -120,7 +125,7 @@ def _order(scores: list[float]) -> list[int]:
     return sorted(range(len(scores)), key=scores.__getitem__)
 
 
-def _likelihood(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[list[float]]]:
+def _likelihood(model: HuggingFace, tasks: list[Task]) -> Callable[[], list[list[float]]]:
     """As rankers.rank asks it: requests are submitted one by one, and answered in batches."""
     asked = [rankers.request_of(task, "likelihood", "film") for task in tasks]
 
@@ -137,7 +142,7 @@ def _likelihood(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], li
     return call
 
 
-def _per_candidate(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[list[float]]]:
+def _per_candidate(model: HuggingFace, tasks: list[Task]) -> Callable[[], list[list[float]]]:
     """A forward pass over history and candidate for each candidate; logits only where they are needed."""
     prompts = [_prompt(model, task) for task in tasks]
 
@@ -150,13 +155,13 @@ def _per_candidate(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[],
     return lambda: [[score(prompt.prefix, suffix) for suffix in prompt.suffixes] for prompt in prompts]
 
 
-def _listwise(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], list[dict[str, Any]]]:
+def _listwise(model: HuggingFace, tasks: list[Task]) -> Callable[[], list[dict[str, Any]]]:
     """The published way: the model writes the list, users in one batch, each until it repeats a line."""
     requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
     return lambda: model.answer(requests)
 
 
-def _complete_list(model: LocalModel, tasks: list[rankers.Task]) -> Callable[[], torch.Tensor]:
+def _complete_list(model: HuggingFace, tasks: list[Task]) -> Callable[[], torch.Tensor]:
     """The same, with as many tokens as a numbered list of all candidates has (in a batch, the longest list's)."""
     requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
     lists = ["\n".join(f"{n}. {title}" for n, title in enumerate(one["candidates"], 1)) for one in requests]
@@ -172,19 +177,19 @@ PEERS = {"per candidate": _per_candidate, "listwise": _listwise, "complete list"
 # --- prefill and loading ---------------------------------------------------------------------------------------------
 
 
-def _prefill(model: LocalModel, tasks: list[rankers.Task]) -> dict[str, Any]:
+def _prefill(model: HuggingFace, tasks: list[Task]) -> dict[str, Any]:
     """Reading the prompts alone, as a share of what a product of large square matrices reaches in float32.
 
     Counted are the multiplications and additions of matrices: of the linear layers, of attention as far as a token
     sees, and of the logits of one token a prompt.
     """
     asked = [_prompt(model, task) for task in tasks]
-    prompts = [scoring.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
+    prompts = [packed.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
     lengths, config, square = [len(one.prefix) for one in prompts], model.model.config, torch.randn(SQUARE, SQUARE)
     linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)
     width = config.num_attention_heads * config.head_dim * config.num_hidden_layers
     work = sum(2 * linear * n + 2 * width * n * n + 2 * config.vocab_size * config.hidden_size for n in lengths)
-    calls = {"ours": lambda: scoring.log_probs(model.model, prompts), "peak": lambda: square @ square}
+    calls = {"ours": lambda: packed.log_probs(model.model, prompts), "peak": lambda: square @ square}
     seconds = {name: measure.summary(one) for name, one in measure.alternately(calls, ROUNDS + 1).items()}
     speed = {"ours": work / seconds["ours"]["median"], "peak": 2 * SQUARE**3 / seconds["peak"]["median"]}
     return {
@@ -197,14 +202,11 @@ def _prefill(model: LocalModel, tasks: list[rankers.Task]) -> dict[str, Any]:
 
 _START = """
 import json, sys, time
-from pathlib import Path
 begin = time.perf_counter()
 import torch
-from hybridrec import paths
-from hybridrec.llm.local import LocalModel
+from hybridrec.llm.models.local import HuggingFace
 imported = time.perf_counter()
-paths.MODELS = Path(sys.argv[1])
-model = LocalModel(sys.argv[2])
+model = HuggingFace(sys.argv[2], folder=sys.argv[1])
 model.tokenizer, model.model
 ready = time.perf_counter()
 print(json.dumps({"imports": imported - begin, "load": ready - imported}))

@@ -14,7 +14,7 @@ import pandas as pd
 import shapes
 from scipy.sparse import csr_array
 
-from hybridrec import metrics
+from hybridrec.evaluation import metrics
 
 K = 10
 ROUNDS = 5

@@ -6,7 +6,8 @@ import measure
 import numpy as np
 import shapes
 
-from hybridrec import datasets, triage
+from hybridrec.data import datasets
+from hybridrec.weak_users import triage
 
 
 def run(name: str = "ml-25m", rounds: int = 5) -> list[dict[str, Any]]:

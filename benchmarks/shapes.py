@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hybridrec import cornac_models, datasets, fits, splits
+from hybridrec.data import splits
+from hybridrec.recommenders import cornac_models, fits
+from hybridrec.study import steps
 
 SYNTHETIC = {"ml-1m": (6_040, 3_706, 1_000_209), "ml-25m": (162_541, 59_047, 25_000_095)}  # users, items, ratings
 REAL = {"ml-100k": 4.0, "book-crossing": 8.0}  # like threshold
@@ -45,7 +47,7 @@ def _factors(n_users: int, n_items: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _real(name: str) -> Shape:
-    data = datasets.load(name)
+    data = steps.dataset(name)
     rows = splits.split_per_user(data.interactions, SEED)
     rows["relevant"] = rows["rating"] >= REAL[name]
     users, items = np.sort(rows["user"].unique()), np.sort(data.items["item"].unique())
@@ -65,7 +67,7 @@ def _real(name: str) -> Shape:
 def _synthetic(name: str) -> Shape:
     n_users, n_items, n_ratings = SYNTHETIC[name]
     rng = np.random.default_rng(SEED)
-    real = datasets.load("ml-100k").interactions
+    real = steps.dataset("ml-100k").interactions
     activity = rng.choice(real.groupby("user").size(), n_users).astype(float)
     counts = np.maximum(np.rint(activity * n_ratings / activity.sum()).astype(int), 10)
     popularity = rng.choice(real.groupby("item").size(), n_items).astype(float)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hybridrec import metrics, triage
-from hybridrec.prices import Price
+from hybridrec.evaluation import metrics
+from hybridrec.evaluation.prices import Price
+from hybridrec.weak_users import triage
 
 _RATE = 0.006  # how far a share or an AUC may be off: two decimals are enough
 

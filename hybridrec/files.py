@@ -7,7 +7,6 @@ A process that is killed leaves no lock, and no half of a file under the file's 
 import glob
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,15 +15,23 @@ from pathlib import Path
 
 import filelock
 
-from hybridrec import paths, progress
+from hybridrec import progress
+from hybridrec.errors import LockError
 
 _DAY = 24 * 3600.0
+# Where relative paths start, given ones and those in messages. None: where the process stands. Else no message tells
+# the place of another folder.
+base: Path | None = None
 # Seconds. A shorter wait needs no line, and by then whoever holds the lock has written into it who it is.
 _PATIENCE = 0.5
 
 
-class LockError(RuntimeError):
-    """A lock file that cannot be locked here; the message names it and says what to do."""
+def shown(path: Path) -> str:
+    """A path as messages show it: from ``base`` on, or from where the process stands."""
+    path, start = Path(path), base or Path.cwd()
+    if path.is_relative_to(start):
+        return str(path.relative_to(start))
+    return path.name if base else str(path)
 
 
 @contextmanager
@@ -34,9 +41,11 @@ def replacing(path: Path, stale_after: float = _DAY) -> Iterator[Path]:
 
     Args:
         path: a file, or a folder that does not exist when the block ends. The path to write to has the same suffix.
+            The folder it lies in is made where it is missing.
         stale_after: age in seconds from which what killed processes left of ``path`` is removed; 0 is right for those
             who hold a lock, since nobody else is writing then.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path, stale_after)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial{path.suffix}")
     try:
@@ -77,11 +86,11 @@ def lock(path: Path, what: str) -> Iterator[None]:
         try:
             held.acquire(timeout=_PATIENCE)
         except filelock.Timeout:
-            _tell(f"waiting for another {what}{_holder(path)}")
+            progress.tell(f"waiting for another {what}{_holder(path)}")
             held.acquire()
     except OSError as error:
         raise LockError(
-            f"{paths.within_root(path)} cannot be locked: {error.strerror or error}. It must lie in a folder that you "
+            f"{shown(path)} cannot be locked: {error.strerror or error}. It must lie in a folder that you "
             "may write to, on a file system with locks, which some network folders are not: move the checkout."
         ) from None
     try:
@@ -103,11 +112,3 @@ def _holder(path: Path) -> str:
     except OSError:
         who = ""
     return f" ({who})" if who else ""
-
-
-def _tell(line: str) -> None:
-    """To stderr; from a notebook's kernel through its run's journal, or the line would become a notebook's output."""
-    if os.environ.get("HYBRIDREC_JOURNAL"):
-        progress._append({"line": line})
-    else:
-        print(line, file=sys.stderr, flush=True)

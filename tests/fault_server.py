@@ -148,10 +148,12 @@ def ranked(request: Request, order: list[str] | None = None, what: str = "answer
     return completion(request, (" > " if order[0].startswith("C") else "\n").join(order), what, **reply)
 
 
-def error(status: int, message: str = "no", code: str = "", headers: dict[str, str] | None = None) -> Reply:
+def error(
+    status: int, message: str = "no", code: str = "", headers: dict[str, str] | None = None, delay: float = 0.0
+) -> Reply:
     """An error as OpenAI words it."""
     content = json.dumps({"error": {"message": message, "type": "error", "code": code}})
-    return Reply(str(status), content, status, headers=headers or {})
+    return Reply(str(status), content, status, headers=headers or {}, delay=delay)
 
 
 def dates(wait: float, wrong_by: float = WRONG_BY) -> dict[str, str]:

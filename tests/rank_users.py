@@ -11,9 +11,8 @@ from typing import Any
 
 import psutil
 
-from hybridrec.experiment import Endpoint
 from hybridrec.llm import prompts, rankers, runner
-from hybridrec.llm.chat import ChatModel
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 
 LENGTH = 5
@@ -34,13 +33,13 @@ def mode_of(user: int) -> str:
     return "listwise" if user % 5 == 0 else "listwise-labels"
 
 
-def model(url: str, **settings: Any) -> ChatModel:
+def model(url: str, **settings: Any) -> Endpoint:
     """The endpoint at that address, without limits of its own unless told."""
-    return ChatModel("toy", Endpoint(url, **(SETTINGS | settings)))
+    return Endpoint("toy", url, **(SETTINGS | settings))
 
 
 def rank(
-    users: range, model: ChatModel, recordings: Recordings, tally: runner.Tally | None = None
+    users: range, model: Endpoint, recordings: Recordings, tally: runner.Tally | None = None
 ) -> Iterator[rankers.Ranking]:
     """Every user's ranking, in whatever order it comes."""
     for mode in ("listwise", "listwise-labels"):

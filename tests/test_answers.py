@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrec.llm import answers, prompts
+from hybridrec.llm.redact import redact
 from hybridrec.randomness import generator
 
 TITLES = ["Alien (1979)", "Fargo (1996)", "Heat (1995)", "The Third Man (1949)"]
@@ -124,7 +125,7 @@ def test_a_word_in_a_sentence_is_no_title():
 )
 def test_hostile_length_costs_no_time(text):
     start = time.perf_counter()
-    answers.parse_ranking(answers.blot(text, ["Alien (1979)"], TITLES[1:]), TITLES, LABELS)
+    answers.parse_ranking(redact(text, ["Alien (1979)"], TITLES[1:]), TITLES, LABELS)
     assert time.perf_counter() - start < 20  # a pattern that backtracks would take hours
 
 
@@ -169,8 +170,8 @@ def test_any_text_is_a_permutation_or_a_declared_failure(text, titles, labelled,
 
 
 @given(text=TEXTS, history=ANY_TITLES, candidates=ANY_TITLES)
-def test_blotting_never_fails(text, history, candidates):
-    assert isinstance(answers.blot(text, history, candidates), str)
+def test_redacting_never_fails(text, history, candidates):
+    assert isinstance(redact(text, history, candidates), str)
 
 
 # --- repair ---------------------------------------------------------------------------------------------------------
@@ -200,26 +201,26 @@ HISTORY = ["Jackie Brown (1997)", "Boogie Nights (1997)", "L.A. Confidential (19
         ("C1 Jackie Brown (1997)\nC2", "C1 ⟨history 1⟩\nC2"),
     ],
 )
-def test_the_history_is_blotted_and_the_candidates_stay(text, kept):
-    assert answers.blot(text, HISTORY, TITLES) == kept
+def test_the_history_is_redacted_and_the_candidates_stay(text, kept):
+    assert redact(text, HISTORY, TITLES) == kept
 
 
-def test_the_beginning_of_a_history_title_at_the_cut_is_blotted():
-    assert answers.blot("1. Heat\n2. L.A. Confid", HISTORY, TITLES) == "1. Heat\n2. ⟨history 3⟩"
+def test_the_beginning_of_a_history_title_at_the_cut_is_redacted():
+    assert redact("1. Heat\n2. L.A. Confid", HISTORY, TITLES) == "1. Heat\n2. ⟨history 3⟩"
 
 
 def test_a_title_that_is_candidate_and_history_stays():
-    assert answers.blot("Psycho", ["Psycho (1960)"], ["Psycho (1998)"]) == "Psycho"
+    assert redact("Psycho", ["Psycho (1960)"], ["Psycho (1998)"]) == "Psycho"
 
 
 @given(places=st.lists(st.integers(0, 6), min_size=1, max_size=12), marked=st.booleans())
-def test_blotting_changes_no_reading_and_leaves_no_history(places, marked):
+def test_redacting_changes_no_reading_and_leaves_no_history(places, marked):
     titles = [*TITLES, *HISTORY]
     lines = [f"{n}. {titles[place]}" if marked else titles[place] for n, place in enumerate(places, 1)]
     text = "\n".join(lines)
-    blotted = answers.blot(text, HISTORY, TITLES)
-    assert answers.parse_ranking(blotted, TITLES) == answers.parse_ranking(text, TITLES)
-    assert not any(title in blotted for title in HISTORY)
+    redacted = redact(text, HISTORY, TITLES)
+    assert answers.parse_ranking(redacted, TITLES) == answers.parse_ranking(text, TITLES)
+    assert not any(title in redacted for title in HISTORY)
 
 
 # --- untrusted titles -----------------------------------------------------------------------------------------------

@@ -22,10 +22,12 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from toy_model import USAGE
 
-from hybridrec.experiment import Endpoint
+from hybridrec import errors
+from hybridrec.errors import RecordingError
 from hybridrec.llm import batch, prompts, rankers
-from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.redact import redact_response
 from hybridrec.llm.runner import Asked
 
 # --- the documented formats -------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ class ResultLine(Strict):
 
 # --- a small study ----------------------------------------------------------------------------------------------------
 
-ENDPOINT = Endpoint("http://127.0.0.1:9/v1", parameters={"temperature": 0, "max_tokens": 200})
+ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "parameters": {"temperature": 0, "max_tokens": 200}}
 HISTORY = ["The Third Man (1949)", "Brazil (1985)", "Das Boot (1981)"]
 
 
@@ -109,19 +111,14 @@ def asked(tasks) -> list[Asked]:
 
 
 @pytest.fixture
-def model() -> ChatModel:
+def model() -> Endpoint:
     """Nobody answers at its address, so whoever asks it fails."""
-    return ChatModel("some/model", ENDPOINT)
+    return Endpoint("some/model", **ENDPOINT)
 
 
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
-    return Recordings(tmp_path / "recordings" / "some--model.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _auto(monkeypatch) -> None:
-    monkeypatch.delenv("HYBRIDREC_LLM", raising=False)
+    return Recordings(tmp_path / "recordings" / "some--model.sqlite")
 
 
 def check(one: Asked, response: dict) -> str:
@@ -167,10 +164,10 @@ def results_file(path: Path, lines: list[dict]) -> Path:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", prompts.WRITTEN)
+@pytest.mark.parametrize("mode", ["listwise", "listwise-labels"])
 @pytest.mark.parametrize("changes", [{}, {"json_schema": True}, {"parameters": {"seed": 3}}])
 def test_every_line_is_one_that_the_batch_services_accept(mode, changes, tasks, tmp_path):
-    model = ChatModel("some/model", replace(ENDPOINT, **changes))
+    model = Endpoint("some/model", **(ENDPOINT | changes))
     asked = [rankers.request_of(task, mode, "film") for task in tasks]
     lines = lines_of(batch.write(asked, model, tmp_path, "study"))
     assert len(lines) == len(tasks)
@@ -198,8 +195,8 @@ def test_a_lines_body_is_what_would_be_sent_online(asked, recordings, tmp_path):
 
     with HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        here = replace(ENDPOINT, base_url=f"http://127.0.0.1:{server.server_port}/v1", json_schema=True, concurrency=1)
-        model = ChatModel("some/model", replace(here, requests_per_minute=100_000))
+        here = {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "json_schema": True, "concurrency": 1}
+        model = Endpoint("some/model", **(ENDPOINT | here), requests_per_minute=100_000)
         written = [line["body"] for line in lines_of(batch.write(asked, model, tmp_path, "study"))]
         for one in asked:
             model.submit(one, lambda _, response: response)
@@ -211,8 +208,8 @@ def test_a_lines_body_is_what_would_be_sent_online(asked, recordings, tmp_path):
 
 
 def test_requests_that_are_the_same_are_written_once(asked, model, recordings, tmp_path):
-    twin = replace(asked[0], user=77)
-    for todo in ([*asked, twin], batch.open_requests([*asked, twin], model, recordings, check)):
+    duplicate = replace(asked[0], user=77)
+    for todo in ([*asked, duplicate], batch.open_requests([*asked, duplicate], model, recordings, check)):
         ids = [line["custom_id"] for line in lines_of(batch.write(todo, model, tmp_path, "study"))]
         assert ids == [model.key(one) for one in asked]
 
@@ -225,11 +222,11 @@ def test_what_is_answered_already_is_not_written(asked, model, recordings, tmp_p
 
 
 def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left(asked, recordings):
-    model = ChatModel("some/model", replace(ENDPOINT, attempts=2))
-    for one in asked:
-        recordings.append(model.key(one), {"text": ranked(one), "finish_reason": "stop", **USAGE})
+    model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
     refused = {"text": "I'm sorry, I cannot rank films.", "finish_reason": "stop", **USAGE}
-    recordings.append(model.key(asked[2]), refused)
+    for one in asked:
+        good = {"text": ranked(one), "finish_reason": "stop", **USAGE}
+        recordings.append(model.key(one), refused if one is asked[2] else good)
     (again,) = batch.open_requests(asked, model, recordings, check)
     assert again == replace(asked[2], attempt=1)
     recordings.append(model.key(again), refused)
@@ -237,7 +234,7 @@ def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left
 
 
 def test_a_further_attempt_has_an_id_of_its_own_and_the_next_seed(asked, tmp_path):
-    model = ChatModel("some/model", replace(ENDPOINT, parameters={"seed": 5}))
+    model = Endpoint("some/model", **(ENDPOINT | {"parameters": {"seed": 5}}))
     first, second = lines_of(batch.write([asked[0], replace(asked[0], attempt=1)], model, tmp_path, "study"))
     assert first["custom_id"] != second["custom_id"]
     assert (first["body"].pop("seed"), second["body"].pop("seed")) == (5, 6)
@@ -293,8 +290,8 @@ def test_a_request_for_probabilities_is_refused_before_anything_is_replaced(task
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(files: list[Path], asked: list[Asked], model: ChatModel, recordings: Recordings) -> batch.Imported:
-    return batch.read(files, asked, model, recordings, rankers.seal)
+def read(files: list[Path], asked: list[Asked], model: Endpoint, recordings: Recordings) -> batch.Imported:
+    return batch.read(files, asked, model, recordings, redact_response)
 
 
 def test_results_come_in_any_order_and_from_any_number_of_files(asked, model, recordings, tmp_path):
@@ -320,7 +317,7 @@ def test_a_partial_file_leaves_the_rest_open(asked, model, recordings, tmp_path)
 def test_a_recorded_answer_that_is_none_is_an_error_and_not_left_out_of_the_batch(asked, model, recordings):
     recordings.append(model.key(asked[1]), {"text": None, "finish_reason": "stop", **USAGE})
     check = functools.partial(rankers.check, "listwise")
-    with pytest.raises(RecordingError, match=rf"jsonl, line 1: .*user {asked[1].user} .*text is missing"):
+    with pytest.raises(RecordingError, match=rf"some--model.sqlite: .*user {asked[1].user} .*text is missing"):
         list(batch.open_requests(asked, model, recordings, check))
 
 
@@ -345,13 +342,13 @@ def test_a_damaged_line_names_file_and_line_and_what_stood_before_is_recorded(
     file = results_file(tmp_path / "damaged.jsonl", [result(model.key(one), ranked(one)) for one in asked])
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:2], damage.encode("latin-1") + b"\n", *lines[2:]]))
-    with pytest.raises(batch.BatchError, match=r"damaged\.jsonl, line 3: no batch result"):
+    with pytest.raises(errors.BatchError, match=r"damaged\.jsonl, line 3: no batch result"):
         read([file], asked, model, recordings)
     assert set(recordings) == {model.key(one) for one in asked[:2]}
 
 
 def test_a_file_that_is_not_there_is_named(asked, model, recordings, tmp_path):
-    with pytest.raises(batch.BatchError, match=r"nowhere\.jsonl: No such file"):
+    with pytest.raises(errors.BatchError, match=r"nowhere\.jsonl: No such file"):
         read([tmp_path / "nowhere.jsonl"], asked, model, recordings)
 
 
@@ -399,7 +396,7 @@ def test_a_failed_line_is_counted_by_kind_and_stays_open(changes, kind, asked, m
 
 def test_what_a_server_says_at_length_is_counted_in_short_and_without_the_key(asked, recordings, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_KEY", "sk/0123456789abcdef")
-    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    owner = Endpoint("some/model", **(ENDPOINT | {"key_variable": "TOY_KEY"}))
     said = {"error": {"code": "denied", "message": "no sk/0123456789abcdef " + "and so on " * 1000}}
     raw = {"reason": "no sk/0123456789abcdef"}
     lines = [
@@ -415,7 +412,7 @@ def test_what_a_server_says_at_length_is_counted_in_short_and_without_the_key(as
 
 def test_an_answer_that_quotes_the_key_is_recorded_without_it(asked, recordings, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_KEY", "sk-0123456789abcdef")
-    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    owner = Endpoint("some/model", **(ENDPOINT | {"key_variable": "TOY_KEY"}))
     read(
         [results_file(tmp_path / "a", [result(owner.key(asked[0]), "1. sk-0123456789abcdef")])],
         asked,
@@ -427,7 +424,7 @@ def test_an_answer_that_quotes_the_key_is_recorded_without_it(asked, recordings,
 
 def test_results_are_read_without_the_key(asked, recordings, tmp_path, monkeypatch):
     monkeypatch.delenv("TOY_KEY", raising=False)
-    owner = ChatModel("some/model", replace(ENDPOINT, key_variable="TOY_KEY"))
+    owner = Endpoint("some/model", **(ENDPOINT | {"key_variable": "TOY_KEY"}))
     lines = [result(owner.key(asked[0]), response=reply(500)), result(owner.key(asked[1]), ranked(asked[1]))]
     counts = read([results_file(tmp_path / "a", lines)], asked, owner, recordings)
     assert (counts.recorded, counts.failed) == (1, {"status 500": 1})
@@ -507,7 +504,7 @@ def test_a_status_of_failure_is_one_even_beside_a_completion(status, asked, mode
 )))  # fmt: skip
 def test_a_line_of_any_shape_is_recorded_or_counted_and_never_stops_the_import(part):
     """No oracle but the promise: one line, one count, and reasons of one printable line."""
-    model = ChatModel("some/model", ENDPOINT)
+    model = Endpoint("some/model", **ENDPOINT)
     for line in ({"response": part}, {"response": {"status_code": 400, "body": part}, "error": part}, {"error": part}):
         found, _ = batch._outcome(line, model)
         assert isinstance(found, str)
@@ -536,7 +533,7 @@ def test_bytes_that_are_not_utf8_are_an_error_with_file_and_line(encoding, asked
     lines = [json.dumps(result(model.key(one), "Les Misérables"), ensure_ascii=False) for one in asked]
     file = tmp_path / "saved.jsonl"
     file.write_bytes("\n".join([*lines, ""]).encode(encoding))
-    with pytest.raises(batch.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file anew"):
+    with pytest.raises(errors.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file anew"):
         read([file], asked, model, recordings)
 
 
@@ -573,7 +570,7 @@ def test_lines_of_other_runs_are_counted_and_not_recorded(asked, model, recordin
 
 
 def test_another_models_results_are_foreign(asked, model, recordings, tmp_path):
-    other = ChatModel("another/model", ENDPOINT)
+    other = Endpoint("another/model", **ENDPOINT)
     file = results_file(tmp_path / "other", [result(other.key(one), ranked(one)) for one in asked])
     assert read([file], asked, model, recordings).foreign == 5
     assert len(recordings) == 0
@@ -582,11 +579,11 @@ def test_another_models_results_are_foreign(asked, model, recordings, tmp_path):
 def test_reading_twice_records_nothing_twice(asked, model, recordings, tmp_path):
     file = results_file(tmp_path / "once", [result(model.key(one), ranked(one)) for one in asked])
     assert read([file, file], asked, model, recordings).known == 5
-    before = recordings.path.read_bytes()
+    before = {key: recordings[key] for key in recordings}
     counts = read([file], asked, model, Recordings(recordings.path))
     assert (counts.recorded, counts.known, counts.missing) == (0, 5, 0)
-    assert recordings.path.read_bytes() == before
-    assert before.count(b"\n") == 5
+    assert {key: recordings[key] for key in recordings} == before
+    assert len(before) == 5
 
 
 def test_a_request_asked_for_two_users_is_missing_once(asked, model, recordings, tmp_path):
@@ -599,7 +596,7 @@ def test_histories_never_reach_the_recordings(asked, model, recordings, tmp_path
     file = results_file(tmp_path / "echo", [result(model.key(one), echo + ranked(one)) for one in asked])
     assert all(name in file.read_text(encoding="utf-8") for name in HISTORY)
     assert read([file], asked, model, recordings).recorded == 5
-    written = recordings.path.read_text(encoding="utf-8")
+    written = "".join(recordings[key]["text"] for key in recordings)
     assert not [name for name in HISTORY if name in written or name[:-7] in written]
     assert written.count("⟨history 2⟩") == 5
     assert all(name in written for one in asked for name in one.request["candidates"])
@@ -610,7 +607,7 @@ def test_histories_never_reach_the_recordings(asked, model, recordings, tmp_path
 
 def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, recordings, tmp_path, monkeypatch):
     """The first round answers four users and fails to rank for the fifth, whose second attempt comes with the next."""
-    model = ChatModel("some/model", replace(ENDPOINT, attempts=2))
+    model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
     by_key = {model.key(replace(one, attempt=n)): (one, n) for one in asked for n in (0, 1)}
     for written in (5, 1):
         files = batch.write(batch.open_requests(asked, model, recordings, check), model, tmp_path, "study")
@@ -624,9 +621,8 @@ def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, record
         assert read([results_file(tmp_path / "answers", answered)], asked, model, recordings).recorded == written
     assert list(batch.open_requests(asked, model, recordings, check)) == []
 
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    monkeypatch.setattr(ChatModel, "submit", lambda *_: pytest.fail("the endpoint was asked"))
-    again = Recordings(recordings.path)
+    monkeypatch.setattr(Endpoint, "submit", lambda *_: pytest.fail("the endpoint was asked"))
+    again = Recordings(recordings.path, replay_only=True)
     rankings = list(rankers.rank(tasks, "listwise", model, again, noun="film", seed=1, attempts=2))
     assert sorted(ranking.user for ranking in rankings) == [1, 2, 3, 4, 5]
     for ranking in rankings:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hybridrec import paths
+from hybridrec.study import paths
 
 BENCHMARKS = paths.ROOT / "benchmarks"
 FOUND = json.loads((BENCHMARKS / "results.json").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hybridrec import paths
+from hybridrec.study import paths
 
 pytestmark = pytest.mark.browser
 SITE = paths.ROOT / "_site" / "html"

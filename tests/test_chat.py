@@ -14,18 +14,20 @@ from typing import Any
 
 import fault_server
 import httpx2
+import pydantic
 import pytest
 import rank_users
 from fault_server import Reply, Request, completion, error, ranked, serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.experiment import Endpoint
-from hybridrec.llm import chat, prompts, rankers, runner
-from hybridrec.llm.chat import ChatModel, EndpointError, NoAnswerError
-from hybridrec.llm.limits import Pace, SpendingCapError
+from hybridrec.errors import EndpointError, SettingError, SpendingCapError
+from hybridrec.evaluation.prices import Price
+from hybridrec.llm import prompts, rankers, runner
+from hybridrec.llm.models import endpoint, replies
+from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.models.replies import NoAnswerError
 from hybridrec.llm.recordings import Recordings
-from hybridrec.prices import Price
 
 KEY = "sk-test-0123456789"
 SETTINGS = {"requests_per_minute": 1e6, "concurrency": 4, "timeout": 5.0, "retries": 1, "attempts": 1}
@@ -34,20 +36,20 @@ SETTINGS = {"requests_per_minute": 1e6, "concurrency": 4, "timeout": 5.0, "retri
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """Between two tries without a Retry-After: at most some hundredths of a second."""
-    monkeypatch.setattr(chat, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
-    return Recordings(tmp_path / "toy.jsonl")
+    return Recordings(tmp_path / "toy.sqlite")
 
 
-def model(url: str, price: Price | None = None, **settings: Any) -> ChatModel:
-    return ChatModel("toy", Endpoint(url, **(SETTINGS | settings)), price)
+def model(url: str, price: Price | None = None, **settings: Any) -> Endpoint:
+    return Endpoint("toy", url, price=price, **(SETTINGS | settings))
 
 
 def rank(
-    model: ChatModel, recordings: Recordings, users: int = 1, mode: str = "listwise-labels", **given: Any
+    model: Endpoint, recordings: Recordings, users: int = 1, mode: str = "listwise-labels", **given: Any
 ) -> list[rankers.Ranking]:
     """The rankings of that many users, by user."""
     tasks = (rank_users.task(user) for user in range(users))
@@ -175,6 +177,33 @@ def test_a_key_with_impossible_characters_is_refused_without_being_quoted(record
     assert not server.log
 
 
+@pytest.mark.parametrize("key", [KEY, f" {KEY}\n", pydantic.SecretStr(KEY)])
+def test_a_key_may_be_given_itself_and_is_shown_nowhere(key, recordings):
+    with serve(in_turn(ranked, error(401, f"no such key: {KEY}"))) as server:
+        one = model(server.url, key=key, concurrency=1)
+        with pytest.raises(EndpointError, match=r"no such key: \[key\]. Check .*the key in key") as caught:
+            rank(one, recordings, users=2)
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
+    assert KEY not in f"{caught.value!r} {one.__dict__!r} {one.endpoint!r}"
+
+
+def test_no_variable_but_the_one_that_is_named_says_who_is_asking(recordings, monkeypatch):
+    """The client would send others that are set for OpenAI to whatever server this is."""
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{closed_port()}/v1")
+    with serve() as server:
+        rank(model(server.url), recordings)
+    assert KEY not in f"{server.requests}"
+
+
+def test_settings_are_checked_when_the_model_is_opened():
+    with pytest.raises(SettingError, match="endpoint: concurrency is 0; it must be a whole number from 1 to 256"):
+        model("http://localhost/v1", concurrency=0)
+    with pytest.raises(SettingError, match="endpoint: unknown key 'concurency'.*concurrency"):
+        model("http://localhost/v1", concurency=1)
+
+
 def test_a_placeholder_instead_of_a_key_does_not_mutilate_answers(recordings, monkeypatch):
     """Servers of one's own want no key, so people set it to "1" or "C1"; it is no secret."""
     monkeypatch.setenv("TOY_KEY", "1")
@@ -192,7 +221,7 @@ def test_replay_needs_no_key_and_no_server(recordings, monkeypatch):
     again = rank(replaying, recordings, users=5)
     assert [ranking.scores for ranking in again] == [ranking.scores for ranking in first]
     assert all(ranking.replayed for ranking in again)
-    assert not {"_client", "_api_key", "_threads"} & vars(replaying).keys()
+    assert not {"_client", "_api_key"} & vars(replaying).keys()
 
 
 @pytest.mark.parametrize("status", [302, 307, 308])
@@ -341,7 +370,7 @@ def test_an_error_nobody_waited_for_does_not_come_up_in_the_next_run(recordings)
     ],
 )
 def test_the_time_to_wait_is_read_in_every_form(headers, seconds):
-    assert chat.retry_after(httpx2.Headers(headers)) == seconds
+    assert replies.retry_after(httpx2.Headers(headers)) == seconds
 
 
 NOON = "Tue, 03 Nov 2026 12:00:00 GMT"
@@ -368,7 +397,7 @@ def test_a_date_is_measured_by_the_clock_of_the_server_whatever_ours_says(until,
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     time.tzset()
     try:
-        assert chat.retry_after(httpx2.Headers({"Retry-After": until, "Date": NOON})) == seconds
+        assert replies.retry_after(httpx2.Headers({"Retry-After": until, "Date": NOON})) == seconds
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -383,9 +412,9 @@ def test_without_the_servers_clock_ours_measures_and_can_neither_end_the_run_nor
     date, ours, seconds, monkeypatch
 ):
     monkeypatch.setattr(time, "time", lambda: 1793707200.0 + ours)
-    found = chat.retry_after(httpx2.Headers({"Retry-After": "Tue, 03 Nov 2026 12:01:30 GMT"} | date))
+    found = replies.retry_after(httpx2.Headers({"Retry-After": "Tue, 03 Nov 2026 12:01:30 GMT"} | date))
     assert found == pytest.approx(seconds)
-    assert found <= chat._LONGEST_WAIT
+    assert found <= replies.LONGEST_WAIT
 
 
 @given(
@@ -401,16 +430,17 @@ def test_without_the_servers_clock_ours_measures_and_can_neither_end_the_run_nor
     )
 )  # fmt: skip
 def test_whatever_a_server_says_the_wait_is_none_or_a_time_that_can_be_waited(headers):
-    found = chat.retry_after(httpx2.Headers(headers))
-    assert found is None or 0 <= found <= chat._ABSURD_WAIT
+    found = replies.retry_after(httpx2.Headers(headers))
+    assert found is None or 0 <= found <= replies._ABSURD_WAIT
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, monkeypatch):
     """The machine's clock is set forward or back by hours at every look; the server's is five hours slow."""
     jumps = itertools.cycle([0.0, 1e5, -1e5, 4e9])
     with serve(in_turn(*[lambda request: error(429, headers=headers)] * 2)) as server:
         headers = fault_server.dates(1)
-        monkeypatch.setattr(chat.time, "time", lambda: next(jumps))
+        monkeypatch.setattr(time, "time", lambda: next(jumps))
         began = time.monotonic()
         rankings = rank(model(server.url, requests_per_minute=6_000), recordings, users=5)
         seconds = time.monotonic() - began
@@ -418,6 +448,7 @@ def test_a_clock_that_jumps_during_the_run_makes_nobody_wait_longer(recordings, 
     assert 1 <= seconds < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "least"),
     [
@@ -443,6 +474,7 @@ def test_a_server_that_wants_too_long_a_pause_ends_the_run(recordings):
     assert len(server.log) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [0, 1])
 def test_all_threads_pause_when_one_is_told_to(retries, recordings):
     def script(request: Request) -> Reply:
@@ -458,38 +490,11 @@ def test_all_threads_pause_when_one_is_told_to(retries, recordings):
 
 
 def test_a_client_that_takes_long_to_build_is_not_followed_by_a_burst(recordings, monkeypatch):
-    build = chat.openai.OpenAI
-    monkeypatch.setattr(chat.openai, "OpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
+    build = endpoint.openai.AsyncOpenAI
+    monkeypatch.setattr(endpoint.openai, "AsyncOpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
     with serve() as server:
         rank(model(server.url, requests_per_minute=600), recordings, users=5)
     assert server.log[-1].at - server.log[0].at > 0.35  # four times a tenth of a second
-
-
-def test_a_short_pause_does_not_shorten_a_long_one():
-    pace = Pace(1e6, threading.Event())
-    began = time.monotonic()
-    pace.pause(0.5)
-    pace.pause(0.05)
-    pace.wait()
-    assert time.monotonic() - began >= 0.5
-
-
-def test_a_pause_holds_back_those_who_wait_already_and_ends_with_the_run():
-    stopping = threading.Event()
-    pace = Pace(60 / 0.2, stopping)
-    pace.wait()
-    ends: list[float] = []
-    waiting = threading.Thread(target=lambda: (pace.wait(), ends.append(time.monotonic())))
-    waiting.start()
-    time.sleep(0.05)
-    paused = time.monotonic()
-    pace.pause(0.5)
-    waiting.join()
-    assert ends[0] - paused >= 0.5
-    pace.pause(1_000)
-    threading.Timer(0.2, stopping.set).start()
-    pace.wait()
-    assert time.monotonic() - paused < 10
 
 
 @pytest.mark.parametrize("cut", [0, 100], ids=["before the first byte", "within the body"])
@@ -521,7 +526,7 @@ def billed(log: list[fault_server.Seen]) -> float:
     )
 
 
-def capped(url: str, cap: float, **settings: Any) -> ChatModel:
+def capped(url: str, cap: float, **settings: Any) -> Endpoint:
     return model(url, PRICE, spending_cap_usd=cap, parameters={"max_tokens": 20}, **settings)
 
 
@@ -594,6 +599,20 @@ def test_a_reader_that_stops_early_keeps_what_was_under_way_and_nothing_more_is_
     assert len(recordings) == sum(seen.answered for seen in server.log) == sent
 
 
+def test_what_fails_after_the_run_has_ended_is_not_tried_again(recordings):
+    tasks = [rank_users.task(user) for user in range(100)]
+    with serve(lambda request: ranked(request) if user_of(request) == 0 else error(503, delay=0.3)) as server:
+        one = model(server.url, retries=5)
+        rankings = rankers.rank(tasks, "listwise", one, recordings, noun="film", seed=1)
+        next(rankings)
+        rankings.close()
+        sent = len(server.log)
+        time.sleep(0.3)
+    assert len(server.log) == sent <= 8
+    assert one.faults == {"503": sent - 1}
+
+
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_under_way_and_a_second_run_asks_only_for_the_rest(recordings):
     with serve(lambda request: ranked(request, delay=0.2)) as server:
         one = model(server.url)
@@ -627,7 +646,7 @@ def body(**changed: Any) -> str:
 
 def test_a_completion_is_read_with_its_usage():
     expected = {"prompt_tokens": 9, "cached_tokens": 5, "completion_tokens": 4, "seconds": 0.5}
-    assert chat.completion(body(), 0.5) == {"text": "C1 > C2", "finish_reason": "stop"} | expected
+    assert replies.completion(body(), 0.5) == {"text": "C1 > C2", "finish_reason": "stop"} | expected
 
 
 @pytest.mark.parametrize(
@@ -645,7 +664,7 @@ def test_a_completion_is_read_with_its_usage():
     ],
 )
 def test_usage_that_is_not_told_or_nonsense_counts_as_nothing(usage, counts):
-    read = chat.completion(body(usage=usage))
+    read = replies.completion(body(usage=usage))
     assert (read["prompt_tokens"], read["cached_tokens"], read["completion_tokens"]) == counts
     assert read["text"] == "C1 > C2"
 
@@ -667,7 +686,7 @@ def test_usage_that_is_not_told_or_nonsense_counts_as_nothing(usage, counts):
     ],
 )
 def test_an_unusual_completion_is_still_a_completion(choice, text, reason):
-    read = chat.completion(body(choices=[choice], service_tier="default", system_fingerprint=None))
+    read = replies.completion(body(choices=[choice], service_tier="default", system_fingerprint=None))
     assert (read["text"], read["finish_reason"]) == (text, reason)
 
 
@@ -700,7 +719,7 @@ def test_an_unusual_completion_is_still_a_completion(choice, text, reason):
 )
 def test_a_body_without_a_completion_says_what_is_wrong_with_it(text, kind):
     with pytest.raises(NoAnswerError, match=f"broken body: {kind}") as caught:
-        chat.completion(text)
+        replies.completion(text)
     assert caught.value.billed
 
 

@@ -1,6 +1,5 @@
 """What the command line does to a notebook before it is committed, and when two of them work on one experiment."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,8 +13,9 @@ import pandas as pd
 import pytest
 from processes import until
 
-from hybridrec import __main__ as commands
-from hybridrec import experiment, paths, progress, tables
+from hybridrec import errors
+from hybridrec.study import __main__ as commands
+from hybridrec.study import config, notebooks, paths, progress, tables
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def notes(tmp_path, monkeypatch) -> None:
 
 
 def test_a_reader_is_told_whose_notebook_it_is_and_what_differs(notebook, notes):
-    commands._add_reading_note(notebook, "mine", "03_user_triage")
+    notebooks._add_reading_note(notebook, "mine", "03_user_triage")
     title, note, code = notebook.cells
     assert title.source == "# 3 · Title" and code.source == "1 + 1"
     assert note.cell_type == "markdown" and note.id == "reading-note"
@@ -45,8 +45,8 @@ def test_a_reader_is_told_whose_notebook_it_is_and_what_differs(notebook, notes)
 
 @pytest.mark.parametrize(("experiment", "name"), [("mine", "06_cost"), ("yours", "03_user_triage")])
 def test_without_notes_only_the_experiment_is_told(notebook, notes, experiment, name):
-    commands._add_reading_note(notebook, experiment, name)
-    assert notebook.cells[1].source.endswith("the number is right.")
+    notebooks._add_reading_note(notebook, experiment, name)
+    assert f"`{experiment}`" in notebook.cells[1].source and "This one." not in notebook.cells[1].source
 
 
 @pytest.mark.parametrize("path", sorted(paths.EXPERIMENTS.glob("*.md")), ids=lambda path: path.stem)
@@ -62,11 +62,11 @@ def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(
     monkeypatch.setattr(paths, "results", lambda name: tmp_path)
     monkeypatch.setattr(paths, "work", lambda name: tmp_path)
     (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n", encoding="utf-8")
-    settings = experiment.load("ml-100k")
+    settings = config.load("ml-100k")
     commands.summary(settings)
     assert "last ran" not in capsys.readouterr().out, "nothing ran here: the results are the committed ones"
     for name, fits, answers in (("02_baselines", 87, 0), ("04_llm_prompting", 0, 3121)):
-        with progress.journal(commands._journal(settings, name)):
+        with progress.journal(notebooks.journal_of(settings, name)):
             progress.count("fits", computed=fits, cached=2)
             progress.count("answers", computed=0, replayed=answers)
     commands.summary(settings)
@@ -84,7 +84,7 @@ def test_the_summary_and_the_fits_command_say_whether_the_fits_agree(tmp_path, m
     line = {"part": "test", "recommender": "EASE", "parameter": "lamb", "value": 10.0, "fold": -1, "auc": 0.7}
     here = pd.DataFrame([line | {"scores": "a" * 16}, line | {"part": "tuning", "scores": "b" * 16}])
     tables.write("ml-100k", fits=here)
-    settings = experiment.load("ml-100k")
+    settings = config.load("ml-100k")
     commands.summary(settings)
     assert "fits:" not in capsys.readouterr().out, "nothing is committed to compare with"
     assert commands.main(["fingerprint", "ml-100k"]) == 0
@@ -103,7 +103,8 @@ RUN = """
 import os, sys, time
 from pathlib import Path
 import nbformat
-from hybridrec import __main__ as commands, paths
+from hybridrec import errors
+from hybridrec.study import __main__ as commands, notebooks, paths
 folder = Path(sys.argv.pop(1))
 paths.NOTEBOOKS, paths.EXPERIMENTS = folder / "notebooks", folder / "experiments"
 def note(what):
@@ -115,11 +116,11 @@ def execute(source, changed, work):
         time.sleep(0.02)
     note("end")
     if os.environ.get("FAIL"):
-        raise commands.NotebookError("it failed")
+        raise errors.NotebookError("it failed")
     notebook = nbformat.read(source, as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell(f"made by {os.getpid()}"))
     return notebook
-commands._execute = execute
+notebooks._execute = execute
 sys.exit(commands.main(sys.argv[1:]))
 """
 
@@ -173,6 +174,7 @@ def two_runs(study: Path, between: Callable[[], None], **first: str) -> tuple[li
     return runs, [file.read_text(encoding="utf-8") for file in said], log()
 
 
+@pytest.mark.slow
 def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
     (first, second), (one, other), log = two_runs(study, lambda: None)
     assert first.returncode == second.returncode == 0
@@ -184,6 +186,7 @@ def test_a_run_that_waited_for_the_same_run_takes_its_result(study):
     assert result.cells[-1].source == f"made by {first.pid}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [True, False], ids=["the notebook was changed", "the other one failed"])
 def test_a_run_that_waited_works_itself_where_the_result_is_not_what_it_would_make(study, changed):
 
@@ -206,12 +209,14 @@ def toy(study, monkeypatch) -> Path:
     for folder in ("NOTEBOOKS", "EXPERIMENTS", "RECORDINGS"):
         monkeypatch.setattr(paths, folder, study / folder.lower())
     (study / "recordings" / "ml-100k").mkdir()
+    for folder in (paths.tables("toy"), paths.work("toy")):
+        folder.mkdir(parents=True)
     (paths.tables("toy") / "sparsity.parquet").write_bytes(b"1")
     return study
 
 
 def inputs(**changed: object) -> str:
-    return commands._inputs(dataclasses.replace(experiment.load("toy"), **changed), "02_baselines")
+    return notebooks._inputs(config.load("toy").model_copy(update=changed), "02_baselines")
 
 
 def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_same(toy, monkeypatch):
@@ -225,7 +230,7 @@ def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_s
     found.append(inputs())
     (toy / "experiments" / "toy.md").write_text("## 02_baselines\n\nIt differs.\n", encoding="utf-8")
     found.append(inputs())
-    (toy / "recordings" / "ml-100k" / "toy.jsonl").write_text("{}\n", encoding="utf-8")
+    (toy / "recordings" / "ml-100k" / "toy.sqlite").write_text("{}\n", encoding="utf-8")
     found.append(inputs())
     (paths.tables("toy") / "sparsity.parquet").write_bytes(b"22")
     found.append(inputs())
@@ -237,21 +242,22 @@ def test_a_result_was_made_from_the_same_only_if_all_that_it_depends_on_is_the_s
 
 @pytest.mark.parametrize(("name", "known"), [("01_data", False), ("02_baselines", True)])
 def test_what_the_first_notebook_reads_lies_where_the_user_put_it_and_is_not_known(toy, name, known):
-    settings = experiment.load("toy")
-    assert not commands._made_from_the_same(settings, name), "nothing was noted yet"
-    commands._note(settings, name).write_text(commands._inputs(settings, name), encoding="utf-8")
-    assert commands._made_from_the_same(settings, name) == known
+    settings = config.load("toy")
+    assert not notebooks._made_from_the_same(settings, name), "nothing was noted yet"
+    notebooks._note(settings, name).write_text(notebooks._inputs(settings, name), encoding="utf-8")
+    assert notebooks._made_from_the_same(settings, name) == known
 
 
 def test_scratch_has_a_lock_of_its_own(toy, monkeypatch):
-    with commands._alone("toy"):
+    with notebooks.alone("toy"):
         monkeypatch.setenv("HYBRIDREC_SCRATCH", str(toy / "other"))
         assert not is_locked("toy")
-        with commands._alone("toy"):
+        with notebooks.alone("toy"):
             assert is_locked("toy")
 
 
 def is_locked(name: str) -> bool:
+    paths.work(name).mkdir(parents=True, exist_ok=True)
     try:
         filelock.FileLock(paths.work(name) / "run.lock", timeout=0).acquire().lock.release()
     except filelock.Timeout:
@@ -280,5 +286,42 @@ def test_every_command_that_writes_is_alone_with_its_experiment(toy, monkeypatch
 
 def test_what_only_reads_does_not_wait(toy, monkeypatch):
     monkeypatch.setattr(commands, "summary", lambda settings: None)
-    with commands._alone("toy"):
+    with notebooks.alone("toy"):
         assert commands.main(["summary", "toy"]) == 0
+
+
+# --- exit codes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "named"), [(["summary", "nobody"], "nobody"), (["run", "toy", "09_x"], "09_x")])
+def test_what_the_user_can_fix_ends_with_2_and_says_what(toy, capsys, arguments, named):
+    assert commands.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and named in err and "Traceback" not in err
+    assert out == ""
+
+
+def test_a_command_that_does_not_exist_ends_with_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        commands.main(["reproduces", "toy"])
+    assert stopped.value.code == 2
+    assert "reproduces" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(errors.NotebookError("cell 3 failed"), 1), (KeyboardInterrupt(), 130)],
+    ids=["fails", "stopped"],
+)
+def test_a_notebook_that_fails_ends_with_1_and_an_interruption_with_130(toy, monkeypatch, capsys, raised, code):
+    monkeypatch.setattr(notebooks, "_execute", lambda *_: (_ for _ in ()).throw(raised))
+    assert commands.main(["run", "toy", "02_baselines"]) == code
+    assert str(raised) in capsys.readouterr().err
+    assert not is_locked("toy")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(toy, monkeypatch):
+    monkeypatch.setattr(notebooks, "_execute", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        commands.main(["run", "toy", "02_baselines"])
+    assert not is_locked("toy")

@@ -12,8 +12,10 @@ import pytest
 import torch
 from cornac.models import EASE
 
-from hybridrec import cornac_models, fits, paths, splits
-from hybridrec.recommenders import Study, training_rows
+from hybridrec.data import splits
+from hybridrec.recommenders import cornac_models, fits
+from hybridrec.recommenders.fitting import Study, training_rows
+from hybridrec.study import paths
 
 # What a processor of ten years ago lacks: the libraries then take other ways through the same arithmetic.
 AVX2 = {
@@ -48,7 +50,7 @@ def likes(study: Study) -> cornac_models.Dataset:
 CHILD = """
 import sys
 import numpy as np, pandas as pd
-from hybridrec import fits
+from hybridrec.recommenders import fits
 table, name, epochs, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 rows = pd.read_csv(table)
 grid = fits.RECIPES[name].grid
@@ -77,6 +79,7 @@ def test_every_recommender_is_fitted_under_lesser_instructions():
     assert SETTINGS.keys() == fits.RECIPES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epochs"), SETTINGS.items())
 def test_fits_agree_under_the_instructions_of_lesser_processors(name, epochs, interactions, tmp_path):
     table = tmp_path / "train.csv"

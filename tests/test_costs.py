@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from hybridrec import costs
-from hybridrec.prices import Price
+from hybridrec.evaluation import costs
+from hybridrec.evaluation.prices import Price
 
 MACHINE = Price(hour=3.6)  # a thousandth of a dollar a second
 TOKENS = Price(prompt=10.0, cached=1.0, completion=100.0)  # US dollars per million

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hybridrec import datasets
-from hybridrec.datasets import DatasetError
-from hybridrec.sources import canonical, movielens
+from hybridrec.data import datasets
+from hybridrec.data.sources import canonical, movielens
+from hybridrec.errors import DatasetError
+from hybridrec.study import steps
 
 COLUMNS = ["user", "item", "rating", "timestamp"]
 GENRES = movielens._ML100K_GENRES
@@ -97,7 +98,7 @@ def test_natural_title(title, natural):
 def test_a_line_with_too_few_or_too_many_fields_is_refused(line, found, tmp_path):
     path = tmp_path / "u.data"
     path.write_text(f"1\t1\t4\t9\n{line}\n1\t3\t4\t9\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match=rf"u\.data, line 2: {found} fields, expected 4.*Mend or remove"):
+    with pytest.raises(DatasetError, match=rf"u\.data, line 2: {found} fields, expected 4.*Fix or remove"):
         canonical.read_table(path, COLUMNS)
 
 
@@ -120,7 +121,7 @@ def test_a_rating_that_is_no_number_names_its_line(value, atomic):
     ratings, items = atomic
     ratings.write_text(ratings.read_text(encoding="utf-8").replace("\t4\t", f"\t{value}\t"), encoding="utf-8")
     line = 1 + next(i for i, row in enumerate(RATINGS, 1) if row[2] == 4)
-    message = rf"ml-100k\.inter, line {line}: rating is '{value}', not a number.*Mend or remove"
+    message = rf"ml-100k\.inter, line {line}: rating is '{value}', not a number.*Fix or remove"
     with pytest.raises(DatasetError, match=message):
         movielens.read_ml100k_atomic(ratings, items)
 
@@ -180,7 +181,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 def test_unknown_dataset_lists_the_known_ones():
     with pytest.raises(DatasetError, match="unknown dataset 'ml-2'.*ml-100k"):
-        datasets.load("ml-2")
+        steps.dataset("ml-2")
 
 
 def test_sparsity_index_is_the_unrated_share_of_the_catalogue():

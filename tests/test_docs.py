@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import __main__ as commands
-from hybridrec import experiment, paths, prices
-from hybridrec.experiment import Endpoint
-from hybridrec.llm import prompts
-from hybridrec.llm.chat import ChatModel
-from hybridrec.sources import own
+from hybridrec.data.sources import own
+from hybridrec.evaluation import prices
+from hybridrec.llm import modes
+from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.study import __main__ as commands
+from hybridrec.study import config, paths
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
 PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
@@ -44,44 +45,42 @@ def settings_table() -> dict[str, str]:
 
 
 def test_the_table_names_every_setting_of_an_endpoint_and_no_other():
-    assert list(settings_table()) == [one.name for one in fields(Endpoint)]
+    assert list(settings_table()) == list(EndpointSettings.model_fields)
 
 
 def as_written(value: object) -> str:
-    words = {MISSING: "required", False: "false", "": "none"}
-    return words[value] if isinstance(value, str | bool) or value is MISSING else f"{value:g}"
+    words = {False: "false", "": "none"}
+    return words[value] if isinstance(value, str | bool) else f"{value:g}"
 
 
 def test_the_table_names_the_defaults():
     table = settings_table()
-    for one in fields(Endpoint):
-        if one.default is None:
-            assert table[one.name] in ("no limit", "no cap")
-        elif one.name == "parameters":
-            assert (one.default_factory(), table[one.name]) == ({}, "none")
+    for name, one in EndpointSettings.model_fields.items():
+        if one.is_required():
+            assert table[name] == "required"
+        elif one.default is None:
+            assert table[name] in ("no limit", "no cap")
+        elif name == "parameters":
+            assert (one.default_factory(), table[name]) == ({}, "none")
         else:
-            assert table[one.name] == as_written(one.default), one.name
+            assert table[name] == as_written(one.default), name
 
 
 EXAMPLES = [body for body in blocks(ENDPOINTS, "toml") if "[models." not in body]
 PRICES = [body for body in blocks(ENDPOINTS, "toml") if "[models." in body]
 
 
-def test_there_is_an_example_for_every_server_named():
-    headings = re.findall(r"^### (.*) \((?:not )?run here\)$", text_of(ENDPOINTS).split("## What is retried")[0], re.M)
-    assert headings == ["OpenAI", "vLLM", "llama.cpp", "Ollama", "transformers serve"]
-    assert len(EXAMPLES) == len(headings)
-
-
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda body: tomllib.loads(body)["model"])
 def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
     default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
     default |= {"shuffles": 5, "shuffled_users": 100}
-    settings = experiment.build("example", default | tomllib.loads(example), "the example")
-    assert isinstance(settings.endpoint, Endpoint)
-    assert set(settings.modes) <= set(prompts.WRITTEN)
+    settings = config.build("example", default | tomllib.loads(example), "the example")
+    assert isinstance(settings.endpoint, EndpointSettings)
+    assert all(modes.get(mode).writes for mode in settings.modes)
     assert settings.everybody_modes == ()
-    model = ChatModel(settings.model, settings.endpoint, prices.Price())  # refuses a cap without a bound
+    model = Endpoint(
+        settings.model, price=prices.Price(), **settings.endpoint.model_dump()
+    )  # refuses a cap without a bound
     assert model.name == settings.model
 
 
@@ -93,16 +92,12 @@ def test_every_price_on_the_page_is_one_that_the_price_file_takes(example, tmp_p
     assert prices.read_prices(file).of_endpoint(name) == prices.read_prices(paths.PRICES).of_endpoint(name)
 
 
-def test_the_page_shows_a_price():
-    assert len(PRICES) == 1
-
-
 def test_the_modes_of_the_page_are_those_there_are():
     section = text_of(ENDPOINTS).split("## Which modes it can do")[1].split("\n## ")[0]
     named = set(re.findall(r"`([a-z-]+)`", section))
     can = set(re.findall(r"^- `([a-z-]+)`", section, re.M))
-    assert named == set(prompts.MODES)
-    assert can == set(prompts.WRITTEN)
+    assert named == set(modes.BUILT_IN)
+    assert can == {mode for mode in modes.BUILT_IN if modes.get(mode).writes}
 
 
 # --- commands and links -----------------------------------------------------------------------------------------------
@@ -161,19 +156,10 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
     assert dangling(page) == ["gone.md", "#two"]
 
 
-def test_the_readme_leads_to_the_page():
-    assert "docs/endpoints.md" in text_of(paths.ROOT / "README.md")
-
-
 def test_files_of_the_study_that_the_page_names_are_there():
     named = re.findall(r"`((?:tests|notebooks|hybridrec)/[\w./-]+\.\w+)`", text_of(ENDPOINTS))
     assert "tests/test_serve.py" in named
     assert [name for name in named if not (paths.ROOT / name).is_file()] == []
-
-
-def test_batch_files_stay_out_of_git():
-    assert "data/batches/" in text_of(paths.ROOT / ".gitignore").splitlines()
-    assert paths.BATCHES == paths.ROOT / "data" / "batches"
 
 
 # --- ratings of one's own ---------------------------------------------------------------------------------------------
@@ -196,7 +182,7 @@ def test_the_example_with_ones_own_ratings_makes_a_file_that_is_enough(tmp_path,
     exec(heredoc(OWN, "PYTHON"), {})
     (tmp_path / "mine.toml").write_text(heredoc(OWN, "TOML"), encoding="utf-8")
     monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path / "data" / "raw"))
-    commands.data(experiment.read(tmp_path / "mine.toml"))
+    commands.data(config.read(tmp_path / "mine.toml"))
     (shown,) = blocks(OWN, "text")
     assert capsys.readouterr().out == shown
 
@@ -204,7 +190,7 @@ def test_the_example_with_ones_own_ratings_makes_a_file_that_is_enough(tmp_path,
 def test_the_example_with_counts_makes_an_experiment():
     (example,) = blocks(OWN, "toml")
     copied = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-latest-small-2016.toml"))
-    settings = experiment.build("mine", copied | tomllib.loads(example), "the example")
+    settings = config.build("mine", copied | tomllib.loads(example), "the example")
     assert own.settings(settings.ratings).feedback == "counts"
 
 

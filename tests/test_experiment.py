@@ -1,5 +1,6 @@
 """Settings are typed: whatever is unknown, missing, mistyped or out of range is an error that names the key."""
 
+import itertools
 import math
 import re
 import tomllib
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec import datasets, experiment, fits, paths
-from hybridrec.experiment import Endpoint, Experiment, ExperimentError, Rung
-from hybridrec.llm import rankers
-from hybridrec.sources import own
+from hybridrec.data.sources import own
+from hybridrec.errors import SettingError
+from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.study import config, models, paths, steps
+from hybridrec.study.config import Experiment, LargerModel
 
 DEFAULT = paths.EXPERIMENTS / "ml-100k.toml"
 VALUES = tomllib.loads(DEFAULT.read_text(encoding="utf-8"))
@@ -22,13 +24,13 @@ ENDPOINT = {"base_url": "https://llm.example/v1"}
 SECRET = "sk-proj-4fGh2Kl9"
 
 
-def build(**changes: object) -> experiment.Experiment:
+def build(**changes: object) -> config.Experiment:
     if "endpoint" in changes or "modes" in changes:
         changes = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": []} | changes
-    return experiment.build("toy", VALUES | changes, "toy.toml")
+    return config.build("toy", VALUES | changes, "toy.toml")
 
 
-def with_endpoint(**changes: object) -> Endpoint:
+def with_endpoint(**changes: object) -> EndpointSettings:
     return build(endpoint=ENDPOINT | changes).endpoint
 
 
@@ -43,38 +45,37 @@ def test_values_arrive_as_declared():
 
 
 def test_unknown_key_is_named_with_the_known_ones():
-    with pytest.raises(ExperimentError, match=r"toy\.toml: unknown key 'fold'.*folds"):
+    with pytest.raises(SettingError, match=r"toy\.toml: unknown key 'fold'.*folds"):
         build(fold=5)
 
 
-@pytest.mark.parametrize("key", sorted(VALUES.keys() - experiment._OPTIONAL.keys()))
+@pytest.mark.parametrize("key", sorted(key for key in VALUES if Experiment.model_fields[key].is_required()))
 def test_missing_key_is_named(key):
     values = {k: v for k, v in VALUES.items() if k != key}
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: missing key '{key}'"):
-        experiment.build("toy", values, "toy.toml")
+    with pytest.raises(SettingError, match=rf"toy\.toml: missing key '{key}'"):
+        config.build("toy", values, "toy.toml")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
-        ("folds", "5", "int"),
-        ("users", 300.0, "int"),
-        ("live_users", "5", "int"),
-        ("folds", 5.0, "int"),
-        ("folds", True, "int"),
-        ("shuffles", 5.0, "int"),
-        ("like_threshold", "4", "float"),
-        ("like_threshold", False, "float"),
-        ("sparsity_threshold", "0.9", "float"),
-        ("dataset", 100, "str"),
+        ("folds", "5", "a whole number from 2 to 20"),
+        ("users", 300.0, "a whole number"),
+        ("live_users", "5", "a whole number"),
+        ("folds", 5.0, "a whole number"),
+        ("folds", True, "a whole number"),
+        ("shuffles", 5.0, "a whole number"),
+        ("like_threshold", "4", "a number"),
+        ("like_threshold", False, "a number"),
+        ("sparsity_threshold", "0.9", "a number from 0"),
+        ("dataset", 100, "string"),
         ("recommenders", 3, "a list of names"),
         ("recommenders", "MF", "a list of names"),
         ("modes", "listwise", "a list of names"),
-        ("everybody_modes", ["listwise", 1], "a list of names"),
     ],
 )
 def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
-    with pytest.raises(ExperimentError) as caught:
+    with pytest.raises(SettingError) as caught:
         build(**{key: value})
     message = str(caught.value)
     assert f"toy.toml: {key} is {value!r}" in message
@@ -99,7 +100,7 @@ def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
     ],
 )
 def test_value_out_of_range_names_file_key_and_limits(key, value):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: {key} is {value}; it must be from .* to "):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is {value}; it must be a .*number from .* to "):
         build(**{key: value})
 
 
@@ -108,20 +109,58 @@ def test_limits_themselves_are_allowed():
     assert (settings.folds, settings.shuffles, settings.shuffled_users) == (2, 2, 2)
 
 
-@pytest.mark.parametrize("recommenders", [[], ["MF"], ["ItemKNN", "BPR"]])
-def test_an_experiment_without_a_recommender_of_the_paper_names_it(recommenders):
-    lacking = "NeuMF" if "BPR" in recommenders else "ItemKNN"
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: recommenders lacks '{lacking}'"):
+@pytest.mark.parametrize("recommenders", [[], ["MF"]])
+def test_fewer_than_two_recommenders_leave_no_other_one_to_compare_with(recommenders):
+    with pytest.raises(SettingError, match=r"toy\.toml: recommenders is .*two or more.*ItemKNN"):
         build(recommenders=recommenders)
+
+
+@pytest.mark.parametrize(
+    ("recommenders", "compared"),
+    [
+        (["MF", "EASE"], ["MF", "EASE"]),
+        (["MF", "BPR", "ItemKNN"], ["ItemKNN", "BPR"]),
+        (VALUES["recommenders"], list(config.PUBLISHED_RECOMMENDERS)),
+    ],
+)
+def test_claims_are_about_the_papers_recommenders_or_about_all_where_there_is_none(recommenders, compared):
+    settings = build(recommenders=recommenders)
+    assert config.compared_recommenders(settings.recommenders) == compared
+    said = "".join(steps.not_compared(settings.recommenders, ["listwise"]))
+    assert all(name in said for name in config.PUBLISHED_RECOMMENDERS if name not in recommenders)
+    assert bool(said) == (len(compared) != 3)
+
+
+def test_an_experiment_need_not_ask_as_the_paper_does_and_says_what_is_shown_instead():
+    settings = build(modes=["listwise-labels", "likelihood"], everybody_modes=[])
+    (said,) = steps.not_compared(config.PUBLISHED_RECOMMENDERS, settings.modes)
+    assert "listwise" in said and "listwise-labels" in said
+
+
+def test_one_mode_at_least_writes_since_notebook_04_reads_what_is_written():
+    with pytest.raises(SettingError, match="modes has none .* add 'listwise'"):
+        build(modes=["likelihood", "pointwise"])
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
+
+def declared(kind: type) -> dict[str, tuple[object, tuple[float, float] | None]]:
+    """The type and the range of every field of a settings class."""
+    if kind is own.RatingsFile:
+        return {one.name: (one.type, one.metadata.get("range")) for one in fields(kind)}
+    return {
+        name: (one.annotation, next(((a.ge, b.le) for a, b in itertools.pairwise(one.metadata)), None))
+        for name, one in kind.model_fields.items()
+        if not (one.metadata and hasattr(one.metadata[0], "strict"))
+    }
+
+
 NUMBERS = {
-    f"{kind.__name__}.{one.name}": (kind, one)
-    for kind in (Experiment, Endpoint, Rung, own.RatingsFile)
-    for one in fields(kind)
-    if {int, float} & {one.type, *typing.get_args(one.type)}
+    f"{kind.__name__}.{key}": (kind, key, of_type, limits)
+    for kind in (Experiment, EndpointSettings, own.RatingsFile)
+    for key, (of_type, limits) in declared(kind).items()
+    if {int, float} & {of_type, *typing.get_args(of_type)}
 }
 
 
@@ -129,36 +168,35 @@ def settle(kind: type, key: str, value: object) -> object:
     """The settings with one number changed."""
     if kind is own.RatingsFile:
         return own.settings({"file": "r.csv", key: value})
-    return with_endpoint(**{key: value}) if kind is Endpoint else build(**{key: value})
+    return with_endpoint(**{key: value}) if kind is EndpointSettings else build(**{key: value})
 
 
 def test_every_number_among_the_settings_is_known_here():
-    assert {"Experiment.seed", "Endpoint.timeout", "RatingsFile.lowest"} <= NUMBERS.keys()
+    assert {"Experiment.seed", "EndpointSettings.timeout", "RatingsFile.lowest"} <= NUMBERS.keys()
     assert len(NUMBERS) > 20
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_a_range_and_is_held_to_it(name):
-    kind, one = NUMBERS[name]
-    low, high = one.metadata["range"]
+    kind, key, of_type, (low, high) = NUMBERS[name]
     assert -math.inf < low < high < math.inf
-    is_float = float in {one.type, *typing.get_args(one.type)}
+    is_float = float in {of_type, *typing.get_args(of_type)}
     beyond = [low - 1, high + 1] if not is_float else [low - 0.5, high + 0.5, math.nan, math.inf, -math.inf]
     for value in beyond:
         value = value if is_float else int(value)
-        with pytest.raises(ValueError, match=rf"{one.name} is {re.escape(str(value))}"):
-            settle(kind, one.name, value)
+        with pytest.raises(ValueError, match=rf"{key} is {re.escape(str(value))}"):
+            settle(kind, key, value)
 
 
 def test_a_like_must_be_possible_and_the_scale_must_have_two_ends():
-    with pytest.raises(ExperimentError, match=r"toy\.toml: lowest is 5 in \[ratings\]; .*rating_scale = 5"):
+    with pytest.raises(SettingError, match=r"toy\.toml: lowest is 5 in \[ratings\]; .*rating_scale = 5"):
         build(dataset="mine", ratings={"file": "r.csv", "lowest": 5})
     assert build(dataset="mine", ratings={"file": "r.csv", "lowest": 4}).ratings["lowest"] == 4
 
 
 @pytest.mark.parametrize("key", ["like_threshold", "performance_threshold"])
 def test_a_whole_number_that_no_float_can_hold_is_refused(key):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: {key} is 1000.*too large a number"):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is 1000.*number from"):
         build(**{key: 10**400})
 
 
@@ -187,7 +225,7 @@ LEADING_OUT += ["a" * 300, "a b", "//", "a//b", "a/", "~", "$HOME", "a;b", "\u20
 @pytest.mark.parametrize("name", LEADING_OUT)
 @pytest.mark.parametrize("key", ["dataset", "model"])
 def test_a_name_that_leads_out_of_its_folder_names_the_key_the_value_and_what_is_allowed(key, name):
-    with pytest.raises(ExperimentError) as caught:
+    with pytest.raises(SettingError) as caught:
         build(**{key: name})
     assert str(caught.value).startswith(f"toy.toml: {key} is {name!r:.77}")
     assert "letters, digits" in str(caught.value)
@@ -195,13 +233,13 @@ def test_a_name_that_leads_out_of_its_folder_names_the_key_the_value_and_what_is
 
 @pytest.mark.parametrize("name", [*LEADING_OUT, "a/b"])
 def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule(name):
-    with pytest.raises(ExperimentError, match="letters, digits"):
-        experiment.load(name)
-    with pytest.raises(ExperimentError, match="name is .*letters, digits"):
-        experiment.build(name, VALUES, "toy.toml")
-    with pytest.raises(ExperimentError, match="dataset is .*letters, digits"):
-        datasets.load(name, {"file": "r.csv"})
-    with pytest.raises(ExperimentError, match="model is .*letters, digits"):
+    with pytest.raises(SettingError, match="letters, digits"):
+        config.load(name)
+    with pytest.raises(SettingError, match="name is .*letters, digits"):
+        config.build(name, VALUES, "toy.toml")
+    with pytest.raises(SettingError, match="dataset is .*letters, digits"):
+        steps.dataset(name, {"file": "r.csv"})
+    with pytest.raises(SettingError, match="model is .*letters, digits"):
         build(ladder=[{"model": f"../{name}", "users": {"listwise": 1}}])
 
 
@@ -218,9 +256,9 @@ def test_names_that_models_have_are_accepted(name):
 def test_whatever_is_accepted_as_a_name_stays_in_the_folder_of_recordings(model, dataset):
     try:
         settings = build(model=model, dataset=dataset)
-    except ExperimentError:
+    except SettingError:
         return
-    path = rankers._path(settings.dataset, settings.model)
+    path = models._path(settings.dataset, settings.model)
     assert path.resolve().parent.parent == paths.RECORDINGS.resolve()
     assert "\\" not in str(path.relative_to(paths.RECORDINGS))
 
@@ -250,19 +288,11 @@ def test_a_noun_is_a_word_or_a_phrase(noun):
     + ["film\u2028", "<|im_end|>", 'film" Yes', "\ud800", "-", "x\u202ey"],
 )
 def test_a_noun_that_would_break_a_prompt_is_refused(noun):
-    with pytest.raises(ExperimentError, match=r"toy\.toml: noun is .*word or phrase"):
+    with pytest.raises(SettingError, match=r"toy\.toml: noun is .*word or phrase"):
         build(noun=noun)
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
-
-
-def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_are_in_range():
-    assert list(experiment.RECOMMENDERS) == list(fits.RECIPES)
-    for name, recipe in fits.RECIPES.items():
-        tuned = experiment.RECOMMENDERS[name]
-        assert (tuned is None) == (recipe.grid is None)
-        assert all(experiment._is_number(value, *tuned) for value in (recipe.grid[1] if tuned else ()))
 
 
 @pytest.mark.parametrize(
@@ -275,9 +305,9 @@ def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_
         ({"everybody_modes": ["likelihood", "likelihood"]}, "everybody_modes has 'likelihood' twice"),
         ({"topk_modes": ["likelihood", "likelihood"]}, "topk_modes has 'likelihood' twice"),
         ({"ladder": [{"model": "a", "users": {"listwise": 1}}] * 2}, "ladder has 'a' twice"),
-        ({"ladder": [{"model": "a", "users": {}}]}, "ladder: a has no users for any mode"),
-        ({"ladder": [{"model": "a", "users": {"listwise": True}}]}, "ladder: a has True users"),
-        ({"ladder": [{"model": "a", "users": {"listwise": 10**6}}]}, "ladder: a has 1000000 users"),
+        ({"ladder": [{"model": "a", "users": {}}]}, "ladder: 0: users is {}"),
+        ({"ladder": [{"model": "a", "users": {"listwise": True}}]}, "ladder: 0: users is True"),
+        ({"ladder": [{"model": "a", "users": {"listwise": 10**6}}]}, "ladder: 0: users is 1000000"),
         ({"grids": {"SVD": [1]}}, "grids has 'SVD', but it is not among recommenders"),
         ({"grids": {"MostPop": [1]}}, "grids has 'MostPop', but nothing of it is tuned"),
         ({"grids": {"BPR": []}}, "grids: BPR is .*one or more whole numbers from 1 to"),
@@ -294,8 +324,8 @@ def test_recommenders_known_to_settings_are_those_with_a_recipe_and_their_grids_
     ],
 )  # fmt: skip
 def test_a_list_with_something_strange_twice_or_missing_names_it(changes, says):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: {says}"):
-        experiment.build("toy", VALUES | changes, "toy.toml")
+    with pytest.raises(SettingError, match=rf"toy\.toml: {says}"):
+        config.build("toy", VALUES | changes, "toy.toml")
 
 
 def test_a_grid_arrives_as_it_stands():
@@ -322,52 +352,52 @@ def test_everybody_may_be_asked_in_no_mode_at_all():
 
 
 def test_a_mode_for_everybody_that_is_not_among_the_modes_is_named():
-    with pytest.raises(ExperimentError, match=r"toy\.toml: everybody_modes has 'pointwise', which is not among modes"):
+    with pytest.raises(SettingError, match=r"toy\.toml: everybody_modes has 'pointwise', which is not among modes"):
         build(modes=["listwise"], everybody_modes=["listwise", "pointwise"])
 
 
 @pytest.mark.parametrize(
-    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy', which is none")]
+    ("modes", "says"), [([], "modes is empty"), (["listwise", "telepathy"], "modes has 'telepathy'")]
 )
 def test_modes_that_do_not_exist_are_refused_before_anything_runs(modes, says):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: {says}.*Known: listwise, "):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {says}.*Known: listwise, "):
         build(modes=modes, everybody_modes=[])
 
 
 def test_an_endpoint_is_not_asked_for_probabilities():
-    with pytest.raises(ExperimentError, match=r"modes has 'likelihood', but an endpoint answers in text"):
+    with pytest.raises(SettingError, match=r"modes has 'likelihood', but an endpoint answers in text"):
         build(modes=["listwise", "likelihood"], everybody_modes=[], endpoint={"base_url": "http://127.0.0.1/v1"})
 
 
 # --- larger models --------------------------------------------------------------------------------------------------
 
 
-def test_rungs_arrive_in_their_order():
-    rungs = [{"model": "a", "users": {"likelihood": 5}}, {"model": "b", "users": {"listwise": 2, "pointwise": 3}}]
-    assert build(ladder=rungs).ladder == tuple(experiment.Rung(**rung) for rung in rungs)
+def test_larger_models_arrive_in_their_order():
+    larger = [{"model": "a", "users": {"likelihood": 5}}, {"model": "b", "users": {"listwise": 2, "pointwise": 3}}]
+    assert build(ladder=larger).ladder == tuple(LargerModel(**one) for one in larger)
     assert build(ladder=[]).ladder == ()
 
 
 @pytest.mark.parametrize(
-    ("rung", "says"),
+    ("larger", "says"),
     [
-        ({"model": "a", "users": {"telepathy": 5}}, "a has mode 'telepathy'"),
-        ({"model": "a", "users": {"likelihood": 0}}, "a has 0 users for likelihood"),
-        ({"model": "a", "users": {"likelihood": 1.5}}, "a has 1.5 users"),
+        ({"model": "a", "users": {"telepathy": 5}}, "users has 'telepathy'"),
+        ({"model": "a", "users": {"likelihood": 0}}, "users is 0; .*from 1 to 100,000"),
+        ({"model": "a", "users": {"likelihood": 1.5}}, "users is 1.5"),
         ({"model": "a"}, "missing key 'users'"),
         ({"users": {}}, "missing key 'model'"),
         ({"model": "a", "users": {}, "sample": 5}, "unknown key 'sample'"),
-        ("gemma", "missing key 'model'"),
+        ("gemma", "must be a table"),
     ],
 )
-def test_a_rung_that_cannot_be_climbed_names_file_and_fault(rung, says):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml.*ladder.*{says}"):
-        build(ladder=[rung])
+def test_a_larger_model_that_cannot_be_asked_names_file_and_fault(larger, says):
+    with pytest.raises(SettingError, match=rf"toy\.toml.*ladder.*{says}"):
+        build(ladder=[larger])
 
 
 @pytest.mark.parametrize("mode", ["listwise", "pointwise"])
 def test_retrieved_lists_are_re_ranked_by_probabilities_that_were_asked_for(mode):
-    with pytest.raises(ExperimentError, match=f"topk_modes has '{mode}'"):
+    with pytest.raises(SettingError, match=f"topk_modes has '{mode}'"):
         build(modes=["listwise", "likelihood"], topk_modes=[mode])
 
 
@@ -376,7 +406,7 @@ def test_retrieved_lists_are_re_ranked_by_probabilities_that_were_asked_for(mode
 
 def test_an_endpoint_needs_no_more_than_its_address():
     endpoint = with_endpoint()
-    assert endpoint == Endpoint("https://llm.example/v1")
+    assert endpoint == EndpointSettings(base_url="https://llm.example/v1")
     assert (endpoint.key_variable, endpoint.parameters, endpoint.spending_cap_usd) == ("", {}, None)
 
 
@@ -407,22 +437,22 @@ def test_an_endpoint_is_read_from_its_table(tmp_path):
         r"^(modes|everybody_modes|topk_modes) = .*$", r"\1 = []", DEFAULT.read_text(encoding="utf-8"), flags=re.M
     )
     file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")
-    assert experiment.read(file).endpoint == Endpoint("https://llm.example/v1", parameters={"temperature": 0})
+    assert config.read(file).endpoint == EndpointSettings(**ENDPOINT, parameters={"temperature": 0})
 
 
 def test_an_unknown_key_of_the_endpoint_is_named_with_the_table():
-    with pytest.raises(ExperimentError, match=r"toy\.toml, \[endpoint\]: unknown key 'url'.*base_url"):
+    with pytest.raises(SettingError, match=r"toy\.toml: endpoint: unknown key 'url'.*base_url"):
         with_endpoint(url="https://llm.example/v1")
 
 
 def test_a_key_where_no_key_belongs_is_not_repeated():
-    with pytest.raises(ExperimentError, match="unknown key 'api_key'") as caught:
+    with pytest.raises(SettingError, match="unknown key 'api_key'") as caught:
         with_endpoint(api_key=SECRET)
     assert SECRET not in str(caught.value)
 
 
 def test_an_endpoint_without_an_address_says_so():
-    with pytest.raises(ExperimentError, match=r"toy\.toml, \[endpoint\]: missing key 'base_url'"):
+    with pytest.raises(SettingError, match=r"toy\.toml: endpoint: missing key 'base_url'"):
         build(endpoint={"key_variable": "MY_KEY"})
 
 
@@ -431,17 +461,18 @@ def test_an_endpoint_without_an_address_says_so():
     [
         ("json_schema", 1, "bool"),
         ("json_schema", "yes", "bool"),
-        ("concurrency", 2.5, "int"),
-        ("retries", True, "int"),
-        ("timeout", "60", "float"),
-        ("tokens_per_minute", "many", "float"),
-        ("spending_cap_usd", True, "float"),
+        ("concurrency", 2.5, "whole number"),
+        ("retries", True, "whole number"),
+        ("timeout", "60", "number"),
+        ("tokens_per_minute", "many", "number"),
+        ("spending_cap_usd", True, "number"),
     ],
 )
 def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, value, wanted):
-    with pytest.raises(ExperimentError) as caught:
+    with pytest.raises(SettingError) as caught:
         with_endpoint(**{key: value})
-    assert f"toy.toml, [endpoint]: {key} is {value!r}; it must be a {wanted}." in str(caught.value)
+    assert f"toy.toml: endpoint: {key} is {value!r}; it must be a " in str(caught.value)
+    assert wanted in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +492,9 @@ def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, va
     ],
 )
 def test_a_value_of_the_endpoint_out_of_range_names_file_key_and_limits(key, value):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: endpoint: {key} is {value}(\.0)?; it must be from .* to "):
+    with pytest.raises(
+        SettingError, match=rf"toy\.toml: endpoint: {key} is {value}(\.0)?; it must be a .*number from .* to "
+    ):
         with_endpoint(**{key: value})
 
 
@@ -480,7 +513,7 @@ def chain(error: BaseException | None) -> str:
         ("key_variable", f"OPENAI_API_KEY={SECRET}", "must be the NAME of an environment variable, not a key"),
         ("key_variable", f"Bearer {SECRET}", "must be the NAME"),
         ("key_variable", "K" * 65 + SECRET, "must be the NAME"),
-        ("key_variable", [SECRET], "key_variable is not what it should be; it must be a str"),
+        ("key_variable", [SECRET], "key_variable is not what it should be"),
         ("base_url", f"https://me:{SECRET}@llm.example/v1", "without a user, password or query"),
         ("base_url", f"https://{SECRET}@llm.example/v1", "without a user, password or query"),
         ("base_url", f"https://llm.example/v1@{SECRET}", "without a user, password or query"),
@@ -488,21 +521,21 @@ def chain(error: BaseException | None) -> str:
         ("base_url", f"https://llm.example/v1#{SECRET}", "without a user, password or query"),
         ("base_url", SECRET, "base_url must be like https://host/v1"),
         ("base_url", f"ftp://llm.example/{SECRET}", "base_url must be like https://host/v1"),
-        ("base_url", {"key": SECRET}, "base_url is not what it should be; it must be a str"),
+        ("base_url", {"key": SECRET}, "base_url is not what it should be"),
         ("parameters", SECRET, "parameters is not what it should be; it must be a table"),
     ],
 )
 def test_what_may_be_a_secret_is_refused_without_being_repeated(key, value, why):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml.*{key}") as caught:
+    with pytest.raises(SettingError, match=rf"toy\.toml.*{key}") as caught:
         with_endpoint(**{key: value})
     assert why in str(caught.value)
     assert SECRET not in chain(caught.value)
 
 
 def test_an_endpoint_that_is_no_table_is_not_repeated():
-    with pytest.raises(ExperimentError) as caught:
+    with pytest.raises(SettingError) as caught:
         build(endpoint=f"https://me:{SECRET}@llm.example")
-    assert str(caught.value) == "toy.toml: endpoint is not what it should be; it must be a table."
+    assert str(caught.value).startswith("toy.toml: endpoint is not what it should be")
     assert SECRET not in chain(caught.value)
 
 
@@ -551,7 +584,7 @@ def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters):
 )
 def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key):
     with pytest.raises(
-        ExperimentError, match=rf"toy\.toml: endpoint: parameters has '{key}': leave it out, since"
+        SettingError, match=rf"toy\.toml: endpoint: parameters has '{key}': leave it out, since"
     ) as caught:
         with_endpoint(parameters={"temperature": 0, key: SECRET})
     assert SECRET not in chain(caught.value)
@@ -565,7 +598,7 @@ def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key
 )
 def test_a_name_that_is_not_known_is_not_sent(key):
     """Whatever it may mean to a server: a longer prompt, another model, more tokens than the cap counts with."""
-    with pytest.raises(ExperimentError, match=r"parameters has .* that is none of .*temperature") as caught:
+    with pytest.raises(SettingError, match=r"parameters: unknown key .*temperature") as caught:
         with_endpoint(parameters={key: SECRET})
     assert SECRET not in chain(caught.value)
 
@@ -580,13 +613,13 @@ def test_a_name_that_is_not_known_is_not_sent(key):
     ],
 )  # fmt: skip
 def test_what_is_no_number_has_its_form_and_is_not_repeated(key, value):
-    with pytest.raises(ExperimentError, match=rf"toy\.toml: endpoint: parameters: {key} must be a?") as caught:
+    with pytest.raises(SettingError, match=rf"toy\.toml: endpoint: parameters: {key} .*must be a?") as caught:
         with_endpoint(parameters={key: value})
     assert SECRET not in chain(caught.value)
 
 
 def test_two_bounds_on_the_answer_are_one_too_many():
-    with pytest.raises(ExperimentError, match="parameters has both max_tokens and max_completion_tokens"):
+    with pytest.raises(SettingError, match="parameters has both max_tokens and max_completion_tokens"):
         with_endpoint(parameters={"max_tokens": 20, "max_completion_tokens": 10**6})
 
 
@@ -607,7 +640,7 @@ def test_two_bounds_on_the_answer_are_one_too_many():
 def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeated(key, values):
     for value in values:
         with pytest.raises(
-            ExperimentError, match=rf"toy\.toml: endpoint: parameters: {key} must be a .*from .* to"
+            SettingError, match=rf"toy\.toml: endpoint: parameters: {key} .*must be a .*from .* to"
         ) as caught:
             with_endpoint(parameters={key: value})
         assert SECRET not in chain(caught.value)
@@ -617,60 +650,60 @@ def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeat
 
 
 def test_unknown_experiment_lists_those_there():
-    with pytest.raises(ExperimentError, match=r"no experiment 'ml-2'.*notebooks/experiments.*ml-100k"):
-        experiment.load("ml-2")
+    with pytest.raises(SettingError, match=r"no experiment 'ml-2'.*notebooks/experiments.*ml-100k"):
+        config.load("ml-2")
 
 
 def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path):
     (tmp_path / "toy.toml").write_text("folds = = 5", encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"toy\.toml"):
-        experiment.read(tmp_path / "toy.toml")
+    with pytest.raises(SettingError, match=r"toy\.toml"):
+        config.read(tmp_path / "toy.toml")
 
 
 def test_a_file_in_another_encoding_is_refused_by_name(tmp_path):
     (tmp_path / "toy.toml").write_bytes('noun = "película"'.encode("latin-1"))
-    with pytest.raises(ExperimentError, match=r"toy\.toml: not UTF-8 text \(byte 12\)"):
-        experiment.read(tmp_path / "toy.toml")
+    with pytest.raises(SettingError, match=r"toy\.toml: not UTF-8 text \(byte 12\)"):
+        config.read(tmp_path / "toy.toml")
 
 
 def test_a_number_of_thousands_of_digits_is_refused_by_the_files_name(tmp_path):
     (tmp_path / "toy.toml").write_text(f"seed = {'1' * 5000}", encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"toy\.toml: .*digits") as caught:
-        experiment.read(tmp_path / "toy.toml")
+    with pytest.raises(SettingError, match=r"toy\.toml: .*digits") as caught:
+        config.read(tmp_path / "toy.toml")
     assert len(str(caught.value)) < 300
 
 
 def test_a_mode_twice_in_the_ladder_is_no_toml(tmp_path):
     table = '\n[[ladder]]\nmodel = "a"\nusers = { listwise = 1, listwise = 2 }\n'
     (tmp_path / "toy.toml").write_text(DEFAULT.read_text(encoding="utf-8") + table, encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"toy\.toml: .*line"):
-        experiment.read(tmp_path / "toy.toml")
+    with pytest.raises(SettingError, match=r"toy\.toml: .*line"):
+        config.read(tmp_path / "toy.toml")
 
 
-@pytest.mark.parametrize("wrong", ["folds = 99", "folds = 'five'", "speed = 5", "recommenders = []"])
+@pytest.mark.parametrize("wrong", ["folds = 99", "folds = 'five'", "speed = 5", "recommenders = []", "name = 'x'"])
 def test_an_error_names_the_file_it_was_found_in(wrong, tmp_path):
     text = DEFAULT.read_text(encoding="utf-8")
     kept = [line for line in text.splitlines() if not line.startswith(wrong.split()[0])]
     file = tmp_path / "mine.toml"
     file.write_text("\n".join([wrong, *kept]), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=rf"^mine\.toml: .*{wrong.split()[0]}") as caught:
-        experiment.read(file)
+    with pytest.raises(SettingError, match=rf"^mine\.toml: .*{wrong.split()[0]}") as caught:
+        config.read(file)
     assert str(caught.value).count("mine.toml") == 1
 
 
 @pytest.mark.parametrize("path", sorted(paths.EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_committed_experiment_loads(path: Path):
-    assert experiment.load(path.stem).name == path.stem
+    assert config.load(path.stem).name == path.stem
 
 
 def test_the_default_experiment_holds_the_published_settings():
-    settings = experiment.load("ml-100k")
+    settings = config.load("ml-100k")
     assert (settings.dataset, settings.like_threshold, settings.performance_threshold) == ("ml-100k", 4.0, 0.5)
     assert settings.sparsity_threshold is None
     assert settings.history_length == 20
 
 
-@pytest.mark.parametrize("key", [*experiment.Experiment.__dataclass_fields__, *Endpoint.__dataclass_fields__])
+@pytest.mark.parametrize("key", [*Experiment.model_fields, *EndpointSettings.model_fields])
 def test_every_key_is_explained_beside_the_experiments(key):
     text = (paths.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     assert key == "name" or f"| `{key}` |" in text or f"## The table `[{key}]`" in text
@@ -678,14 +711,13 @@ def test_every_key_is_explained_beside_the_experiments(key):
 
 def test_parameters_survive_the_way_through_a_notebook():
     settings = build()
-    plain = experiment.parameters(settings)
+    plain = config.parameters(settings)
     assert plain["recommenders"] == VALUES["recommenders"]
-    plain["ladder"] = [experiment.Rung(**rung) for rung in plain["ladder"]]
-    assert experiment.Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}) == settings
+    assert config.build(plain.pop("name"), plain, "") == settings
 
 
 def test_an_endpoint_survives_the_way_through_a_notebook():
     endpoint = with_endpoint(parameters={"max_tokens": 400}, concurrency=2, spending_cap_usd=1)
-    plain = experiment.parameters(build(endpoint=ENDPOINT | {"concurrency": 2}))["endpoint"]
+    plain = config.parameters(build(endpoint=ENDPOINT | {"concurrency": 2}))["endpoint"]
     assert plain["base_url"] == ENDPOINT["base_url"]
-    assert Endpoint(**plain) == with_endpoint(concurrency=2) != endpoint
+    assert EndpointSettings(**plain) == with_endpoint(concurrency=2) != endpoint

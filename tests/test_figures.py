@@ -1,14 +1,19 @@
 """Colours can be told apart, also by the colour-blind; labels say which model was asked, and what we added to it."""
 
 import itertools
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hybridrec import figures
+from hybridrec.evaluation.controls import CONTROLS
+from hybridrec.study import figures
 
 PALETTE = {name: getattr(figures, name) for name in ("BLUE", "ORANGE", "GREEN", "RED", "PURPLE", "GREY")}
 # What is left of linear RGB with one kind of cone missing: Machado, Oliveira & Fernandes 2009, table 1, severity 1.
@@ -70,6 +75,13 @@ def test_white_and_black_are_as_far_apart_as_can_be():
 # --- what is written in a figure --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Figures of one test are gone before the next."""
+    yield
+    pyplot.close("all")
+
+
 def texts(figure: Figure) -> str:
     """All that can be read in a figure."""
     figure.canvas.draw()  # some labels are only made when it is drawn
@@ -96,7 +108,7 @@ def in_both_groups(ladder: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([ladder.assign(users=group, users_scored=9) for group in ("asked", "routed")])
 
 
-FIGURES = {
+WITH_REPAIRS = {
     "quality_bars": lambda rows: figures.quality_bars(
         pd.DataFrame({"name": ["listwise", "likelihood"], "control": False, "auc": 0.5, "low": 0.4, "high": 0.6}),
         "title", figures.ORANGE, rows,
@@ -115,14 +127,100 @@ FIGURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FIGURES)
+OF = pd.DataFrame({"recommender": ["A", "B"]})
+USERS = pd.RangeIndex(1, 7, name="user")
+SPARSITY = pd.Series([0.9, 0.95, 0.97, 0.98, 0.99, 0.99], USERS)
+TWICE = pd.MultiIndex.from_product([["listwise", "choose"], [1, 2]])
+# The others, each with how many panels it has for what it is given.
+OTHERS = {
+    "data_portrait": (3, lambda: figures.data_portrait(pd.Series([3, 2, 1]), pd.Series([4, 2]), pd.Series([1, 5, 5]))),
+    "sparsity_portrait": (1, lambda: figures.sparsity_portrait(SPARSITY, 0.96)),
+    "candidates_portrait": (1, lambda: figures.candidates_portrait(pd.Series([1, 2, 50] * 2, USERS), SPARSITY > 0.96)),
+    "tuning_curves": (2, lambda: figures.tuning_curves(
+        pd.DataFrame({"recommender": list("AABB"), "parameter": "k", "value": [1, 2] * 2, "auc": [0.6, 0.7] * 2,
+                      "chosen": [False, True] * 2}),
+    )),
+    "triage_map": (2, lambda: figures.triage_map(
+        OF.assign(performance=[0.4, 0.8], sparsity=0.99, weak=[True, False]), (0.5, 0.96), ["A", "B"],
+    )),
+    "regression_to_the_mean": (1, lambda: figures.regression_to_the_mean(OF.assign(picked_on=0.3, other_half=0.6))),
+    "reliability_bars": (1, lambda: figures.reliability_bars(
+        pd.DataFrame({"rule": ["published", "bound"], "flagged_auc": 0.4, "rest_auc": 0.7}), ["published", "bound"],
+    )),
+    "null_gain": (2, lambda: figures.null_gain(
+        OF.assign(predicted_gain=0.2, observed_gain=0.3, predicted_flagged=5, observed_flagged=9),
+    )),
+    "sensitivity_panels": (2, lambda: figures.sensitivity_panels(
+        pd.DataFrame({"recommender": list("AABB"), "performance": [0.4, 0.5] * 2, "sparsity": 0.9, "flagged": 20,
+                      "flagged_auc": [0.5, 0.6] * 2}),
+        "performance", "sparsity", ("t_p", "t_s"),
+    )),
+    "validity_bars": (2, lambda: figures.validity_bars(
+        pd.DataFrame({"missing": [0.1, 0.2] * 2, "invalid": 0.0, "duplicates": 0.1},
+                     TWICE.set_names(["ranker", "candidates"])),
+    )),
+    "position_bias": (2, lambda: figures.position_bias(
+        pd.DataFrame({"echo": [0.5, -0.5] * 2, "agreement": 0.1}, TWICE.set_names(["ranker", "user"])),
+    )),
+    "topk_gain": (1 + len(CONTROLS), lambda: figures.topk_gain(
+        pd.concat([OF.assign(ranker=ranker, gain_over_recommender=0.01, gain_over_recommender_low=-0.01,
+                             gain_over_recommender_high=0.02) for ranker in ("listwise", *CONTROLS)]), ["listwise"],
+    )),
+    "overview": (2, lambda: figures.overview(
+        pd.DataFrame({"dataset": "a", "protocol": ["published", "held-out"], "ranker": "random", "auc": 0.5}),
+        {"random": "a random order"},
+    )),
+}  # fmt: skip
+PANELS = {
+    "quality_bars": 1, "published_pattern": 1, "headline": 2, "gain_forest": 2, "ladder": 2, "quality_cost": 1,
+}  # fmt: skip
+
+
+def test_every_figure_of_the_study_is_drawn_here():
+    made = {name for name, one in vars(figures).items() if getattr(one, "__annotations__", {}).get("return") is Figure}
+    assert made - {"save"} == WITH_REPAIRS.keys() | OTHERS.keys()
+
+
+def has_words(axis: Axes, which: str) -> bool:
+    """Has an axis a label, is it under one of the whole figure, or are its ticks named?"""
+    whole = getattr(axis.figure, f"get_sup{which}label")()
+    ticks = [label.get_text() for label in getattr(axis, f"get_{which}ticklabels")()]
+    return bool(getattr(axis, f"get_{which}label")() or whole or any(re.search("[A-Za-z]", text) for text in ticks))
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *WITH_REPAIRS])
+def test_a_figure_has_its_panels_and_says_what_is_on_each_axis(name, rankings):
+    panels, draw = OTHERS.get(name) or (PANELS[name], lambda: WITH_REPAIRS[name](rankings))
+    figure = draw()
+    figure.canvas.draw()
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert len(shown) == panels
+    assert all(has_words(axis, "x") for axis in shown)
+    for axis in shown:  # panels side by side show the same scale, which the first names
+        assert has_words(axis, "y") or has_words(shown[0], "y")
+
+
+def test_bars_and_points_are_as_long_and_where_the_table_says():
+    (users, items, ratings) = OTHERS["data_portrait"][1]().axes
+    assert list(users.lines[0].get_ydata()) == [3, 2, 1] and list(items.lines[0].get_ydata()) == [4, 2]
+    assert [bar.get_height() for bar in ratings.patches] == pytest.approx([1 / 3, 2 / 3])
+    (first, _) = OTHERS["tuning_curves"][1]().axes[:2]
+    assert list(first.lines[0].get_ydata()) == [0.6, 0.7]
+    assert (list(first.lines[1].get_xdata()), list(first.lines[1].get_ydata())) == ([1], [0.7])  # the one chosen
+    (axis,) = OTHERS["regression_to_the_mean"][1]().axes
+    assert [set(dots.get_offsets()[:, 0]) for dots in axis.collections[1:]] == [{0.3}, {0.6}]
+    (active, _) = OTHERS["triage_map"][1]().axes
+    assert [len(dots.get_offsets()) for dots in active.collections] == [0, 1]  # A's one user is weak
+
+
+@pytest.mark.parametrize("name", WITH_REPAIRS)
 def test_a_figure_tells_how_much_of_a_written_list_is_random_repair(name, rankings):
-    assert "60%" in texts(FIGURES[name](rankings))
-    assert "%" not in texts(FIGURES[name](rankings.assign(missing=0))).replace("95 %", "")
+    assert "60%" in texts(WITH_REPAIRS[name](rankings))
+    assert "%" not in texts(WITH_REPAIRS[name](rankings.assign(missing=0))).replace("95 %", "")
 
 
 def test_the_published_pattern_names_the_model_that_was_asked(rankings):
-    assert "tiny-1M" in texts(FIGURES["published_pattern"](rankings))
+    assert "tiny-1M" in texts(WITH_REPAIRS["published_pattern"](rankings))
 
 
 def test_no_line_runs_from_model_to_model():

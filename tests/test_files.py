@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from processes import until
 
-from hybridrec import files, progress
+from hybridrec import errors, files
+from hybridrec.study import progress
 
 WRITER = """
 import sys, time
@@ -25,7 +26,7 @@ with files.replacing(Path(sys.argv[1])) as partial:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hybridrec import files
+from hybridrec import files, study  # the study listens to what the library reports
 with files.lock(Path(sys.argv[1]), "holder of `toy`"):
     print("held", flush=True)
     if len(sys.argv) > 2:
@@ -167,7 +168,7 @@ def test_a_wait_within_a_run_is_told_by_the_run_and_not_in_the_notebook(tmp_path
 def test_a_lock_that_cannot_be_had_names_the_file_and_what_to_do(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(files.LockError, match=r"run\.lock cannot be locked: .*move the checkout"),
+        pytest.raises(errors.LockError, match=r"run\.lock cannot be locked: .*move the checkout"),
         files.lock(tmp_path / "file" / "run.lock", "run"),
     ):
         pytest.fail("the lock was had")

@@ -4,31 +4,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import fingerprint, fits, metrics, paths, recommenders, splits
-from hybridrec.recommenders import Study
+from hybridrec.data import splits
+from hybridrec.evaluation import metrics
+from hybridrec.recommenders import fingerprint, fits, fitting
+from hybridrec.recommenders.fitting import Study
 
 NAMES = ["ItemKNN", "EASE", "MostPop"]
 
 
 @pytest.fixture
-def study(interactions: pd.DataFrame, items: pd.DataFrame) -> Study:
+def study(interactions: pd.DataFrame, items: pd.DataFrame, tmp_path) -> Study:
     split = splits.split_per_user(interactions, seed=1)
     grids = {"ItemKNN": [3, 5], "EASE": [10, 20]}
-    return Study(split, items["item"].to_numpy(), like_threshold=4.0, seed=1, grids=grids)
+    return Study(
+        split, items["item"].to_numpy(), like_threshold=4.0, seed=1, grids=grids, cache=tmp_path / "cache", workers=1
+    )
 
 
 @pytest.fixture
-def prints(study, tmp_path, monkeypatch) -> pd.DataFrame:
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
-    here = lambda todo, what: [np.savez(file, **fits.fit_and_score(work)) for work, file in todo]  # noqa: E731
-    monkeypatch.setattr(fits, "_compute", here)
+def prints(study, monkeypatch) -> pd.DataFrame:
     candidates = splits.test_candidates(study.interactions, 4.0, seed=1)
-    tuned = recommenders.tune(study, NAMES)
-    params = recommenders.chosen_params(tuned)
-    recommenders.test_scores(study, params, candidates, top=5)
-    recommenders.out_of_fold_scores(study, params, folds=3)
+    tuned = fitting.tune(study, NAMES)
+    params = fitting.chosen_params(tuned)
+    fitting.test_scores(study, params, candidates, top=5)
+    fitting.out_of_fold_scores(study, params, folds=3)
     monkeypatch.setattr(fits, "_compute", None)  # whatever is not cached now is an error
-    found = recommenders.fingerprints(study, tuned, candidates, top=5, folds=3)
+    found = fitting.fingerprints(study, tuned, candidates, top=5, folds=3)
     pd.testing.assert_series_equal(found[found["part"] == "tuning"]["auc"], tuned["auc"], check_index=False)
     return found
 

@@ -1,24 +1,30 @@
 """The open model: scores that share a prefix are the scores of plain forward passes. Needs its weights on this disk."""
 
 import json
+import shutil
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
+import tiny_model
 import torch
 from processes import until
 from safetensors.torch import save_file
 from toy_model import reply
 
-from hybridrec import paths
-from hybridrec.llm import local, runner, scoring
-from hybridrec.llm.local import LocalModel
-from hybridrec.llm.models import ModelError
-from hybridrec.llm.recordings import Recordings
+from hybridrec.errors import ModelError
+from hybridrec.llm import runner
+from hybridrec.llm.models import local, packed
+from hybridrec.llm.models.cards import MODELS
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.recordings import Recordings, request_key
 from hybridrec.llm.runner import Asked, Response
+from hybridrec.study import models as study_models
+from hybridrec.study import paths
 
 NAME = "SmolLM2-135M-Instruct"
 INSTRUCTION = "Here are 2 films that I have rated:\n- Alien (1979)\n- Fargo (1996)\n\n"
@@ -27,18 +33,18 @@ PROMPTS = [INSTRUCTION + "Name one more film that I would rate highly.", "Name a
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LocalModel]:
-    card = local.model_card(NAME)
+def model() -> Iterator[HuggingFace]:
+    card = MODELS[NAME]
     folders = [paths.MODELS, *paths.data_folders()]
     if not any(any(folder.glob(f"{NAME}*")) for folder in folders if folder.is_dir()):
         pytest.skip(f"the weights of {card.name} are not on this disk")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # such short passes only lose by more
-    yield LocalModel(NAME)
+    yield study_models.local(NAME)
     torch.set_num_threads(threads)
 
 
-def plain_log_probs(model: LocalModel, tokens: list[int]) -> torch.Tensor:
+def plain_log_probs(model: HuggingFace, tokens: list[int]) -> torch.Tensor:
     """Log-probabilities of the next token after every position: one unbatched pass without any cache."""
     with torch.inference_mode():
         logits = model.model(torch.tensor([tokens]), use_cache=False).logits[0]
@@ -75,7 +81,7 @@ def test_choices_over_a_shared_prefix_are_those_of_plain_passes(model):
 def test_a_candidates_score_does_not_depend_on_those_beside_it(model, monkeypatch):
     request = {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES}
     together = model.answer([request])[0]["log_probs"]
-    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", 1)
+    monkeypatch.setattr(packed, "_TOKENS_PER_PASS", 1)
     assert model.answer([request])[0]["log_probs"] == pytest.approx(together, abs=1e-3)
 
 
@@ -194,7 +200,7 @@ def test_generation_stops_each_sequence_that_has_written_a_line_twice(model):
 
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(ModelError, match=f"unknown model 'GPT-9'.*{NAME}"):
-        local.model_card("GPT-9")
+        HuggingFace("GPT-9")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +222,7 @@ def test_only_complete_lines_count_as_repeated(text, repeated):
 
 JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
-CARD = local.model_card(NAME)
+CARD = MODELS[NAME]
 
 
 class Converter:
@@ -267,16 +273,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_is_converted_once_and_found_afterwards(converter):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     assert folder.parent == paths.MODELS and {*JSON, WEIGHTS} < set(contents(folder))
-    assert local.converted_folder(CARD) == folder
+    assert study_models.local(CARD.name).folder() == folder
     assert converter.conversions == 1
 
 
 def test_of_two_who_want_a_model_at_once_one_converts_it_and_the_other_waits(converter, capsys):
     converter.go.clear()
     found: list[Path] = []
-    two = [threading.Thread(target=lambda: found.append(local.converted_folder(CARD))) for _ in range(2)]
+    two = [threading.Thread(target=lambda: found.append(study_models.local(CARD.name).folder())) for _ in range(2)]
     said = ""
 
     def waiting() -> bool:
@@ -292,7 +298,7 @@ def test_of_two_who_want_a_model_at_once_one_converts_it_and_the_other_waits(con
         converter.go.set()
         for one in two:
             one.join()
-    assert found == [local.converted_folder(CARD)] * 2
+    assert found == [study_models.local(CARD.name).folder()] * 2
     assert converter.conversions == 1
 
 
@@ -301,10 +307,10 @@ def test_a_conversion_that_is_cut_short_is_no_model_and_the_next_one_starts_anew
     with monkeypatch.context() as killed:
         killed.setattr("hybridrec.files._remove", lambda path: None)  # a process that is killed removes nothing
         with pytest.raises(KeyboardInterrupt):
-            local.converted_folder(CARD)
+            study_models.local(CARD.name).folder()
     assert any(file.is_dir() for file in paths.MODELS.iterdir()), "nothing was left, so nothing is tried here"
     converter.dies = None
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     assert {*JSON, WEIGHTS} < set(contents(folder))
     assert [file for file in paths.MODELS.iterdir() if file.is_dir()] == [folder]
 
@@ -320,51 +326,141 @@ DAMAGE = {
 @pytest.mark.parametrize("name", [*JSON, WEIGHTS])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_folder_is_told_of_and_made_again(converter, name, damage, listed):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     whole = contents(folder)
     if not listed:
         (folder / local._SIZES).unlink()
     DAMAGE[damage](folder / name)
     with pytest.warns(UserWarning, match=rf"{folder.name} is damaged \({name} .*converted again") as told:
-        assert local.converted_folder(CARD) == folder
+        assert study_models.local(CARD.name).folder() == folder
     assert len(told) == 1 and "\n" not in str(told[0].message)
     assert contents(folder) == whole
-    assert local.converted_folder(CARD) == folder
+    assert study_models.local(CARD.name).folder() == folder
     assert converter.conversions == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1"])
 def test_a_damaged_list_of_sizes_is_damage_too(converter, text):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     (folder / local._SIZES).write_text(text, encoding="utf-8")
     with pytest.warns(UserWarning, match=f"{local._SIZES} is not readable"):
-        local.converted_folder(CARD)
+        study_models.local(CARD.name).folder()
     assert converter.conversions == 2
 
 
 def test_a_whole_folder_of_an_earlier_version_is_used_as_it_is(converter):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     (folder / local._SIZES).unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert local.converted_folder(CARD) == folder
+        assert study_models.local(CARD.name).folder() == folder
     assert converter.conversions == 1
 
 
 def test_a_damaged_folder_stays_until_there_is_a_new_one(converter):
-    folder = local.converted_folder(CARD)
+    folder = study_models.local(CARD.name).folder()
     (folder / WEIGHTS).write_bytes(b"")
     damaged = contents(folder)
     converter.dies = OSError
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(OSError):
-        local.converted_folder(CARD)
+        study_models.local(CARD.name).folder()
     assert contents(folder) == damaged
+
+
+# --- a folder, and the hub --------------------------------------------------------------------------------------------
+
+WAYS = [
+    {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES},
+    {"kind": "choose", "instruction": INSTRUCTION, "candidates": TITLES, "choices": ["Yes", "No"]},
+]
+
+
+def numbers(model: HuggingFace) -> list[float]:
+    return [p for answer in model.answer(WAYS) for p in flat(answer["log_probs"])]
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    return tiny_model.save(tmp_path / "tiny")
+
+
+def test_a_folder_gives_the_scores_that_the_card_of_the_same_weights_gives(tiny, monkeypatch):
+    monkeypatch.setattr(local, "converted_folder", lambda *_: tiny)
+    folder, card = HuggingFace(tiny), HuggingFace(NAME)
+    assert numbers(folder) == numbers(card)
+    assert (folder.name, folder.chat) == ("tiny", True)
+    assert folder.key(Asked(1, WAYS[0])) != card.key(Asked(1, WAYS[0]))
+
+
+def test_a_folders_scores_are_those_of_plain_passes(tiny):
+    model = HuggingFace(tiny)
+    prefix, suffix = model._tokens(f"Q: {PROMPTS[0]} A:"), model._tokens(TITLES[0])
+    table = plain_log_probs(model, prefix + suffix)
+    expected = sum(float(table[len(prefix) + i - 1, token]) for i, token in enumerate(suffix))
+    assert numbers(model)[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_without_a_chat_template_goes_on_with_the_text(tmp_path):
+    model = HuggingFace(tiny_model.save(tmp_path / "base", chat=False))
+    assert not model.chat
+    assert model._around("Name a film.") == ("<end>Name a film.", "\n")
+
+
+def test_a_folders_answers_are_found_by_its_weights_wherever_it_lies(tiny, tmp_path):
+    asked = Asked(1, WAYS[0])
+    key = HuggingFace(tiny).key(asked)
+    moved = shutil.copytree(tiny, tmp_path / "elsewhere" / "another-name")
+    assert HuggingFace(moved).key(asked) == key
+    other = HuggingFace(tiny_model.save(moved, seed=4))
+    assert other.key(asked) != key
+
+
+def test_the_tokens_of_a_request_are_those_that_its_answer_reports(tiny):
+    model = HuggingFace(tiny)
+    for request, answer in zip(WAYS, (model.answer([way])[0] for way in WAYS), strict=True):
+        assert model.count(request) == (answer["prompt_tokens"], 0)
+    written = {"kind": "generate", "instruction": PROMPTS[1], "candidates": ["ab", "c"]}
+    (answer,) = model.answer([written])
+    prompt, most = model.count(written)
+    assert prompt == answer["prompt_tokens"] == len(f"Q: {PROMPTS[1]} A:")  # a token is a byte
+    assert answer["completion_tokens"] <= most
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
+def test_a_folder_without_a_model_is_refused_at_once(tiny, lacking):
+    (tiny / lacking).unlink()
+    with pytest.raises(ModelError, match=lacking.replace("model.", "").replace(".", r"\.")):
+        HuggingFace(tiny)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """A cache of the Hugging Face hub that holds one commit of org/tiny; nothing else can be fetched."""
+    cache, commit = tmp_path / "hub", "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = cache / "models--org--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    return tiny_model.save(repository / "snapshots" / commit)
+
+
+def test_a_model_of_the_hub_is_found_in_its_cache_and_keyed_by_its_commit(hub):
+    model = HuggingFace("org/tiny")
+    assert model.key(Asked(1, WAYS[0])) == request_key({"model": f"org/tiny@{hub.name}", **WAYS[0]})
+    assert numbers(model) == numbers(HuggingFace(hub))
+
+
+def test_a_model_that_the_hub_does_not_give_is_an_error_with_its_name(hub):
+    model = HuggingFace("org/none")  # nothing is looked up yet
+    with pytest.raises(ModelError, match="'org/none'"):
+        model.key(Asked(1, WAYS[0]))
 
 
 # --- taking requests on ---------------------------------------------------------------------------------------------
 
 
-class Stub(LocalModel):
+class Stub(HuggingFace):
     """Answers without any weights, and remembers its batches."""
 
     def __init__(self) -> None:
@@ -419,7 +515,7 @@ def test_requests_for_everybody_do_not_pile_up(monkeypatch):
 def test_a_killed_run_loses_at_most_the_batch_that_was_being_scored(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "_CHARACTERS_TOGETHER", 100)
     model, asked = Stub(), [scored(user, "score", 30) for user in range(11)]
-    answer, recordings = model.answer, Recordings(tmp_path / "stub.jsonl")
+    answer, recordings = model.answer, Recordings(tmp_path / "stub.sqlite")
 
     def killed(requests: list[dict]) -> list[dict]:
         if len(model.batches) == 2:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
-from hybridrec import metrics
+from hybridrec.evaluation import metrics
 
 K = 3
 
@@ -132,7 +132,7 @@ def test_the_order_of_the_rows_does_not_matter(table):
     pd.testing.assert_frame_equal(metrics.per_user(shuffled, K), metrics.per_user(table, K))
 
 
-def test_all_scores_equal_is_a_coin():
+def test_all_scores_equal_is_a_random_order():
     assert metrics.auc(table_of([7] * 9, [1, 1] + [0] * 7))[1] == 0.5
 
 

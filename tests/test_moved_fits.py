@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import paths
+from hybridrec.study import paths
 
 AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
 RELATIVE = 1e-6
@@ -58,7 +58,7 @@ def elsewhere(tmp_path_factory) -> Path:
 def test_moved_fits_ask_for_nothing_that_is_not_recorded_and_the_results_stay(elsewhere):
     own = {"HYBRIDREC_SCRATCH": str(elsewhere), "HYBRIDREC_LLM": "replay", "HYBRIDREC_PROGRESS": "off"}
     for name in AFTER_THE_FITS:
-        call = [sys.executable, "-m", "hybridrec", "run", "ml-100k", name]
+        call = [sys.executable, "-m", "hybridrec.study", "run", "ml-100k", name]
         done = subprocess.run(call, cwd=paths.ROOT, env=os.environ | own, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
     before, after = (

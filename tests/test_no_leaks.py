@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import datasets, evaluation, fits, hybrid, paths, recommenders, splits, triage
-from hybridrec.llm import answers, prompts, rankers
+from hybridrec.data import datasets, splits
+from hybridrec.evaluation import compare, controls
+from hybridrec.llm import answers, modes, rankers
 from hybridrec.llm.recordings import request_key
+from hybridrec.llm.tasks import build_tasks
 from hybridrec.randomness import generator
+from hybridrec.recommenders import fits, fitting
+from hybridrec.weak_users import triage
 
 SEED, LIKED, FOLDS = 3, 4.0, 3
 GRIDS = {"MostPop": None, "ItemKNN": ("k", (5, 10)), "EASE": ("lamb", (5, 50))}
@@ -60,7 +64,7 @@ ITEMS = pd.DataFrame({"item": range(101, 141), "title": [f"Film {n}" for n in ra
 
 def asked(tasks: list, items: pd.DataFrame) -> pd.DataFrame:
     """The key of every request there is."""
-    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in prompts.MODES}
+    made = {mode: [rankers.request_of(task, mode, "film") for task in tasks] for mode in modes.BUILT_IN}
     made["prior"] = rankers.prior_requests(items, "film")
     return pd.DataFrame([(mode, one.user, request_key(one.request)) for mode, group in made.items() for one in group])
 
@@ -76,22 +80,22 @@ def repaired(tasks: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def outputs(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
     """Everything that notebooks 1 to 5 decide or compute before a ranking meets a label of the test."""
     known = interactions[interactions["split"] != "test"]
     candidates = splits.test_candidates(interactions, LIKED, SEED)
-    study = recommenders.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED)
-    tuned = recommenders.tune(study, list(GRIDS))
-    chosen = recommenders.chosen_params(tuned)
-    out_of_fold = recommenders.out_of_fold_scores(study, chosen, FOLDS)
-    test, retrieved = recommenders.test_scores(study, chosen, candidates, top=10)
+    study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED, cache=cache)
+    tuned = fitting.tune(study, list(GRIDS))
+    chosen = fitting.chosen_params(tuned)
+    out_of_fold = fitting.out_of_fold_scores(study, chosen, FOLDS)
+    test, retrieved = fitting.test_scores(study, chosen, candidates, top=10)
     sparsity, thresholds = datasets.sparsity_index(known, len(ITEMS)), triage.Thresholds()
     labels = known.assign(relevant=known["rating"] >= LIKED)[["user", "item", "relevant"]]
     held_out = triage.triage_table(out_of_fold.merge(labels, on=["user", "item"]), sparsity, thresholds, "held-out")
     judged = test.drop(columns="fold").merge(candidates[["user", "item", "relevant"]], on=["user", "item"])
-    tasks = rankers.build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
+    tasks = build_tasks(sorted(known["user"].unique()), known, candidates, ITEMS, history_length=5)
     deciles = {
-        name: evaluation.worst_decile(rows.set_index("user")["performance"])
+        name: compare.worst_decile(rows.set_index("user")["performance"])
         for name, rows in held_out.groupby("recommender")
     }
     return {
@@ -105,14 +109,14 @@ def outputs(interactions: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "inactive users": triage.inactive(sparsity, thresholds).to_frame(),
         "requests": asked(tasks, ITEMS),
         "repairs": repaired(tasks),
-        "controls": hybrid.control_scores(known, candidates, generator(SEED, "random-control"), draws=3),
-        "best other": pd.Series(hybrid.best_other(tuned)).to_frame(),
+        "controls": controls.control_scores(known, candidates, generator(SEED, "random-control"), draws=3),
+        "best other": pd.Series(controls.best_other(tuned)).to_frame(),
         "published triage": triage.triage_table(judged, sparsity, thresholds, "published"),
-        "oracle": hybrid.oracle_scores(candidates),
+        "oracle": controls.oracle_scores(candidates),
     }
 
 
-def compute(todo: list, what: str) -> None:
+def compute(todo: list, what: str, workers: int) -> None:
     """The fits of ``fits.run``, one after the other in this process."""
     for work, file in todo:
         np.savez(file, **fits.fit_and_score(work))
@@ -121,18 +125,14 @@ def compute(todo: list, what: str) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]]:
     """Both runs' outputs. Each has a cache of its own, so that nothing is the same because it was kept."""
-
-    def run(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
-        patch.setattr(paths, "CACHE", cache)
-        return outputs(interactions)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fits, "_compute", compute)
         small = {name: replace(fits.RECIPES[name], grid=grid) for name, grid in GRIDS.items()}
-        patch.setattr(fits, "RECIPES", small)
+        for name, recipe in small.items():
+            patch.setitem(fits.RECIPES, name, recipe)
         ratings = simulated()
         folders = [tmp_path_factory.mktemp(name) for name in ("as-they-are", "scrambled")]
-        yield run(ratings, folders[0]), run(scrambled(ratings), folders[1])
+        yield outputs(ratings, folders[0]), outputs(scrambled(ratings), folders[1])
 
 
 def test_the_simulation_is_worth_scrambling(runs):

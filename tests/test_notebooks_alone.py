@@ -5,8 +5,10 @@ import re
 import nbformat
 import pytest
 
-from hybridrec import paths, recommenders, tables
+from hybridrec import errors
 from hybridrec.llm import runner
+from hybridrec.recommenders import fitting
+from hybridrec.study import paths, tables
 
 NOTEBOOKS = sorted(path.stem for path in paths.NOTEBOOKS.glob("0*.ipynb"))
 
@@ -30,7 +32,7 @@ def empty(tmp_path, monkeypatch) -> None:
         raise AssertionError("something was computed before the first table was read")
 
     monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
-    monkeypatch.setattr(recommenders, "run", fail)
+    monkeypatch.setattr(fitting, "run", fail)
     monkeypatch.setattr(runner, "ask", fail)
 
 
@@ -39,7 +41,7 @@ def test_a_notebook_opened_alone_names_the_one_to_run_first(name, empty):
     parameters, first, *_ = code(name)
     namespace: dict = {}
     exec(parameters, namespace)
-    with pytest.raises(tables.MissingTableError) as missing:
+    with pytest.raises(errors.MissingTableError) as missing:
         exec(first, namespace)
     told = re.fullmatch(
         r".* notebook (\w+) writes it\. Run that notebook first, or `make reproduce .*", str(missing.value)

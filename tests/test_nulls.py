@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import nulls
+from hybridrec.weak_users import nulls
 
 KEYS = ["flagged", "before_auc", "after_auc", "gain", "still_weak"]
 
@@ -20,7 +20,7 @@ def predict(table: pd.DataFrame, auc: float, threshold: float = 0.5, seed: int =
 
 
 def all_orders(relevant: int, irrelevant: int) -> np.ndarray:
-    """AUC of every order of the candidates, all equally likely under a coin."""
+    """AUC of every order of the candidates, all equally likely."""
     places = range(relevant + irrelevant)
     pairs = relevant * irrelevant
     return np.array(
@@ -38,13 +38,15 @@ def test_candidates_are_counted_by_user():
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 4), (4, 1), (3, 2), (3, 4)])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1 / 3, 0.5, 0.9, 1.0])
-def test_the_coin_agrees_with_enumeration(shape, threshold):
-    assert nulls.coin_share(*shape, threshold) == pytest.approx((all_orders(*shape) <= threshold + 1e-12).mean())
+def test_a_random_order_agrees_with_enumeration(shape, threshold):
+    assert nulls.random_order_share(*shape, threshold) == pytest.approx(
+        (all_orders(*shape) <= threshold + 1e-12).mean()
+    )
 
 
-def test_a_coin_on_many_candidates_is_at_or_below_one_half_half_of_the_time():
+def test_a_random_order_on_many_candidates_is_at_or_below_one_half_half_of_the_time():
     # 37 x 37 pairs is an odd number: no tie at one half.
-    assert nulls.coin_share(37, 37, 0.5) == pytest.approx(0.5)
+    assert nulls.random_order_share(37, 37, 0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("shape", "auc"), [((1, 1), 0.7), ((5, 3), 0.7), ((2, 9), 0.35)])
@@ -134,6 +136,43 @@ def test_where_nobody_can_be_flagged_there_is_no_gain_to_report():
     assert np.isnan([found[key] for key in KEYS[1:]]).all()
 
 
+def in_folds(*users: list[tuple[int, int]]) -> pd.DataFrame:
+    """The items of users: for each fold how many are relevant and how many are not."""
+    rows = [
+        (user, fold, which)
+        for user, folds in enumerate(users)
+        for fold, shape in enumerate(folds)
+        for which, count in zip((True, False), shape, strict=True)
+        for _ in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["user", "fold", "relevant"])
+
+
+@pytest.mark.parametrize(
+    ("folds", "share"),
+    [
+        ([(1, 1)], 1 / 2),
+        ([(1, 1), (1, 1)], 3 / 4),  # flagged unless both pairs are in order
+        ([(1, 1), (1, 2)], 1 / 2),  # of three pairs at most one: 1/2 * 2/3 + 1/2 * 1/3
+        ([(2, 0), (0, 3)], 0),  # pairs are formed within a fold, and here there is none
+        ([(2, 2), (3, 0)], 4 / 6),
+    ],
+)
+def test_flags_by_luck_over_folds_agree_with_counting(folds, share):
+    expected, sd = nulls.flagged_by_luck(in_folds(*[folds] * 20), 0.5, 0.5, np.random.default_rng(0), 20_000)
+    assert expected == pytest.approx(20 * share, abs=0.2)
+    assert sd == pytest.approx(np.sqrt(20 * share * (1 - share)), abs=0.05)
+
+
+def test_flags_by_luck_in_one_fold_are_those_of_the_prediction():
+    shapes = [(1, 2), (3, 4), (5, 5), (2, 6)]
+    expected, sd = nulls.flagged_by_luck(
+        in_folds(*[[shape] for shape in shapes]), 0.7, 0.5, np.random.default_rng(0), 40_000
+    )
+    found = predict(counts(*shapes), 0.7)
+    assert (expected, sd) == (pytest.approx(found["flagged"], abs=0.02), pytest.approx(found["flagged_sd"], abs=0.02))
+
+
 # --- beside real scores ---------------------------------------------------------------------------------------------
 
 
@@ -148,7 +187,7 @@ def by_hand() -> pd.DataFrame:
 def test_observed_by_hand(by_hand):
     found = nulls.observed(by_hand, pd.Index([1, 2, 3, 4]), 0.5)
     assert list(found) == KEYS
-    # A coin leaves user 1 weak with probability 1/2, and user 2 (ranks 1, 2, 3 of three) with 2/3.
+    # A random order leaves user 1 weak with probability 1/2, and user 2 (ranks 1, 2, 3 of three) with 2/3.
     assert list(found.values()) == pytest.approx([2, 0.25, 0.5, 0.25, (1 / 2 + 2 / 3) / 2])
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hybridrec import downloads, paths, tables
+from hybridrec.data import downloads
+from hybridrec.study import paths, tables
 
 PARENT, OWN = "My Documents d'été", "hybrid rec"
 READ_BY_MAKE = [
@@ -63,7 +64,7 @@ def targets() -> list[str]:
 PYTHON = """#!/bin/sh
 echo "$HYBRIDREC_SCRATCH|$*" >> "{log}"
 for word; do [ "$last" = --target ] && mkdir -p "$word"; last=$word; done
-case "$*" in "-m hybridrec run "*)
+case "$*" in "-m hybridrec.study run "*)
     mkdir -p "results/$4" "data/tables/$4" && touch "results/$4/$5.ipynb"
     for table in {tables}; do touch "data/tables/$4/$table.parquet"; done;;
 esac
@@ -215,7 +216,13 @@ def test_every_recipe_run_for_real_leaves_what_is_not_its_own(checkout):
         assert checkout.lost() == [], target
         assert checkout.made_outside() == [], target
     asked = checkout.log.read_text(encoding="utf-8")
-    for command in ("-m hybridrec run ml-100k 06_cost", "-m ruff check", "-m sphinx", "-m venv", "-m hybridrec seeds"):
+    for command in (
+        "-m hybridrec.study run ml-100k 06_cost",
+        "-m ruff check",
+        "-m sphinx",
+        "-m venv",
+        "-m hybridrec.study seeds",
+    ):
         assert command in asked
 
 
@@ -249,7 +256,7 @@ def test_a_test_run_empties_its_scratch_folder_wherever_another_is_named(given, 
     assert done.returncode == 0, done.stderr
     assert list(scratch.iterdir()) == []
     assert checkout.lost() == []
-    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec run" in line]
+    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
     assert len(runs) == 6
     assert {line.partition("|")[0] for line in runs} == {".stamps/scratch"}
 
@@ -336,7 +343,7 @@ def test_a_python_that_is_not_there_is_named(checkout):
     assert not list(checkout.top.rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", ["qwen2.5:7b.jsonl", "my model.jsonl", "c#.jsonl.gz", "it's 100% new.jsonl"])
+@pytest.mark.parametrize("name", ["qwen2.5:7b.jsonl", "my model.jsonl", "c#.jsonl.gz", "it's 100% new.sqlite"])
 def test_recordings_of_any_name_are_waited_for(name, checkout):
     """A tag after a colon is how Ollama names its models."""
     file = checkout.root / "data/recordings/ml-100k" / name
@@ -348,12 +355,26 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
     os.utime(file, (later, later))
     done = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr
-    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec run" in line]
+    runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
     assert [line.rpartition(" ")[2] for line in runs] == ["04_llm_prompting", "05_evaluation", "06_cost"]
 
 
+@pytest.mark.parametrize("name", ["toy.live.sqlite", "toy.sqlite-wal", ".toy.jsonl.gz.1.partial.gz"])
+def test_files_that_are_no_recordings_of_this_study_are_not_waited_for(name, checkout):
+    file = checkout.root / "data/recordings/ml-100k" / name
+    file.touch()
+    assert checkout.make("reproduce").returncode == 0
+    later = (checkout.root / ".stamps/ml-100k/06_cost").stat().st_mtime + 5
+    os.utime(file, (later, later))
+    assert "nothing to do" in checkout.make("reproduce").stdout
+
+
 def test_a_copy_beside_a_module_as_synchronised_folders_make_it_stops_nothing(checkout):
-    for name in ("hybridrec/llm/prompts 2.py", "hybridrec/topk (d'été).py", "hybridrec/llm/templates 2.toml"):
+    for name in (
+        "hybridrec/llm/prompts 2.py",
+        "hybridrec/evaluation/topk (d'été).py",
+        "hybridrec/llm/templates 2.toml",
+    ):
         (checkout.root / name).touch()
     done = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr
@@ -406,7 +427,9 @@ def test_a_command_written_as_text_is_found(code):
 def test_no_source_writes_a_command_as_text():
     """Tests may: one tries the commands that errors tell the reader to type."""
     read = [(name, code) for name, code in sources() if not name.startswith("tests/")]
-    assert {"hybridrec/downloads.py", "benchmarks/pipeline.py", "notebooks/01_data.ipynb"} <= {name for name, _ in read}
+    assert {"hybridrec/data/downloads.py", "benchmarks/pipeline.py", "notebooks/01_data.ipynb"} <= {
+        name for name, _ in read
+    }
     assert [(name, fault) for name, code in read for fault in faults(code)] == []
 
 
@@ -425,12 +448,14 @@ def test_pip_is_given_a_folder_with_blanks_as_one_word(tmp_path, monkeypatch):
     assert any(word == str(folder) or word.endswith(str(folder)) for word in calls[0])
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_a_checkout_with_blanks_and_writes_within_it(checkout):
     source = checkout.root / "notebooks" / "it's mine.ipynb"
     (checkout.root / ".stamps" / "a b").mkdir()
-    code = "from hybridrec import paths\nimport os\n(paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
+    code = "import os\nfrom hybridrec.study import paths\n"
+    code += "(paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), source)
-    run = "from pathlib import Path\nfrom hybridrec import __main__ as m, paths\nimport sys\n"
+    run = "from pathlib import Path\nfrom hybridrec.study import notebooks as m, paths\nimport sys\n"
     run += "print(m._execute(Path(sys.argv[1]), {}, paths.ROOT / '.stamps' / 'a b' / 'c').cells[0].outputs[0].text)"
     env = os.environ | {"PYTHONPATH": str(checkout.root), "HYBRIDREC_SCRATCH": ".stamps/a 'scratch"}
     command = [sys.executable, "-c", run, str(source)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hybridrec import paths
-from hybridrec.prices import Price, PriceError, Prices, read_prices
+from hybridrec.errors import PriceError
+from hybridrec.evaluation.prices import Price, Prices, read_prices
+from hybridrec.study import paths
 
 LOCAL = 'date = "2026-01-01"\n[local]\nusd_per_hour = 3.6\n'
 MODEL = '[models."org/toy-4.1"]\nprompt = 2\ncached = 0.5\ncompletion = 8.0\n'
@@ -93,33 +94,38 @@ def test_the_committed_prices_can_be_read():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[local]\nusd_per_hour = 0.1", "'date' is missing"),
-        ('date = "2026-01-01"', "'local' is missing"),
-        ('date = "2026-01-01"\n[local]\n', "'usd_per_hour' is missing"),
-        ('date = "2026-01-01"\nlocal = 3', r"local is 3; it must be a table, \[local\]"),
-        ('date = "2026-01-01"\n[local]\nusd_per_hour = -0.1', "local.usd_per_hour is -0.1"),
-        ('date = "2026-01-01"\n[local]\nusd_per_hour = 0', "local.usd_per_hour is 0; it must be a number above 0"),
-        ('date = "2026-01-01"\n[local]\nusd_per_hour = nan', "local.usd_per_hour is nan"),
-        ('date = "2026-01-01"\n[local]\nusd_per_hour = inf', "local.usd_per_hour is inf"),
-        ('date = "2026-01-01"\n[local]\nusd_per_hour = "cheap"', "local.usd_per_hour is 'cheap'"),
-        ('date = "2026-01-01"\n[local]\nusd_per_hour = true', "local.usd_per_hour is True"),
+        ("[local]\nusd_per_hour = 0.1", "missing key 'date'"),
+        ('date = "2026-01-01"', "missing key 'local'"),
+        ('date = "2026-01-01"\n[local]\n', "local: missing key 'usd_per_hour'"),
+        ('date = "2026-01-01"\nlocal = 3', "local is 3; it must be a table"),
+        ('date = "2026-01-01"\n[local]\nusd_per_hour = -0.1', "local: usd_per_hour is -0.1; .* above 0"),
+        ('date = "2026-01-01"\n[local]\nusd_per_hour = 0', "local: usd_per_hour is 0; it must be a number above 0"),
+        ('date = "2026-01-01"\n[local]\nusd_per_hour = nan', "local: usd_per_hour is nan"),
+        ('date = "2026-01-01"\n[local]\nusd_per_hour = inf', "local: usd_per_hour is inf"),
+        ('date = "2026-01-01"\n[local]\nusd_per_hour = "cheap"', "local: usd_per_hour is 'cheap'"),
+        ('date = "2026-01-01"\n[local]\nusd_per_hour = true', "local: usd_per_hour is True"),
         ('date = "today"\n[local]\nusd_per_hour = 1', "date is 'today'; it must be a day like"),
+        ("date = 86400\n[local]\nusd_per_hour = 1", "date is 86400; it must be a day like"),
         ("date = true\n[local]\nusd_per_hour = 1", "date is True"),
-        (f'date = "2026-01-01"\n[local]\nusd_per_hour = 1{"0" * 400}', "local.usd_per_hour is 10"),
+        (f'date = "2026-01-01"\n[local]\nusd_per_hour = 1{"0" * 400}', "local: usd_per_hour is 10"),
         (f'date = "2026-01-01"\n[local]\nusd_per_hour = {"1" * 5000}', "digits"),
         ("date is today", "line 1"),
-        ("", "'local' is missing"),
-        ("models = 3\n" + LOCAL, r"models is 3; it must be a table, \[models\]"),
-        (LOCAL + "[models]\ntoy = 3", r"\[models.'toy'\] must have exactly cached, completion, prompt"),
-        (LOCAL + "[models.toy]\nprompt = 1\ncompletion = 1", r"\[models.'toy'\] must have exactly"),
-        (LOCAL + "[models.toy]\nprompt = 1\ncached = 1\ncompletion = 1\nhour = 1", r"\[models.'toy'\] must have"),
-        (LOCAL + "[models.toy]\nprompt = 1\ncached = -1\ncompletion = 1", r"models.'toy'.cached is -1; .*not below 0"),
-        (LOCAL + '[models.toy]\nprompt = "1"\ncached = 0\ncompletion = 1', r"models.'toy'.prompt is '1'"),
-        (LOCAL + "[models.toy]\nprompt = 1\ncached = 0\ncompletion = nan", r"models.'toy'.completion is nan"),
+        ("", "missing key 'date'"),
+        ("models = 3\n" + LOCAL, "models is 3; it must be a table"),
+        (LOCAL + "[models]\ntoy = 3", "models: toy is 3; it must be a table"),
+        (LOCAL + "[models.toy]\nprompt = 1\ncompletion = 1", "models: toy: missing key 'cached'"),
+        (LOCAL + "[models.toy]\nprompt = 1\ncached = 1\ncompletion = 1\nhour = 1",
+         "models: toy: unknown key 'hour'.*Known: cached, completion, prompt"),
+        (LOCAL + "[models.toy]\nprompt = 1\ncached = -1\ncompletion = 1",
+         "models: toy: cached is -1; it must be a number from 0 to 1,000,000"),
+        (LOCAL + '[models.toy]\nprompt = "1"\ncached = 0\ncompletion = 1', "models: toy: prompt is '1'"),
+        (LOCAL + "[models.toy]\nprompt = 1\ncached = 0\ncompletion = nan", "models: toy: completion is nan"),
+        (LOCAL.replace("[local]", "hour = 2\n[local]"), "unknown key 'hour'.*Known: date, local, models"),
     ],
     ids=["no date", "no table", "no price", "no table but a number", "negative", "zero", "nan", "infinite", "text",
-         "boolean", "no day", "a boolean day", "too large", "too long", "not TOML", "empty", "models a number",
-         "a model a number", "a kind missing", "a kind too many", "negative tokens", "tokens as text", "tokens nan"],
+         "boolean", "no day", "a number as day", "a boolean day", "too large", "too long", "not TOML", "empty",
+         "models a number", "a model a number", "a kind missing", "a kind too many", "negative tokens",
+         "tokens as text", "tokens nan", "an unknown key"],
 )  # fmt: skip
 def test_a_price_file_that_cannot_be_used_is_named_with_the_key(file, text, why):
     file.write_text(text, encoding="utf-8")

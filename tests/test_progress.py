@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hybridrec import progress
+from hybridrec.study import progress
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_counts_are_summed_by_kind_over_journals_that_are_there(tmp_path):
     progress.count("fits", computed=99)  # nobody keeps a journal
     found = progress.counts([tmp_path / "a", tmp_path / "b", tmp_path / "not run"])
     assert found == {"fits": {"computed": 1_203, "cached": 10}}
-    assert progress.told(found) == "fits: 10 cached, 1,203 computed"
+    assert progress.summary(found) == "fits: 10 cached, 1,203 computed"
 
 
 TORN = [b'{"what": "fits", "comp', b'{"what": "fits", "computed": 3', b"{", b"12", b'"fits"', b"\xff\xfe", b"[" * 10**5]
@@ -104,7 +104,7 @@ def test_a_torn_line_is_counted_and_costs_no_other(torn, place, tmp_path):
                 progress.count("fits", computed=5, cached=1)
     found = progress.counts([tmp_path / "journal"])
     assert found == {"fits": {"computed": 10, "cached": 2}, "journal": {"torn lines": 1}}
-    assert "1 torn lines" in progress.told(found)
+    assert "1 torn lines" in progress.summary(found)
 
 
 def test_a_line_that_comes_in_pieces_is_told_once_it_is_whole_and_a_torn_one_stops_nobody(tmp_path, capsys):

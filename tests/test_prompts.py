@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec.llm import prompts
+from hybridrec.llm import modes, prompts
 from hybridrec.llm.prompts import Item
 
 TITLES = ["The Godfather (1972)", "Misérables, Les (1995)", "12 Angry Men (1957)", "2001: A Space Odyssey (1968)"]
@@ -116,7 +116,7 @@ def test_a_title_without_an_opening_bracket_stays_as_it_is(title):
         assert prompts.one_line(title) == title
 
 
-@pytest.mark.parametrize("mode", prompts.MODES)
+@pytest.mark.parametrize("mode", modes.BUILT_IN)
 def test_a_hostile_title_adds_no_line_to_a_prompt(mode, hostile_title):
     def lines(name: str) -> int:
         history, candidates = [Item(name), *HISTORY], [Item(name), *CANDIDATES]
@@ -221,10 +221,10 @@ def test_listwise_labels_shows_bullets_for_the_history_and_labels_for_the_candid
     assert 'separated by " > "' in text
 
 
-@pytest.mark.parametrize("mode", prompts.MODES)
+@pytest.mark.parametrize("mode", modes.BUILT_IN)
 def test_no_prompt_has_unfilled_braces_and_each_names_the_noun(mode):
     text = prompts.instruction(mode, HISTORY, CANDIDATES, "novel") + (
-        prompts.question(mode, CANDIDATES[0], "novel") if mode.startswith("pointwise") else ""
+        prompts.question(mode, CANDIDATES[0], "novel") if modes.get(mode).asks else ""
     )
     assert "{" not in text
     assert "novel" in text
@@ -244,7 +244,7 @@ def test_listwise_follows_the_order_of_the_candidates():
     assert sorted(forward.splitlines()) == sorted(backward.splitlines())
 
 
-@pytest.mark.parametrize("mode", prompts.WRITTEN)
+@pytest.mark.parametrize("mode", ["listwise", "listwise-labels"])
 def test_shuffles_of_one_users_candidates_share_everything_up_to_the_candidate_list(mode):
     texts = [prompts.instruction(mode, HISTORY, order, "film") for order in permutations(CANDIDATES)]
     parts = [text.partition("candidate films:\n") for text in texts]

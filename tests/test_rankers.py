@@ -7,14 +7,18 @@ import pandas as pd
 import pytest
 from toy_model import USAGE, NeverAsked, ToyModel, reply
 
-from hybridrec import splits
-from hybridrec.llm import prompts, rankers
-from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.local import LocalModel
-from hybridrec.llm.models import ModelError
-from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.llm.runner import Failure, Response, ResponseError, Tally
-from hybridrec.prices import PriceError
+from hybridrec.data import splits
+from hybridrec.errors import ModelError, PriceError, RecordingError, ResponseError
+from hybridrec.llm import modes, prompts, rankers
+from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.redact import redact_response
+from hybridrec.llm.runner import Failure, Response, Tally
+from hybridrec.llm.tasks import Task, build_tasks, item_facts
+from hybridrec.study import models as study_models
+
+WRITTEN = ("listwise", "listwise-labels")
 
 
 @pytest.fixture
@@ -28,13 +32,13 @@ def study(interactions: pd.DataFrame, items: pd.DataFrame) -> dict[str, pd.DataF
 
 
 @pytest.fixture
-def tasks(study) -> list[rankers.Task]:
-    return rankers.build_tasks(sorted(study["candidates"]["user"].unique())[:5], **study)
+def tasks(study) -> list[Task]:
+    return build_tasks(sorted(study["candidates"]["user"].unique())[:5], **study)
 
 
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
-    return Recordings(tmp_path / "toy.jsonl")
+    return Recordings(tmp_path / "toy.sqlite")
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +46,9 @@ def _auto(monkeypatch) -> None:
     monkeypatch.delenv("HYBRIDREC_LLM", raising=False)
 
 
-def three(user: int = 7) -> rankers.Task:
+def three(user: int = 7) -> Task:
     items = tuple(prompts.Item(title) for title in ("Alien", "Fargo", "Heat"))
-    return rankers.Task(user, (prompts.Item("Psycho"),), (30, 10, 20), items)
+    return Task(user, (prompts.Item("Psycho"),), (30, 10, 20), items)
 
 
 def says(text: str, finish_reason: str = "stop") -> Response:
@@ -57,7 +61,7 @@ def rank(tmp_path):
     folders = iter(range(1000))
 
     def ranked(tasks: list, mode: str, answer: Response | Failure, seed: int = 1, **options) -> list[rankers.Ranking]:
-        fresh = Recordings(tmp_path / str(next(folders)) / "toy.jsonl")
+        fresh = Recordings(tmp_path / str(next(folders)) / "toy.sqlite")
         return list(rankers.rank(tasks, mode, ToyModel(lambda _: answer), fresh, noun="film", seed=seed, **options))
 
     return ranked
@@ -74,7 +78,7 @@ def test_history_is_ordered_by_rating_then_recency_and_cut(items):
     rows = [(101, 3.0, 50), (102, 5.0, 10), (103, 5.0, 20), (104, 4.0, 99), (105, 3.0, 60), (106, 1.0, 99)]
     known = pd.DataFrame(rows, columns=["item", "rating", "timestamp"]).assign(user=7)
     candidates = pd.DataFrame({"user": 7, "position": [1, 0], "item": [110, 111]})
-    (task,) = rankers.build_tasks([7], known, candidates, items, history_length=5)
+    (task,) = build_tasks([7], known, candidates, items, history_length=5)
     assert [item.title for item in task.history] == [f"Film {n} ({1900 + n % 90})" for n in (103, 102, 104, 105, 101)]
     assert task.candidates == (111, 110)
     assert [item.title for item in task.items] == ["Film 111 (1921)", "Film 110 (1920)"]
@@ -82,7 +86,7 @@ def test_history_is_ordered_by_rating_then_recency_and_cut(items):
 
 def test_tasks_come_in_the_order_of_the_users_asked_for(study):
     users = sorted(study["candidates"]["user"].unique())[:4][::-1]
-    assert [task.user for task in rankers.build_tasks(users, **study)] == users
+    assert [task.user for task in build_tasks(users, **study)] == users
 
 
 def test_no_test_item_of_the_user_stands_in_the_history(study, tasks):
@@ -97,12 +101,12 @@ def test_a_user_with_nothing_to_rank_is_named(table, what, study):
     user = study["candidates"]["user"].iloc[0]
     study[table] = study[table][study[table]["user"] != user]
     with pytest.raises(ValueError, match=f"user {user} has no {what}.*leave this user out"):
-        rankers.build_tasks([user], **study)
+        build_tasks([user], **study)
 
 
 def test_facts_say_genres_mean_and_count_of_known_ratings(items):
     known = pd.DataFrame({"item": [101, 101, 102], "rating": [4.0, 5.0, 2.0]})
-    facts = rankers.item_facts(items, known, scale=5)
+    facts = item_facts(items, known, scale=5)
     assert facts[101] == "Drama; mean rating 4.5 of 5 from 2 ratings"
     assert facts[102] == "mean rating 2.0 of 5 from 1 ratings"
     assert facts[131] == "Drama; no ratings yet"
@@ -115,8 +119,8 @@ def test_nothing_that_is_asked_depends_on_a_test_rating(interactions, items):
     keys = []
     for table in (split, scrambled):
         candidates = splits.test_candidates(table, 4.0, seed=1)
-        tasks = rankers.build_tasks(candidates["user"].unique()[:5], table[~hidden], candidates, items)
-        asked = [rankers.request_of(task, mode, "film") for mode in prompts.MODES for task in tasks]
+        tasks = build_tasks(candidates["user"].unique()[:5], table[~hidden], candidates, items)
+        asked = [rankers.request_of(task, mode, "film") for mode in modes.BUILT_IN for task in tasks]
         keys.append([ToyModel().key(one) for one in asked])
     assert (split["rating"] != scrambled["rating"]).any()
     assert keys[0] == keys[1]
@@ -154,7 +158,7 @@ def test_pointwise_offers_yes_and_no(tasks):
 def test_every_user_mode_and_model_has_a_key_of_its_own(tasks):
     model, other = ToyModel(), ToyModel()
     other.name = "other"
-    asked = [rankers.request_of(task, mode, "film") for mode in prompts.MODES for task in tasks]
+    asked = [rankers.request_of(task, mode, "film") for mode in modes.BUILT_IN for task in tasks]
     keys = [one.key(request) for one in (model, other) for request in asked]
     assert len(set(keys)) == len(keys) == 2 * 5 * len(tasks)
 
@@ -171,7 +175,7 @@ def test_every_user_mode_and_model_has_a_key_of_its_own(tasks):
 )
 def test_the_keys_of_requests_are_stable_across_releases(mode, key):
     """Recorded answers are found by them; whoever means to change a prompt has to compute the answers anew."""
-    assert LocalModel("SmolLM2-135M-Instruct").key(rankers.request_of(three(), mode, "film"))[:12] == key
+    assert study_models.local("SmolLM2-135M-Instruct").key(rankers.request_of(three(), mode, "film"))[:12] == key
 
 
 def test_an_unknown_mode_lists_the_known_ones(recordings):
@@ -209,10 +213,10 @@ def test_a_part_of_the_prior_that_failed_is_an_error_that_says_why(items, record
 
 # --- rankings -------------------------------------------------------------------------------------------------------
 
-COLUMNS = {"task", "user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts", *USAGE}
+COLUMNS = {"user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts", *USAGE}
 
 
-@pytest.mark.parametrize("mode", prompts.MODES)
+@pytest.mark.parametrize("mode", modes.BUILT_IN)
 def test_rankings_become_one_row_a_candidate_with_usage(mode, tasks, recordings):
     table = rankers.table(rankers.rank(tasks, mode, ToyModel(), recordings, noun="film", seed=1))
     assert set(table.columns) == COLUMNS
@@ -225,7 +229,7 @@ def test_rankings_become_one_row_a_candidate_with_usage(mode, tasks, recordings)
     assert (table["failure"] == "").all()
 
 
-@pytest.mark.parametrize("mode", prompts.MODES)
+@pytest.mark.parametrize("mode", modes.BUILT_IN)
 def test_a_table_does_not_show_in_which_order_the_answers_came(mode, tasks, tmp_path):
     in_order, out_of_order = (
         rankers.table(
@@ -257,18 +261,18 @@ def test_a_ranking_that_is_left_early_closes_the_model(tasks, recordings):
     assert model.closed == 1
 
 
-@pytest.mark.parametrize("mode", prompts.MODES)
-def test_recorded_answers_give_the_same_rankings_without_the_model(mode, tasks, recordings, monkeypatch):
+@pytest.mark.parametrize("mode", modes.BUILT_IN)
+def test_recorded_answers_give_the_same_rankings_without_the_model(mode, tasks, recordings):
     first = rankers.table(rankers.rank(tasks, mode, ToyModel(), recordings, noun="film", seed=1))
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
     recordings.compact()
-    again = list(rankers.rank(tasks, mode, NeverAsked(), Recordings(recordings.path), noun="film", seed=1))
+    replay = Recordings(recordings.path, replay_only=True)
+    again = list(rankers.rank(tasks, mode, NeverAsked(), replay, noun="film", seed=1))
     assert all(ranking.replayed for ranking in again)
     pd.testing.assert_frame_equal(rankers.table(again), first)
 
 
-def test_a_replay_miss_names_the_mode_and_the_user(tasks, recordings, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+def test_a_replay_miss_names_the_mode_and_the_user(tasks, tmp_path):
+    recordings = Recordings(tmp_path / "toy.jsonl", replay_only=True)
     with pytest.raises(RecordingError, match=rf"no recording of listwise for user {tasks[0].user} \(and 4 more\)"):
         list(rankers.rank(tasks, "listwise", NeverAsked(), recordings, noun="film", seed=1))
 
@@ -309,7 +313,7 @@ def test_an_answer_that_was_cut_off_does_not_count_its_torn_last_item_as_invente
         assert (ranking.invalid, ranking.missing) == (invalid, 1)
 
 
-@pytest.mark.parametrize("mode", prompts.WRITTEN)
+@pytest.mark.parametrize("mode", WRITTEN)
 @pytest.mark.parametrize(
     ("text", "why"), [("", "empty"), ("I'm sorry, I can't do that.", "refusal"), ("42", "names no candidate")]
 )
@@ -332,7 +336,7 @@ def test_a_refusal_that_quotes_a_candidate_is_no_ranking_of_it(mode, quoted, rea
     assert (ranking.failure, ranking.missing) == ("refusal", 3)
 
 
-@pytest.mark.parametrize("mode", prompts.MODES)
+@pytest.mark.parametrize("mode", modes.BUILT_IN)
 def test_no_answer_at_all_is_a_random_order_that_says_why(mode, rank):
     found = [rank([three(user)], mode, Failure("refused with 400"), attempts=3)[0] for user in range(30)]
     assert {(one.failure, one.attempts, one.missing, one.invalid) for one in found} == {("refused with 400", 1, 3, 0)}
@@ -387,25 +391,25 @@ def test_pointwise_is_yes_minus_no(mode, rank):
 def test_the_titles_of_the_history_are_taken_out_before_anything_is_written(recordings):
     model = ToyModel(lambda _: says("1. Psycho\n2. Heat\n3. Fargo"))
     (ranking,) = rankers.rank([three()], "listwise", model, recordings, noun="film", seed=1)
-    written = recordings.path.read_text(encoding="utf-8")
-    assert "Psycho" not in written
-    assert "1. ⟨history 1⟩\\n2. Heat\\n3. Fargo" in written
+    (written,) = (recordings[key]["text"] for key in recordings)
+    assert written == "1. ⟨history 1⟩\n2. Heat\n3. Fargo"
+    assert not [file for file in recordings.path.parent.iterdir() if b"Psycho" in file.read_bytes()]
     assert (ranking.invalid, ranking.missing) == (1, 1)
 
 
-def test_a_sealed_answer_gives_the_ranking_of_the_answer_as_it_came():
+def test_a_redacted_answer_gives_the_ranking_of_the_answer_as_it_came():
     task = three()
     asked = rankers.request_of(task, "listwise", "film")
     for text in ("1. Psycho\n2. Heat\n3. Fargo", "Psycho\nAlien", "I loved Psycho, so: Heat > Alien > Fargo"):
-        sealed = rankers.seal(asked, says(text))
-        assert "Psycho" not in sealed["text"]
-        assert rankers.read(task, "listwise", sealed) == rankers.read(task, "listwise", says(text))
-        assert {name: sealed[name] for name in USAGE} == USAGE
+        redacted = redact_response(asked, says(text))
+        assert "Psycho" not in redacted["text"]
+        assert rankers.read(task, "listwise", redacted) == rankers.read(task, "listwise", says(text))
+        assert {name: redacted[name] for name in USAGE} == USAGE
 
 
-def test_numbers_are_sealed_as_they_are():
+def test_numbers_are_redacted_as_they_are():
     response = {"log_probs": [-1.0], **USAGE}
-    assert rankers.seal(rankers.request_of(three(), "likelihood", "film"), response) == response
+    assert redact_response(rankers.request_of(three(), "likelihood", "film"), response) == response
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
@@ -419,30 +423,30 @@ def priced(tmp_path, monkeypatch) -> None:
     file = tmp_path / "prices.toml"
     toy = "[models.toy]\nprompt = 1\ncached = 0.5\ncompletion = 2\n"
     file.write_text(f'date = "2026-01-01"\n[local]\nusd_per_hour = 1\n{toy}', encoding="utf-8")
-    monkeypatch.setattr(rankers.paths, "PRICES", file)
+    monkeypatch.setattr(study_models.paths, "PRICES", file)
 
 
 def test_a_local_model_is_opened_without_being_loaded(monkeypatch):
     def loaded(card: object) -> Path:
         raise AssertionError("the model was loaded though nothing had to be computed")
 
-    monkeypatch.setattr("hybridrec.llm.local.converted_folder", loaded)
-    model = rankers.open_model("SmolLM2-135M-Instruct")
-    assert isinstance(model, LocalModel)
+    monkeypatch.setattr("hybridrec.llm.models.local.converted_folder", loaded)
+    model = study_models.open_model("SmolLM2-135M-Instruct")
+    assert isinstance(model, HuggingFace)
     assert len(model.key(rankers.request_of(three(), "listwise", "film"))) == 64
     model.close()
 
 
 def test_an_unknown_local_model_is_refused_at_once():
     with pytest.raises(ModelError, match="unknown model 'GPT-9'"):
-        rankers.open_model("GPT-9")
+        study_models.open_model("GPT-9")
 
 
 @pytest.mark.usefixtures("priced")
 def test_an_endpoint_is_opened_without_key_and_connection(monkeypatch, recordings):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    model = rankers.open_model("toy", ENDPOINT)
-    assert isinstance(model, ChatModel)
+    model = study_models.open_model("toy", ENDPOINT)
+    assert isinstance(model, Endpoint)
     task = three()
     recordings.append(model.key(rankers.request_of(task, "listwise", "film")), says("Heat\nAlien\nFargo"))
     (ranking,) = rankers.rank([task], "listwise", model, recordings, noun="film", seed=1)
@@ -453,93 +457,21 @@ def test_an_endpoint_is_opened_without_key_and_connection(monkeypatch, recording
 def test_a_model_behind_an_endpoint_costs_what_the_price_file_says():
     capped = {**ENDPOINT, "spending_cap_usd": 1.0, "parameters": {"max_tokens": 100}}
     for endpoint in (ENDPOINT, capped):
-        model = rankers.open_model("toy", endpoint)
+        model = study_models.open_model("toy", endpoint)
         assert model.usd({"prompt_tokens": 3 * 10**6, "cached_tokens": 10**6, "completion_tokens": 0}) == 2.5
 
 
 @pytest.mark.usefixtures("priced")
 def test_a_model_behind_an_endpoint_without_a_price_is_refused():
     with pytest.raises(PriceError, match=r"no price for 'dear'"):
-        rankers.open_model("dear", ENDPOINT)
-
-
-# --- recordings -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(rankers.paths, "RECORDINGS", tmp_path)
-    return tmp_path / "ml-100k"
-
-
-def test_recordings_lie_by_dataset_and_model(folder):
-    assert rankers.recordings_for("ml-100k", "toy").path == folder / "toy.jsonl"
-    assert rankers.recordings_for("ml-100k", "org/toy").path == folder / "org--toy.jsonl"
-
-
-def test_a_live_run_leaves_the_committed_recordings_alone_until_it_is_kept(folder, monkeypatch):
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    live = rankers.recordings_for("ml-100k", "toy")
-    assert len(live) == 0
-    live.append("a", {"text": "live"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
-    rankers.keep_live_recordings("ml-100k", "toy")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "committed"}
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.keep_live_recordings("ml-100k", "toy")
-    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
-
-
-def test_a_kept_live_run_wins_and_answers_that_it_did_not_ask_for_stay(folder, monkeypatch):
-    committed = rankers.recordings_for("ml-100k", "toy")
-    committed.append("a", {"text": "compact"})
-    committed.append("of other users", {"text": "compact"})
-    committed.compact()
-    committed.append("newer", {"text": "appended"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
-    rankers.keep_live_recordings("ml-100k", "toy")
-    assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    kept = rankers.recordings_for("ml-100k", "toy")
-    assert {key: kept[key]["text"] for key in kept} == {"a": "live", "of other users": "compact", "newer": "appended"}
-
-
-def test_a_live_run_that_was_folded_already_is_kept_all_the_same(folder, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    live = rankers.recordings_for("ml-100k", "toy")
-    live.append("a", {"text": "live"})
-    live.compact()
-    rankers.keep_live_recordings("ml-100k", "toy")
-    assert [path.name for path in folder.iterdir()] == ["toy.jsonl.gz"]
-
-
-def test_without_a_live_run_there_is_nothing_to_keep(folder, monkeypatch):
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "committed"})
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.keep_live_recordings("ml-100k", "toy")
-    assert [path.name for path in folder.iterdir()] == ["toy.jsonl"]
-
-
-def test_a_live_run_replaces_committed_recordings_that_are_damaged(folder, monkeypatch):
-    folder.mkdir()
-    (folder / "toy.jsonl.gz").write_bytes(b"damaged")
-    monkeypatch.setenv("HYBRIDREC_LLM", "live")
-    rankers.recordings_for("ml-100k", "toy").append("a", {"text": "live"})
-    with pytest.warns(UserWarning, match=r"toy\.jsonl\.gz.*the live run's answers take its place"):
-        rankers.keep_live_recordings("ml-100k", "toy")
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    assert rankers.recordings_for("ml-100k", "toy")["a"] == {"text": "live"}
+        study_models.open_model("dear", ENDPOINT)
 
 
 # --- whole lists ------------------------------------------------------------------------------------------------------
 
 
-def film_list(user: int, *items: int) -> rankers.Task:
-    return rankers.Task(user, (prompts.Item("Psycho"),), items, tuple(prompts.Item(f"Film {n}") for n in items))
+def film_list(user: int, *items: int) -> Task:
+    return Task(user, (prompts.Item("Psycho"),), items, tuple(prompts.Item(f"Film {n}") for n in items))
 
 
 def by_title(asked) -> Response:
@@ -577,13 +509,12 @@ def test_of_a_list_that_changes_only_the_new_title_is_asked_for(recordings):
     assert [one.request["candidates"] for one in model.asked] == [["Film 99"]]
 
 
-def test_in_a_replay_a_title_without_a_score_is_an_error_and_a_spare_one_is_not(recordings, monkeypatch):
+def test_in_a_replay_a_title_without_a_score_is_an_error_and_a_spare_one_is_not(recordings):
     rankers.rank_lists([film_list(7, 10, 20)], "likelihood", ToyModel(by_title), recordings, noun="film")
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    spare = [film_list(7, 10, 20, 30)]
-    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", NeverAsked(), recordings, noun="film", spare=spare)
+    replay, spare = Recordings(recordings.path, replay_only=True), [film_list(7, 10, 20, 30)]
+    rankers.rank_lists([film_list(7, 10, 20)], "likelihood", NeverAsked(), replay, noun="film", spare=spare)
     with pytest.raises(RecordingError, match="user 7"):
-        rankers.rank_lists(spare, "likelihood", NeverAsked(), recordings, noun="film")
+        rankers.rank_lists(spare, "likelihood", NeverAsked(), replay, noun="film")
 
 
 def test_a_way_to_ask_that_writes_ranks_no_list_title_by_title(recordings):

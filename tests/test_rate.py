@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import fault_server
+import pytest
 import rank_users
 from fault_server import Schedule, Seen
 
 from hybridrec.llm.recordings import Recordings
+
+pytestmark = pytest.mark.slow
 
 USERS = 20_000 if os.environ.get("HYBRIDREC_LONG") == "1" else 5_000  # whose memory is measured
 
@@ -27,7 +30,7 @@ def log_of_run(users: int, path: Path, **settings) -> list[Seen]:
 def test_at_least_90_percent_of_the_requests_allowed_are_made_and_never_more(tmp_path):
     """Measured by the server: over the whole run, and in every window of 5 and 10 seconds."""
     per_minute, users = 3_000, 600
-    log = log_of_run(users, tmp_path / "toy.jsonl", requests_per_minute=per_minute, concurrency=16)
+    log = log_of_run(users, tmp_path / "toy.sqlite", requests_per_minute=per_minute, concurrency=16)
     span = log[-1].at - log[0].at
     busy = (len(log) - 1) / span / (per_minute / 60)
     most = {window: fault_server.most_within(log, window) for window in (0.5, 2, 5, 10)}
@@ -47,7 +50,7 @@ def test_the_tokens_allowed_are_never_exceeded_though_the_answers_length_is_not_
     """The server counts as providers do: the prompt's tokens and the longest answer that was allowed."""
     per_minute, longest = 300_000, 1_000
     parameters = {"max_tokens": longest, "seed": rank_users.SEED}
-    log = log_of_run(20, tmp_path / "toy.jsonl", tokens_per_minute=per_minute, parameters=parameters)
+    log = log_of_run(20, tmp_path / "toy.sqlite", tokens_per_minute=per_minute, parameters=parameters)
     counted = sum(seen.tokens[0] + longest for seen in log[:-1])
     busy = counted / (log[-1].at - log[0].at) / (per_minute / 60)
     print(f"\n{busy:.1%} of the tokens allowed")
@@ -61,7 +64,7 @@ def test_memory_is_flat_from_the_thousandth_request_to_the_last(tmp_path):
     """
     began = time.time()
     with fault_server.serve_apart(Schedule()) as server:
-        command = [sys.executable, rank_users.__file__, server.url, str(tmp_path / "toy.jsonl"), str(USERS)]
+        command = [sys.executable, rank_users.__file__, server.url, str(tmp_path / "toy.sqlite"), str(USERS)]
         said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         assert server.count() == USERS
     sizes = {int(number): size for number, size in said["memory"].items()}

@@ -3,14 +3,19 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from hybridrec import cornac_models, fits, metrics, paths, recommenders, splits
-from hybridrec.fits import Fit, Recipe, RecommenderError
-from hybridrec.recommenders import Study
+from hybridrec.data import splits
+from hybridrec.errors import RecommenderError
+from hybridrec.evaluation import metrics
+from hybridrec.recommenders import cornac_models, fits, fitting
+from hybridrec.recommenders.fits import Fit, Recipe
+from hybridrec.recommenders.fitting import Study
 
 # Smaller than the declared grids, so that a fit takes a moment.
 QUICK = {
@@ -27,9 +32,14 @@ QUICK = {
 
 
 @pytest.fixture
-def study(interactions: pd.DataFrame, items: pd.DataFrame) -> Study:
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def study(interactions: pd.DataFrame, items: pd.DataFrame, cache: Path) -> Study:
     split = splits.split_per_user(interactions, seed=1)
-    return Study(split, items["item"].to_numpy(), like_threshold=4.0, seed=1)
+    return Study(split, items["item"].to_numpy(), like_threshold=4.0, seed=1, cache=cache)
 
 
 @pytest.fixture
@@ -49,16 +59,15 @@ def memory_fit(work: Fit) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def serial(tmp_path, monkeypatch) -> list[Fit]:
-    """An empty cache, and instant fits in this process; the list collects what had to be computed."""
+def serial(monkeypatch) -> list[Fit]:
+    """Instant fits in this process; the list collects what had to be computed."""
     computed: list[Fit] = []
 
-    def compute(todo: list, what: str) -> None:
+    def compute(todo: list, what: str, workers: int) -> None:
         for work, file in todo:
             computed.append(work)
             np.savez(file, **memory_fit(work))
 
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(fits, "_compute", compute)
     return computed
 
@@ -108,7 +117,7 @@ def test_an_item_nobody_rated_and_a_user_without_likes_get_scores(study):
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("call", [recommenders.recipe, recommenders.grid])
+@pytest.mark.parametrize("call", [fitting.recipe, fitting.grid])
 def test_unknown_recommender_lists_the_known_ones(call: Callable):
     with pytest.raises(RecommenderError, match="unknown recommender 'KNN'.*ItemKNN"):
         call("KNN")
@@ -126,37 +135,70 @@ def test_a_score_that_is_not_finite_names_recommender_and_user(study, pairs, mon
 
 
 def test_likes_recommenders_learn_from_likes_only(study):
-    assert recommenders.training_rows("BPR", study.known(), 4.0)["rating"].min() == 4
-    assert len(recommenders.training_rows("MF", study.known(), 4.0)) == len(study.known())
+    assert fitting.training_rows("BPR", study.known(), 4.0)["rating"].min() == 4
+    assert len(fitting.training_rows("MF", study.known(), 4.0)) == len(study.known())
 
 
-def test_second_run_computes_nothing(study, pairs, serial, monkeypatch):
+def test_second_run_computes_nothing(study, pairs, serial, cache, monkeypatch):
     work = [study.fit(name, QUICK[name], study.known(), pairs) for name in ("MF", "BPR")]
-    first = fits.run(work)
+    first = fits.run(work, cache)
     assert [work.recommender for work in serial] == ["MF", "BPR"]
 
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(fits, "_compute", fail)
-    for again, before in zip(fits.run(work), first, strict=True):
+    for again, before in zip(fits.run(work, cache), first, strict=True):
         np.testing.assert_array_equal(again["scores"], before["scores"])
 
 
-def test_only_what_is_new_is_computed(study, pairs, serial):
+def test_only_what_is_new_is_computed(study, pairs, serial, cache):
     old, new = (study.fit("MF", {"lambda_reg": value}, study.known(), pairs) for value in (0.1, 0.2))
-    fits.run([old])
-    fits.run([old, new])
+    fits.run([old], cache)
+    fits.run([old, new], cache)
     assert [work.params["lambda_reg"] for work in serial] == [0.1, 0.2]
 
 
-def test_worker_processes_give_the_scores_of_this_process(study, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(paths, "cores", lambda: 1)
+@pytest.mark.slow
+def test_worker_processes_give_the_scores_of_this_process(study, pairs, cache):
     work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
-    there, here = fits.run([work])[0], fits.fit_and_score(work)
+    there, here = fits.run([work], cache, workers=2)[0], fits.fit_and_score(work)
     np.testing.assert_allclose(there["scores"], here["scores"], rtol=1e-9)
-    assert [file.name for file in tmp_path.iterdir()] == [f"fit-{work.key()}.npz"]
+    assert [file.name for file in cache.iterdir()] == [f"fit-{work.key()}.npz"]
+
+
+def test_one_worker_is_this_process_and_leaves_its_threads_alone(study, pairs, cache, monkeypatch):
+    monkeypatch.setattr(fits, "ProcessPoolExecutor", None)
+    before = torch.get_num_threads()
+    work = study.fit("EASE", QUICK["EASE"], study.known(), pairs)
+    np.testing.assert_array_equal(fits.run([work], cache, workers=1)[0]["scores"], fits.fit_and_score(work)["scores"])
+    assert torch.get_num_threads() == before
+
+
+def test_a_recipe_is_all_that_a_new_recommender_takes(study, pairs, cache, monkeypatch):
+    """PMF of Cornac's, which has no recipe here: tuned in two processes, fitted, scored out of fold, fingerprinted."""
+    recipe = Recipe("PMF", "ratings", ("lambda_reg", (0.01, 0.1)), {"k": 3, "max_iter": 5}, allowed=(float, 0, 10))
+    monkeypatch.setitem(fits.RECIPES, "PMF", recipe)
+    tuned = fitting.tune(replace(study, workers=2), ["PMF"])
+    study = replace(study, workers=1)
+    assert tuned["value"].tolist() == [0.01, 0.1] and tuned["chosen"].sum() == 1
+    params = fitting.chosen_params(tuned)
+    assert params["PMF"]["lambda_reg"] in (0.01, 0.1)
+    scores, _ = fitting.test_scores(study, params, pairs, top=0)
+    assert scores["score"].nunique() > len(pairs) / 2
+    assert len(fitting.out_of_fold_scores(study, params, folds=2)) == len(study.known())
+    monkeypatch.setattr(fits, "_compute", None)  # all fits are there already
+    candidates = pairs.assign(relevant=pairs["rating"] >= 4)
+    lines = fitting.fingerprints(study, tuned, candidates, top=0, folds=2)
+    assert lines["part"].tolist() == ["tuning"] * 2 + ["test"] + ["out-of-fold"] * 2
+    assert lines["scores"].nunique() == 5
+
+
+@pytest.mark.parametrize("name", fits.RECIPES)
+def test_values_to_be_tried_are_allowed_ones(name):
+    recipe = fits.RECIPES[name]
+    kind, low, high = recipe.allowed
+    assert all(isinstance(value, (int, kind)) and low <= value <= high for value in (recipe.grid or ("", ()))[1])
 
 
 @pytest.mark.parametrize(
@@ -193,41 +235,40 @@ def test_recommenders_of_one_study_have_seeds_of_their_own(study, pairs):
 
 
 def test_tuning_fits_on_train_and_never_reads_a_test_row(study, serial):
-    tuned = recommenders.tune(study, ["MF", "MostPop"])
+    tuned = fitting.tune(study, ["MF", "MostPop"])
     rows = study.interactions
     assert {len(work.train) for work in serial if work.recommender == "MF"} == {(rows["split"] == "train").sum()}
     hidden = rows["split"] == "test"
     scrambled = rows.assign(rating=rows["rating"].mask(hidden, 6 - rows["rating"]))
     computed = len(serial)
-    pd.testing.assert_frame_equal(recommenders.tune(replace(study, interactions=scrambled), ["MF", "MostPop"]), tuned)
+    pd.testing.assert_frame_equal(fitting.tune(replace(study, interactions=scrambled), ["MF", "MostPop"]), tuned)
     assert len(serial) == computed  # the very same fits
 
 
-def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, tmp_path, monkeypatch):
+def test_tuning_judges_by_validation_auc_and_chooses_one_setting_each(study, monkeypatch):
     validation = study.interactions[study.interactions["split"] == "validation"]
     ratings = validation["rating"].to_numpy()
     by_setting = {0.02: -ratings, 0.06: ratings, 0.12: ratings * 0}
 
-    def compute(todo: list, what: str) -> None:
+    def compute(todo: list, what: str, workers: int) -> None:
         for work, file in todo:
             np.savez(file, scores=by_setting.get(work.params.get("lambda_reg"), ratings), seconds=np.array(0.1))
 
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(fits, "_compute", compute)
-    tuned = recommenders.tune(study, ["MF", "MostPop"])
+    tuned = fitting.tune(study, ["MF", "MostPop"])
     quality = tuned[tuned["recommender"] == "MF"].set_index("value")
     assert quality["auc"].to_dict() == {0.02: 0.0, 0.06: 1.0, 0.12: 0.5}
     assert tuned.groupby("recommender")["chosen"].sum().to_dict() == {"MF": 1, "MostPop": 1}
-    assert recommenders.chosen_params(tuned) == {"MF": {"lambda_reg": 0.06}, "MostPop": {}}
+    assert fitting.chosen_params(tuned) == {"MF": {"lambda_reg": 0.06}, "MostPop": {}}
 
 
 def test_equally_good_settings_leave_exactly_one_chosen(study, serial):
-    tuned = recommenders.tune(study, ["MF", "BPR"])
+    tuned = fitting.tune(study, ["MF", "BPR"])
     assert tuned.groupby("recommender")["chosen"].sum().to_dict() == {"MF": 1, "BPR": 1}
 
 
 def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, serial):
-    scores = recommenders.out_of_fold_scores(study, {"MF": {}, "BPR": {}}, folds=4)
+    scores = fitting.out_of_fold_scores(study, {"MF": {}, "BPR": {}}, folds=4)
     known = study.known()[["user", "item"]].sort_values(["user", "item"], ignore_index=True)
     for name in ("MF", "BPR"):
         mine = scores.loc[scores["recommender"] == name, ["user", "item"]]
@@ -240,14 +281,14 @@ def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, s
 
 
 def test_out_of_fold_scores_stand_beside_their_own_pair(study, serial):
-    scores = recommenders.out_of_fold_scores(study, {"MF": {}}, folds=4)
+    scores = fitting.out_of_fold_scores(study, {"MF": {}}, folds=4)
     for work, (_, rows) in zip(serial, scores.groupby("fold"), strict=True):
         np.testing.assert_array_equal(rows["score"].to_numpy(), memory_fit(work)["scores"])
         assert list(rows["item"]) == list(work.pairs["item"])
 
 
 def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, serial):
-    scores, retrieved = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=10)
+    scores, retrieved = fitting.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=10)
     assert (
         retrieved.groupby(["recommender", "user"])["position"]
         .agg(list)
@@ -255,7 +296,7 @@ def test_test_scores_come_from_all_that_is_known_and_nothing_else(study, pairs, 
         .all()
     )
     assert not retrieved["spare"].any()
-    _, longer = recommenders.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=7, spare=3)
+    _, longer = fitting.test_scores(study, {"MF": {}, "MostPop": {}}, pairs, top=7, spare=3)
     assert longer["spare"].equals(longer["position"] >= 7) and longer["position"].max() == 9
     assert list(scores.columns[:2]) == ["user", "item"]
     assert len(scores) == 2 * len(pairs)
@@ -312,8 +353,13 @@ def test_scores_are_rounded_so_that_noise_in_the_last_bits_decides_between_no_it
         assert len(np.unique(scores)) == 1
 
 
-def test_every_recommender_has_its_place_in_the_queue():
-    assert sorted(fits._SLOWEST_FIRST) == sorted(fits.RECIPES)
+def test_the_slowest_fits_are_started_first(study, pairs, cache, monkeypatch):
+    started = []
+    monkeypatch.setattr(fits, "fit_and_score", lambda work: started.append(work.recommender) or memory_fit(work))
+    fits.run([study.fit(name, QUICK[name], study.known(), pairs) for name in QUICK], cache, workers=1)
+    slowness = [fits.RECIPES[name].slowness for name in started]
+    assert slowness == sorted(slowness, reverse=True) and len(started) == len(QUICK)
+    assert (started[0], started[-1]) == ("NeuMF", "MostPop")
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -347,30 +393,30 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_fit_is_told_and_done_again(damage, study, pairs, serial):
+def test_a_damaged_fit_is_told_and_done_again(damage, study, pairs, serial, cache):
     work = study.fit("MF", QUICK["MF"], study.known(), pairs, top=5)
-    whole = fits.run([work])[0]
-    file = next(paths.CACHE.iterdir())
+    whole = fits.run([work], cache)[0]
+    file = next(cache.iterdir())
     damage(file)
     with pytest.warns(UserWarning, match=f"{file.name}.*done again"):
-        again = fits.run([work])[0]
+        again = fits.run([work], cache)[0]
     assert len(serial) == 2
     for name, values in whole.items():
         np.testing.assert_array_equal(again[name], values)
-    assert fits.run([work]) and len(serial) == 2
+    assert fits.run([work], cache) and len(serial) == 2
 
 
-def test_no_flipped_bit_ends_a_run_or_passes_for_other_scores(study, pairs, serial):
+def test_no_flipped_bit_ends_a_run_or_passes_for_other_scores(study, pairs, serial, cache):
     work = study.fit("MF", QUICK["MF"], study.known(), pairs, top=5)
-    whole = fits.run([work])[0]
-    file = next(paths.CACHE.iterdir())
+    whole = fits.run([work], cache)[0]
+    file = next(cache.iterdir())
     content = file.read_bytes()
     rng = np.random.default_rng(3)
     for place in rng.choice(len(content), 300, replace=False):
         file.write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.integers(8))]) + content[place + 1 :])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            again = fits.run([work])[0]
+            again = fits.run([work], cache)[0]
         for name in ("scores", "users", "items", "item_scores"):
             np.testing.assert_array_equal(again[name], whole[name])
 

@@ -6,20 +6,24 @@ import json
 import math
 import re
 import shutil
+import sqlite3
 import subprocess
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from file_limit import file_limit
 from toy_model import USAGE, NeverAsked, ToyModel, reply
 
-from hybridrec import paths, progress
+from hybridrec import errors
+from hybridrec.errors import RecordingError
 from hybridrec.llm import recordings as recordings_module
 from hybridrec.llm import runner
-from hybridrec.llm.recordings import RecordingError, Recordings
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Answer, Asked, Failure, Response, Tally
+from hybridrec.study import paths, progress
 
 PAID = 0.012  # dollars an answer of ToyModel costs
 
@@ -30,12 +34,7 @@ def ask_for(user: int | None) -> Asked:
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Recordings:
-    return Recordings(tmp_path / "toy.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _auto(monkeypatch) -> None:
-    monkeypatch.delenv("HYBRIDREC_LLM", raising=False)
+    return Recordings(tmp_path / "toy.sqlite")
 
 
 def by_user(answers: list[Answer]) -> dict[int | None, Response | Failure]:
@@ -54,12 +53,11 @@ def not_empty(asked: Asked, response: Response) -> str:
 # --- replaying ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["auto", "replay", "live"])
-def test_what_is_recorded_is_replayed_without_asking_the_model(policy, recordings, monkeypatch):
+@pytest.mark.parametrize("replay_only", [False, True])
+def test_what_is_recorded_is_replayed_without_asking_the_model(replay_only, recordings):
     asked = [ask_for(user) for user in range(5)]
     first = by_user(list(runner.ask(asked, ToyModel(), recordings)))
-    monkeypatch.setenv("HYBRIDREC_LLM", policy)
-    again = list(runner.ask(asked, NeverAsked(), Recordings(recordings.path)))
+    again = list(runner.ask(asked, NeverAsked(), Recordings(recordings.path, replay_only=replay_only)))
     assert by_user(again) == first
     assert len(first) == 5
     assert all(answer.replayed and answer.usd == 0 for answer in again)
@@ -74,18 +72,18 @@ def test_auto_asks_only_for_what_is_missing(recordings):
     assert [answer.replayed for answer in answers] == [True] * 3 + [False] * 2
 
 
-@pytest.mark.parametrize(("policy", "live"), [("auto", [2, 4]), ("replay", [])])
-def test_a_live_user_is_asked_anew_and_what_was_recorded_stays(policy, live, recordings, monkeypatch):
+@pytest.mark.parametrize(("replay_only", "live"), [(False, [2, 4]), (True, [])])
+def test_a_live_user_is_asked_again_and_what_was_recorded_stays(replay_only, live, recordings):
     asked = [ask_for(user) for user in range(5)]
     before = by_user(list(runner.ask(asked, ToyModel(), recordings)))
-    written = recordings.path.read_bytes()
-    monkeypatch.setenv("HYBRIDREC_LLM", policy)
+    written = {key: recordings[key] for key in recordings}
     model = ToyModel(lambda one: reply(one) | {"text": "Heat"})
-    answers = list(runner.ask(asked, model, recordings, live={2, 4}))
+    opened = Recordings(recordings.path, replay_only=replay_only)
+    answers = list(runner.ask(asked, model, opened, live={2, 4}))
     assert [one.user for one in model.asked] == live
     assert [answer.asked.user for answer in answers if not answer.replayed] == live
     assert {user for user, outcome in by_user(answers).items() if outcome != before[user]} == set(live)
-    assert recordings.path.read_bytes() == written
+    assert {key: recordings[key] for key in recordings} == written
 
 
 def test_a_live_user_without_a_recording_gets_one(recordings):
@@ -100,33 +98,25 @@ def test_replayed_and_computed_answers_are_counted_for_the_end(recordings, tmp_p
     assert progress.counts([tmp_path / "journal"]) == {"answers": {"computed": 2, "replayed": 3}}
 
 
-def test_a_replay_miss_names_the_user_the_count_and_the_remedy(recordings, monkeypatch):
+def test_a_replay_miss_names_the_user_the_count_and_the_remedy(recordings):
     asked = [ask_for(user) for user in (11, 12, 13, 14, 15)]
     list(runner.ask([asked[0], asked[3]], ToyModel(), recordings))
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
-    answers = runner.ask(asked, NeverAsked(), recordings, what="listwise")
+    answers = runner.ask(asked, NeverAsked(), Recordings(recordings.path, replay_only=True), what="listwise")
     assert next(answers).asked.user == 11
-    with pytest.raises(RecordingError, match=r"listwise for user 12 \(and 2 more\) in toy\.jsonl.*`make record`"):
+    with pytest.raises(RecordingError, match=r"listwise for user 12 \(and 2 more\) in toy\.sqlite"):
         next(answers)
 
 
-def test_a_replay_miss_of_a_request_for_everybody_says_so(recordings, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+def test_a_replay_miss_of_a_request_for_everybody_says_so(tmp_path):
     with pytest.raises(RecordingError, match=r"no recording of prior for everybody \(and 0 more\)"):
-        list(runner.ask([ask_for(None)], NeverAsked(), recordings, what="prior"))
+        list(runner.ask([ask_for(None)], NeverAsked(), Recordings(tmp_path / "toy", replay_only=True), what="prior"))
 
 
-def test_replay_asks_for_no_second_attempt_either(recordings, monkeypatch):
+def test_replay_asks_for_no_second_attempt_either(recordings):
     list(runner.ask([ask_for(1)], attempts_until(1), recordings, check=not_empty, attempts=1))
-    monkeypatch.setenv("HYBRIDREC_LLM", "replay")
+    replayed = Recordings(recordings.path, replay_only=True)
     with pytest.raises(RecordingError, match="user 1"):
-        list(runner.ask([ask_for(1)], NeverAsked(), recordings, check=not_empty, attempts=2))
-
-
-def test_an_unknown_policy_is_refused_before_anything_is_asked(recordings, monkeypatch):
-    monkeypatch.setenv("HYBRIDREC_LLM", "sometimes")
-    with pytest.raises(ValueError, match="HYBRIDREC_LLM is 'sometimes'; it must be auto, replay or live"):
-        list(runner.ask([ask_for(1)], NeverAsked(), recordings))
+        list(runner.ask([ask_for(1)], NeverAsked(), replayed, check=not_empty, attempts=2))
 
 
 # --- what does not fit ----------------------------------------------------------------------------------------------
@@ -191,7 +181,7 @@ def test_no_text_is_quoted_in_what_is_said_of_a_response():
                 assert "private" not in runner.misfit(asked.request, spoiled(asked, name, value))
 
 
-@pytest.mark.parametrize("policy", ["auto", "replay"])
+@pytest.mark.parametrize("replay_only", [False, True])
 @pytest.mark.parametrize("folded", [False, True], ids=["new answers", "compact form"])
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
@@ -203,28 +193,23 @@ def test_no_text_is_quoted_in_what_is_said_of_a_response():
     ],
 )
 def test_a_recording_that_does_not_fit_is_found_in_replay_and_the_remedy_works(
-    kind, name, value, folded, policy, recordings, monkeypatch
+    kind, name, value, folded, replay_only, recordings
 ):
     asked, model = [ask_kind(user, kind) for user in (11, 12, 13)], ToyModel()
     for one in asked:
         recordings.append(model.key(one), spoiled(one, name, value) if one.user == 12 else reply(one))
     if folded:
         recordings.compact()
-    monkeypatch.setenv("HYBRIDREC_LLM", policy)
     with pytest.raises(RecordingError) as caught:
-        list(runner.ask(asked, NeverAsked(), Recordings(recordings.path)))
-    said = str(caught.value)
-    file, line, key, rest = re.match(r"(\S+), line (\d): the answer (\w{12}) for user 12 (.*)", said).groups()
-    assert file == (recordings.compact_path if folded else recordings.path).name
+        list(runner.ask(asked, NeverAsked(), Recordings(recordings.path, replay_only=replay_only)))
+    file = recordings.compact_path if folded else recordings.path
+    said = re.match(rf"{re.escape(file.name)}(, line \d)?: the answer (\w{{12}}) for user 12 (.*)", str(caught.value))
+    line, key, rest = said.groups()
+    assert bool(line) == folded
     assert model.key(asked[1]).startswith(key)
     assert name in rest and "asked for again" in rest
 
-    if folded:
-        subprocess.run(re.search("`(.*)`", rest)[1], shell=True, cwd=recordings.path.parent, check=True)
-    else:
-        lines = recordings.path.read_bytes().splitlines(keepends=True)
-        recordings.path.write_bytes(b"".join(lines[: int(line) - 1] + lines[int(line) :]))
-    monkeypatch.setenv("HYBRIDREC_LLM", "auto")
+    subprocess.run(re.search("`(.*)`", rest)[1], shell=True, cwd=recordings.path.parent, check=True)
     answers = list(runner.ask(asked, model, Recordings(recordings.path)))
     assert model.asked == [asked[1]]
     assert by_user(answers) == {one.user: reply(one) for one in asked}
@@ -232,7 +217,9 @@ def test_a_recording_that_does_not_fit_is_found_in_replay_and_the_remedy_works(
 
 def test_an_earlier_attempt_that_does_not_fit_is_found_too(recordings):
     list(runner.ask([ask_for(1)], attempts_until(1), recordings, check=not_empty, attempts=2))
-    recordings.append(ToyModel().key(ask_for(1)), {"text": "", **USAGE})
+    with closing(sqlite3.connect(recordings.path, isolation_level=None)) as database:
+        spoilt = json.dumps({"text": "", **USAGE})
+        database.execute("UPDATE answers SET response = ? WHERE key = ?", (spoilt, ToyModel().key(ask_for(1))))
     with pytest.raises(RecordingError, match="user 1 .*finish_reason"):
         list(runner.ask([ask_for(1)], NeverAsked(), recordings, check=not_empty, attempts=2))
 
@@ -243,15 +230,35 @@ def test_a_local_model_whose_answer_does_not_fit_ends_the_run_and_nothing_of_it_
         return spoiled(asked, name, value) if asked.user == 3 else reply(asked)
 
     asked, model = [ask_kind(user, kind) for user in (1, 2, 3, 4)], ToyModel(sometimes)
-    seal = lambda asked, response: {**response, "text": response["text"].upper()}  # noqa: E731
-    with pytest.raises(runner.ResponseError, match=rf"toy, user 3: .*{name}") as caught:
-        list(runner.ask(asked, model, recordings, seal=seal if kind == "generate" else lambda _, response: response))
-    assert "not recorded" in str(caught.value)
+    with pytest.raises(errors.ResponseError, match=rf"toy, user 3: .*{name}.*not recorded"):
+        list(runner.ask(asked, model, recordings))
     assert set(Recordings(recordings.path)) == {model.key(one) for one in asked[:2]}
     assert model.closed == 1
     mended = ToyModel()
     assert len(list(runner.ask(asked, mended, recordings))) == 4
     assert mended.asked == asked[2:]
+
+
+class BatchModel(ToyModel):
+    """Answers all requests at once, when nothing more is to come."""
+
+    def submit(self, asked: Asked, keep: runner.Keep) -> runner.Finished:
+        self.width = len(self.under_way) + 2
+        return super().submit(asked, keep)
+
+    def wait(self) -> runner.Finished:
+        batch, self.under_way = self.under_way, []
+        return [(asked, keep(asked, self.reply(asked))) for asked, keep in batch]
+
+
+def test_the_answers_of_a_batch_that_fit_are_kept_before_the_one_that_does_not_ends_the_run(recordings):
+    asked = [ask_for(user) for user in range(6)]
+    model = BatchModel(lambda one: spoiled(one, "text", None) if one.user in (2, 4) else reply(one))
+    with pytest.raises(errors.ResponseError, match="toy, user 2: .*text"):
+        list(runner.ask(asked, model, recordings))
+    resumed = ToyModel()
+    assert len(list(runner.ask(asked, resumed, recordings))) == 6
+    assert resumed.asked == [asked[2], asked[4]]
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -291,9 +298,9 @@ def test_there_are_committed_recordings():
 
 
 def test_nothing_is_asked_where_answers_cannot_be_kept(tmp_path):
-    recordings = Recordings(tmp_path / "folder" / "toy.jsonl")
+    recordings = Recordings(tmp_path / "folder" / "toy.sqlite")
     (tmp_path / "folder").write_text("a file in its place", encoding="utf-8")
-    with pytest.raises(RecordingError, match=r"folder: toy\.jsonl cannot be written there"):
+    with pytest.raises(RecordingError, match=r"toy\.sqlite: cannot be written"):
         list(runner.ask([ask_for(1)], NeverAsked(), recordings))
     (tmp_path / "folder").unlink()
     assert len(list(runner.ask([ask_for(1)], ToyModel(), recordings))) == 1
@@ -305,35 +312,35 @@ def test_nothing_is_asked_on_a_disk_that_is_nearly_full(recordings, monkeypatch)
         list(runner.ask([ask_for(1)], NeverAsked(), recordings))
 
 
-@pytest.mark.parametrize(("policy", "live"), [("auto", []), ("replay", []), ("auto", [1])])
-def test_what_needs_no_room_runs_where_there_is_none(policy, live, recordings, monkeypatch):
+@pytest.mark.parametrize(("replay_only", "live"), [(False, []), (True, []), (False, [1])])
+def test_what_needs_no_room_runs_where_there_is_none(replay_only, live, recordings, monkeypatch):
     """A replay, and a live user whose answer is recorded already: a read-only checkout is enough."""
     asked = [ask_for(user) for user in (1, 2)]
     list(runner.ask(asked, ToyModel(), recordings))
     recordings.compact()
-    before = sorted(recordings.path.parent.iterdir())
-    monkeypatch.setenv("HYBRIDREC_LLM", policy)
+    before = recordings.path.read_bytes()
     monkeypatch.setattr(recordings_module, "_LEAST_FREE", shutil.disk_usage(recordings.path.parent).total + 1)
     model = ToyModel()
-    assert len(list(runner.ask(asked, model, Recordings(recordings.path), live=live))) == 2
+    opened = Recordings(recordings.path, replay_only=replay_only)
+    assert len(list(runner.ask(asked, model, opened, live=live))) == 2
     assert [one.user for one in model.asked] == live
-    assert sorted(recordings.path.parent.iterdir()) == before
+    assert recordings.path.read_bytes() == before
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_the_next_one_goes_on(recordings):
     asked = [ask_for(user) for user in (1, 2, 3, 4)]
     list(runner.ask(asked[:2], ToyModel(), recordings))
     model = ToyModel()
+    log = recordings.path.with_name("toy.sqlite-wal")
     with (
-        file_limit(recordings.path.stat().st_size + 20),
-        pytest.raises(RecordingError, match=r"user 3: toy\.jsonl: the answer \w{12} could not be kept .*run again"),
+        file_limit(log.stat().st_size + 20),
+        pytest.raises(RecordingError, match=r"user 3: toy\.sqlite: the answer \w{12} could not be kept .*run again"),
     ):
         list(runner.ask(asked, model, recordings))
     assert model.asked == [asked[2]] and model.closed == 1
-    with pytest.warns(UserWarning, match="cut off"):
-        reopened = Recordings(recordings.path)
     resumed = ToyModel()
-    assert by_user(list(runner.ask(asked, resumed, reopened))) == {one.user: reply(one) for one in asked}
+    answers = list(runner.ask(asked, resumed, Recordings(recordings.path)))
+    assert by_user(answers) == {one.user: reply(one) for one in asked}
     assert resumed.asked == asked[2:]
     assert len(Recordings(recordings.path)) == 4
 
@@ -413,7 +420,7 @@ def test_a_request_of_two_users_is_asked_once_and_both_get_the_answer(width, rec
     assert tally.usd == pytest.approx(2 * PAID)
 
 
-def test_twins_whose_answer_cannot_be_used_are_asked_again_once_together(recordings):
+def test_duplicates_whose_answer_cannot_be_used_are_asked_again_once_together(recordings):
     request = ask_for(1).request
     model = attempts_until(1)
     model.width = 4
@@ -422,7 +429,7 @@ def test_twins_whose_answer_cannot_be_used_are_asked_again_once_together(recordi
     assert [(answer.asked.attempt, answer.verdict) for answer in answers] == [(1, "")] * 2
 
 
-def test_twins_share_a_failure(recordings):
+def test_duplicates_share_a_failure(recordings):
     request = ask_for(1).request
     model = ToyModel(lambda asked: Failure("refused with 400"), width=4)
     answers = list(runner.ask([Asked(1, request), Asked(2, request)], model, recordings))
@@ -538,15 +545,15 @@ def test_an_attempt_that_was_paid_before_a_failure_still_counts(recordings):
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_nothing_is_written_before_it_is_sealed(width, recordings):
-    def seal(asked: Asked, response: Response) -> Response:
-        return {**response, "text": response["text"].replace("Heat", "⟨sealed⟩")}
+def test_nothing_is_written_before_it_is_redacted(width, recordings):
+    def redact(asked: Asked, response: Response) -> Response:
+        return {**response, "text": response["text"].replace("Heat", "⟨redacted⟩")}
 
-    answers = list(runner.ask([ask_for(1), ask_for(2)], ToyModel(width=width), recordings, seal=seal))
-    assert {answer.outcome["text"] for answer in answers} == {"⟨sealed⟩\nFargo"}
-    written = recordings.path.read_text(encoding="utf-8")
-    assert written.count("⟨sealed⟩") == 2
-    assert "Heat" not in written
+    answers = list(runner.ask([ask_for(1), ask_for(2)], ToyModel(width=width), recordings, redact=redact))
+    assert {answer.outcome["text"] for answer in answers} == {"⟨redacted⟩\nFargo"}
+    written = b"".join(file.read_bytes() for file in recordings.path.parent.iterdir())
+    assert "⟨redacted⟩".encode() in written
+    assert b"Heat" not in written
 
 
 def test_an_answer_is_recorded_by_the_time_it_is_given(recordings):

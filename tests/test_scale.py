@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import metrics, paths, prices
+from hybridrec.evaluation import metrics, prices
+from hybridrec.study import paths
 
 PAGE = (paths.ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 

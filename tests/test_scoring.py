@@ -9,8 +9,9 @@ import pytest
 import torch
 import transformers
 
-from hybridrec.llm import scoring
-from hybridrec.llm.scoring import Prompt
+from hybridrec.errors import ModelError
+from hybridrec.llm.models import packed
+from hybridrec.llm.models.packed import Prompt
 
 # Small enough for a moment's pass; weights are random. Gemma looks back eight tokens only, in every other layer.
 SIZES = {
@@ -73,7 +74,7 @@ def plain(model: Any, prompt: Prompt) -> list[list[float]]:
 
 
 def scored(model: Any, prompts: list[Prompt]) -> list[list[list[float]]]:
-    return [[values.tolist() for values in found] for found in scoring.log_probs(model, prompts)]
+    return [[values.tolist() for values in found] for found in packed.log_probs(model, prompts)]
 
 
 def flat(found: list) -> list[float]:
@@ -95,9 +96,9 @@ def test_scores_are_those_of_plain_passes(model):
 def test_scores_do_not_depend_on_what_is_computed_together(model, monkeypatch, per_pass, beside, logits):
     prompts = families()
     together = scored(model, prompts)
-    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", per_pass)
-    monkeypatch.setattr(scoring, "_TOKENS_BESIDE", beside)
-    monkeypatch.setattr(scoring, "_LOGITS_TOGETHER", logits)
+    monkeypatch.setattr(packed, "_TOKENS_PER_PASS", per_pass)
+    monkeypatch.setattr(packed, "_TOKENS_BESIDE", beside)
+    monkeypatch.setattr(packed, "_LOGITS_TOGETHER", logits)
     for one, other in zip(together, scored(model, prompts), strict=True):
         assert flat(one) == pytest.approx(flat(other), abs=1e-4)
     for one, prompt in zip(together, prompts, strict=True):
@@ -106,9 +107,9 @@ def test_scores_do_not_depend_on_what_is_computed_together(model, monkeypatch, p
 
 def test_a_history_longer_than_a_pass_is_read_once(model, monkeypatch):
     passes = []
-    monkeypatch.setattr(scoring, "_TOKENS_PER_PASS", 20)
-    monkeypatch.setattr(scoring, "_pass", lambda _, prompts: passes.append(prompts) or [[None] * 4] * len(prompts))
-    scoring.log_probs(model, [Prompt([1] * 50, [[2] * 5] * 4)])
+    monkeypatch.setattr(packed, "_TOKENS_PER_PASS", 20)
+    monkeypatch.setattr(packed, "_pass", lambda _, prompts: passes.append(prompts) or [[None] * 4] * len(prompts))
+    packed.log_probs(model, [Prompt([1] * 50, [[2] * 5] * 4)])
     assert len(passes) == 1
 
 
@@ -123,7 +124,7 @@ def test_generation_goes_on_as_before_scoring(model):
     prompt = torch.tensor([families()[0].prefix])
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     before = model.generate(prompt, **options)
-    scoring.log_probs(model, families())
+    packed.log_probs(model, families())
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(model.generate(prompt, **options), before)
 
@@ -134,7 +135,7 @@ def test_an_interrupted_pass_leaves_the_models_own_attention(model, monkeypatch)
 
     monkeypatch.setattr(model.base_model, "forward", fails)
     with pytest.raises(KeyboardInterrupt):
-        scoring.log_probs(model, families())
+        packed.log_probs(model, families())
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -142,7 +143,7 @@ def test_what_prompts_begin_with_is_in_the_row_once():
     rng = np.random.default_rng(1)
     history, other = tokens(rng, 40), tokens(rng, 30)
     ways = [Prompt([*history, 1], [[5, 6, 7], [8]]), Prompt(history, [[5, 6, 1], [5, 6, 2]], [3, 4])]
-    row = scoring._row([*ways, Prompt(other, [[9, 9]])])
+    row = packed._row([*ways, Prompt(other, [[9, 9]])])
     first = [*history, 1, 5, 6]  # the last token of a suffix that is itself scored need not be read
     assert row.tokens == [*first, 5, 6, 1, 2, *other, 9]
     assert row.positions == [*range(43), 40, 41, 42, 42, *range(31)]
@@ -151,17 +152,17 @@ def test_what_prompts_begin_with_is_in_the_row_once():
 
 def test_users_share_what_their_prompts_begin_with():
     prompts = [Prompt([1, 2, 3, 4, 5, 6], [[7]]), Prompt([1, 2, 3, 9, 9, 9], [[7]]), Prompt([1, 9, 9, 9, 9, 9], [[7]])]
-    row = scoring._row([*prompts, prompts[2]])
+    row = packed._row([*prompts, prompts[2]])
     assert row.tokens == [1, 2, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9, 9, 9]
     assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 1, 2, 3, 4, 5]
     assert row.sources == [5, 8, 13, 13]
 
 
 def test_a_lone_history_keeps_the_fast_kernel_and_candidates_get_a_mask():
-    row = scoring._row([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
+    row = packed._row([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
     history, candidates = row.branches
     assert history.mask(None) is None
-    asked, own = scoring._row([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
+    asked, own = packed._row([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
     assert (asked.own, own.own, own.mask(None)) == (slice(0, 1), slice(1, 21), None)  # nearly a square: fast, too
     assert history.mask(19) is not None  # a layer that sees no further
     assert history.mask(20) is None
@@ -178,16 +179,16 @@ def test_a_model_that_changes_its_logits_is_refused():
     capped = transformers.AutoModelForCausalLM.from_config(
         transformers.Gemma3TextConfig(**SIZES, final_logit_softcapping=30.0)
     )
-    with pytest.raises(ValueError, match=r"sets final_logit_softcapping: add it to hybridrec/llm/scoring\.py"):
-        scoring.log_probs(capped, families())
+    with pytest.raises(ModelError, match="final_logit_softcapping"):
+        packed.log_probs(capped, families())
 
 
 def test_parts_are_taken_in_order_and_as_many_as_fit():
     parts = [[n] * (1 + n % 4) for n in range(11)] + [[99] * 12]
-    taken = list(scoring.together(parts, 10))
+    taken = list(packed.together(parts, 10))
     assert list(itertools.chain(*taken)) == parts
     sizes = [sum(map(len, held)) for held in taken]
     assert all(size <= 10 for size in sizes[:-1])
     assert sizes[-1] == 12  # longer than the bound, so it stands alone
     assert all(size + len(after[0]) > 10 for size, after in zip(sizes, taken[1:], strict=False))
-    assert list(scoring.together([], 10)) == []
+    assert list(packed.together([], 10)) == []

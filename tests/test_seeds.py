@@ -3,19 +3,19 @@
 import pandas as pd
 import pytest
 
-from hybridrec import datasets, experiment, fits, overview, paths, recommenders, seeds
+from hybridrec.data import datasets
+from hybridrec.recommenders import fits, fitting
+from hybridrec.study import config, overview, paths, seeds
 
 
 @pytest.fixture
-def settings(monkeypatch) -> experiment.Experiment:
-    """A quick study; everything is fitted here and anew, without the cache."""
-    monkeypatch.setattr(
-        recommenders, "run", lambda todo, what="", count=True: [fits.fit_and_score(work) for work in todo]
-    )
+def settings(monkeypatch) -> config.Experiment:
+    """A quick study; everything is fitted here again, without the cache."""
+    monkeypatch.setattr(fitting, "run", lambda todo, *_: [fits.fit_and_score(work) for work in todo])
     small = {"recommenders": ["ItemKNN", "NeuMF", "BPR"], "top": 10, "folds": 2, "bootstrap_samples": 100}
     grids = {"grids": {"ItemKNN": [10], "NeuMF": [1], "BPR": [1]}, "permutations": 100, "performance_threshold": 0.7}
-    values = experiment.parameters(experiment.load("ml-100k")) | small | grids
-    return experiment.build(values.pop("name"), {key: value for key, value in values.items() if value is not None}, "")
+    values = config.parameters(config.load("ml-100k")) | small | grids
+    return config.build(values.pop("name"), values, "")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_table(settings, interactions, items):
@@ -41,9 +41,9 @@ def computed() -> list[str]:
 
 @pytest.mark.parametrize("name", computed())
 def test_the_studys_own_seed_gives_the_studys_own_numbers(name):
-    """Nothing is shared between the notebooks' way and this one but the functions, so they check each other."""
+    """Notebooks and `make seeds` call the same steps, in runs of their own: what they wrote must agree."""
     key = ["protocol", "recommender", "ranker"]
-    rows = pd.read_csv(paths.RESULTS / name / "seeds.csv").query(f"seed == {experiment.load(name).seed}")
+    rows = pd.read_csv(paths.RESULTS / name / "seeds.csv").query(f"seed == {config.load(name).seed}")
     ours, study = rows.set_index(key), pd.read_csv(paths.RESULTS / name / "comparison.csv").set_index(key)
     exact = ["users_routed", "users_scored", "weak_auc_before", "weak_auc_after", "overall_auc_after", "harm_rate"]
     assert len(ours) >= 100

@@ -16,30 +16,32 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hybridrec import datasets, splits
-from hybridrec.experiment import Endpoint
+from hybridrec.data import splits
 from hybridrec.llm import answers, rankers
-from hybridrec.llm.chat import ChatModel
-from hybridrec.llm.local import LocalModel, converted_folder, model_card
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
+from hybridrec.llm.tasks import build_tasks
+from hybridrec.study import models as study_models
+from hybridrec.study import steps
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 MODEL, NOUN, SEED, USERS = "SmolLM2-135M-Instruct", "film", 2024, 25
 _ENOUGH = 40  # tokens of an answer, about four titles: more would only take longer
 _STARTS_WITHIN = 300.0
 
 
-class Overheard(ChatModel):
-    """The endpoint client; it remembers what came back before anything was blotted out of it."""
+class Overheard(Endpoint):
+    """The endpoint client; it remembers what came back before anything was taken out of it."""
 
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
-        super().__init__(name, endpoint)
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
         self.raw: dict[int, Response] = {}
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
@@ -85,7 +87,7 @@ def one_thread() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return converted_folder(model_card(MODEL))
+    return study_models.local(MODEL).folder()
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +141,12 @@ def _stop(server: subprocess.Popen) -> None:
 @pytest.fixture(scope="module")
 def tasks() -> list[rankers.Task]:
     """Real users of the default experiment: those with the shortest prompts among who has three candidates or more."""
-    data = datasets.load("ml-100k")
+    data = steps.dataset("ml-100k")
     interactions = splits.split_per_user(data.interactions, SEED)
     candidates = splits.test_candidates(interactions, 4.0, SEED)
     sizes = candidates.groupby("user").size()
     known = interactions[interactions["split"] != "test"]
-    built = rankers.build_tasks(sizes.index[sizes >= 3], known, candidates, data.items)
+    built = build_tasks(sizes.index[sizes >= 3], known, candidates, data.items)
     return sorted(built, key=lambda task: len(_request(task)["instruction"]))[:USERS]
 
 
@@ -154,10 +156,11 @@ def _request(task: rankers.Task) -> dict:
 
 @pytest.fixture(scope="module")
 def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
-    local = LocalModel(MODEL)
+    local = study_models.local(MODEL)
     requests = [_request(task) for task in tasks]
     allowed = min(_ENOUGH, *(local._budget(request["candidates"]) for request in requests))
-    endpoint = Endpoint(
+    model = Overheard(
+        str(folder),
         base_url=address,
         parameters={"temperature": 0, "max_tokens": allowed},
         requests_per_minute=10_000,
@@ -165,8 +168,7 @@ def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
         timeout=300,
         retries=1,
     )
-    model = Overheard(str(folder), endpoint)
-    recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.jsonl")
+    recordings = Recordings(tmp_path_factory.mktemp("recordings") / "served.sqlite")
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as aside:
         computed = aside.submit(local.answer, requests)
@@ -227,7 +229,7 @@ def _order(run: Run, user: int, text: str) -> tuple[int, ...]:
 
 def test_recordings_of_real_answers_quote_no_history(run):
     """The model does write histories back: what came over the wire quotes them, what was written down does not."""
-    written = run.recordings.path.read_text(encoding="utf-8")
+    written = "".join(run.recordings[key].get("text", "") for key in run.recordings)
     quoted = 0
     for user, task in run.tasks.items():
         shown = {item.title for item in task.items}
@@ -240,11 +242,11 @@ def test_recordings_of_real_answers_quote_no_history(run):
 
 
 def test_a_second_run_replays_everything_without_the_server(run):
-    class Unreachable(ChatModel):
+    class Unreachable(Endpoint):
         def submit(self, asked: Asked, keep: Keep) -> Finished:
             raise AssertionError(f"user {asked.user} was asked again")
 
-    again = Unreachable(run.model.name, run.model.endpoint)
+    again = Unreachable(run.model.name, **run.model.endpoint.model_dump())
     replayed = list(rankers.rank(list(run.tasks.values()), "listwise", again, run.recordings, noun=NOUN, seed=SEED))
     scores = {ranking.user: ranking.scores for ranking in run.rankings}
     assert all(ranking.replayed for ranking in replayed)

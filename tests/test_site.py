@@ -11,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from hybridrec import paths
+from hybridrec.study import paths
+
+pytestmark = pytest.mark.slow
 
 STUDY = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
 EXPERIMENTS = sorted(page.stem for page in (paths.ROOT / "docs" / "results").glob("*.md"))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec import datasets, paths
-from hybridrec.sources import book_crossing, canonical, movielens, own
-from hybridrec.sources.canonical import DatasetError
+from hybridrec.data.sources import book_crossing, canonical, movielens, own
+from hybridrec.errors import DatasetError
+from hybridrec.study import paths, steps
 
 # --- MovieLens 1M and latest-small ------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ def test_a_line_of_the_dump_that_is_no_number_is_named(tmp_path):
 def test_another_copy_of_book_crossing_is_announced(tmp_path, monkeypatch):
     dump(tmp_path / "BX-CSV-Dump", rated=[(u, f"{b:04}", 5) for u in range(5) for b in range(5)], books=books_of(5))
     monkeypatch.setenv("HYBRIDREC_DATA", str(tmp_path))
-    assert "ANOTHER copy" in datasets.load("book-crossing").source
+    assert "ANOTHER copy" in steps.dataset("book-crossing").source
 
 
 def books_of(count: int) -> str:
@@ -148,7 +148,7 @@ def test_where_book_crossing_has_to_be_put_is_said(tmp_path, monkeypatch):
     monkeypatch.delenv("HYBRIDREC_DATA", raising=False)
     monkeypatch.setattr(paths, "RAW", tmp_path)
     with pytest.raises(DatasetError, match=r"host is gone\. Put BX-Book-Ratings\.csv .*HYBRIDREC_DATA"):
-        datasets.load("book-crossing")
+        steps.dataset("book-crossing")
 
 
 # --- the core ---------------------------------------------------------------------------------------------------------
@@ -186,15 +186,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_ratings_of_ones_own_with_any_column_names(folder):
-    data = datasets.load("mine", GIVEN)
-    assert data.interactions.to_numpy().tolist() == [[1, 1, 5, 3], [1, 2, 1, 2], [2, 1, 4.5, 1]]
-    assert data.items.to_numpy().tolist() == [[1, "First", "", "a b"], [2, "Second", "", ""]]
+    data = steps.dataset("mine", GIVEN)
+    assert data.interactions.to_numpy().tolist() == [["ann", "x1", 5, 3], ["ann", "x2", 1, 2], ["bob", "x1", 4.5, 1]]
+    assert data.items.to_numpy().tolist() == [["x1", "First", "", "a b"], ["x2", "Second", "", ""]]
     assert data.source == "ratings.csv + items.csv"
 
 
-def test_numbers_as_names_are_kept(folder):
+def test_whole_numbers_are_numbers_and_leading_zeros_are_kept(folder):
     (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "9"), encoding="utf-8")
-    assert datasets.load("mine", GIVEN).interactions["user"].tolist() == [9, 70, 70]
+    assert steps.dataset("mine", GIVEN).interactions["user"].tolist() == [9, 70, 70]
+    (folder / "ratings.csv").write_text(RATINGS.replace("ann", "70").replace("bob", "09"), encoding="utf-8")
+    assert steps.dataset("mine", GIVEN).interactions["user"].tolist() == ["09", "70", "70"]
 
 
 def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
@@ -202,7 +204,7 @@ def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
         "who;what;stars;name\nann;x1;5;First\nann;x2;1;Second\nbob;x1;4;First\n", encoding="utf-8"
     )
     one_file = {key: value for key, value in GIVEN.items() if key not in ("timestamp", "genres")}
-    data = datasets.load("mine", one_file | {"items_file": "ratings.csv", "separator": ";"})
+    data = steps.dataset("mine", one_file | {"items_file": "ratings.csv", "separator": ";"})
     assert data.interactions["timestamp"].tolist() == [0, 0, 0]
     assert data.items["title"].tolist() == ["First", "Second"]
 
@@ -240,14 +242,14 @@ def test_what_is_wrong_with_ones_own_files_is_said(folder, ratings, items, chang
     (folder / "ratings.csv").write_text(ratings, encoding="utf-8")
     (folder / "items.csv").write_text(items, encoding="utf-8")
     with pytest.raises(DatasetError, match=says):
-        datasets.load("mine", GIVEN | changes)
+        steps.dataset("mine", GIVEN | changes)
 
 
 def test_another_encoding_has_to_be_named(folder):
     (folder / "items.csv").write_text(ITEMS.replace("First", "Première"), encoding="latin-1")
     with pytest.raises(DatasetError, match=r"items\.csv, line 2: not utf-8 text"):
-        datasets.load("mine", GIVEN)
-    assert datasets.load("mine", GIVEN | {"encoding": "latin-1"}).items["title"][0] == "Première"
+        steps.dataset("mine", GIVEN)
+    assert steps.dataset("mine", GIVEN | {"encoding": "latin-1"}).items["title"][0] == "Première"
 
 
 def test_a_file_has_to_be_named():
@@ -257,4 +259,4 @@ def test_a_file_has_to_be_named():
 
 def test_ones_own_ratings_need_a_name_of_their_own():
     with pytest.raises(DatasetError, match="'ml-100k' is a dataset of this repository"):
-        datasets.load("ml-100k", GIVEN)
+        steps.dataset("ml-100k", GIVEN)

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from hybridrec import splits
-from hybridrec.splits import SplitError
+from hybridrec.data import splits
+from hybridrec.errors import SplitError
 
 
 @pytest.fixture

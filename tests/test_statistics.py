@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from hybridrec import statistics
+from hybridrec.evaluation import statistics
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from hybridrec import figures, paths, tables
+from hybridrec import errors
+from hybridrec.study import figures, paths, tables
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def test_a_table_comes_back_as_it_was_written(frame, tmp_path):
 
 @pytest.mark.parametrize(("name", "notebook"), [("scores", "02_baselines"), ("rankings", "04_llm_prompting")])
 def test_a_missing_table_names_the_notebook_and_the_command(name, notebook):
-    with pytest.raises(tables.MissingTableError) as raised:
+    with pytest.raises(errors.MissingTableError) as raised:
         tables.read("toy", name)
     for part in (repr(name), notebook, "make reproduce EXPERIMENT=toy"):
         assert part in str(raised.value)
@@ -45,7 +46,7 @@ def test_a_missing_table_names_the_notebook_and_the_command(name, notebook):
 
 def test_experiments_do_not_share_tables(frame):
     tables.write("toy", sparsity=frame)
-    with pytest.raises(tables.MissingTableError):
+    with pytest.raises(errors.MissingTableError):
         tables.read("another", "sparsity")
 
 
@@ -99,6 +100,7 @@ def record_many(name: str, number: int) -> None:
         tables.record("toy", f"{name}{section}", {"value": section})
 
 
+@pytest.mark.slow
 def test_sections_that_several_processes_record_at_once_are_all_kept():
     writers = [SPAWN.Process(target=record_many, args=(name, 100)) for name in "abc"]
     for writer in writers:
@@ -113,6 +115,7 @@ def write_many(number: int) -> None:
         tables.write("toy", scores=pd.DataFrame({"score": np.full(200_000, version)}))
 
 
+@pytest.mark.slow
 def test_a_table_that_is_read_while_another_process_writes_it_is_always_a_whole_one():
     write_many(1)
     writer = SPAWN.Process(target=write_many, args=(100,))

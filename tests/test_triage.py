@@ -1,11 +1,16 @@
 """Who is weak: P(u) by hand, the thresholds to the letter, and how far one may trust the result."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from hybridrec import triage
-from hybridrec.triage import Thresholds
+from hybridrec.data.datasets import sparsity_index
+from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.weak_users import triage, triage_rules
+from hybridrec.weak_users.triage import Thresholds
 
 
 def judged(scores, relevant, user: int = 1, **columns) -> pd.DataFrame:
@@ -218,3 +223,132 @@ def test_reliability_by_hand():
     assert table.loc["few", ["flagged", "flagged_auc", "rest_auc"]].tolist() == pytest.approx([1, 0.2, 2.2 / 3])
     assert table.loc["many", ["flagged", "flagged_auc", "rest_auc"]].tolist() == pytest.approx([2, 0.4, 0.8])
     assert table["gap"].to_dict() == pytest.approx({"few": 2.2 / 3 - 0.2, "many": 0.4})
+
+
+# --- in one call, for anybody's recommender ---------------------------------------------------------------------------
+
+
+class Scorer:
+    """A recommender whose scores out of fold are a table."""
+
+    name = "mine"
+
+    def __init__(self, scores: pd.DataFrame):
+        self.table = scores
+
+    def out_of_fold(self, data: object) -> pd.DataFrame:
+        return self.table
+
+
+def shop(users: int, ratings: int, seed: int = 0, like: float | None = 4) -> SimpleNamespace:
+    """Users with text ids, the first fifth of whom have rated four times as much; half of what they rate they like."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        pd.DataFrame(
+            {"user": f"u{n:04}", "item": rng.choice(400, ratings * (4 if n < users / 5 else 1), replace=False)}
+        )
+        for n in range(users)
+    ]
+    rows = pd.concat(parts, ignore_index=True)
+    rows["rating"] = np.where(rng.random(len(rows)) < 0.5, 5.0, 2.0)
+    return SimpleNamespace(name="shop", interactions=rows, items=pd.DataFrame({"item": range(400)}), like=like)
+
+
+def scored(data: SimpleNamespace, skill: float | pd.Series, seed: int = 1) -> Scorer:
+    """Scores N(skill, 1) of liked items and N(0, 1) of others, in three folds with a level each."""
+    rng, rows = np.random.default_rng(seed), data.interactions
+    fold = rng.integers(3, size=len(rows))
+    score = (rows["rating"] >= 4) * skill + rng.normal(size=len(rows)) + 10 * fold
+    return Scorer(rows[["user", "item"]].assign(score=score, fold=fold))
+
+
+def test_triage_is_the_published_rule_on_scores_out_of_fold():
+    data = shop(60, 10)
+    mine = scored(data, 0.5)
+    table = triage.triage(data, mine).table
+    sparsity = sparsity_index(data.interactions, 400)
+    rows = mine.table.assign(relevant=data.interactions["rating"] >= 4, recommender="mine")
+    expected = triage.triage_table(rows, sparsity, Thresholds(), "held-out")
+    columns = ["user", "performance", "pairs", "sparsity", "weak"]
+    pd.testing.assert_frame_equal(table[columns], expected[columns])
+    assert table["inactive"].equals(table["sparsity"] > sparsity.mean())
+
+
+def test_triage_shrinks_as_the_rules_do():
+    data = shop(60, 10)
+    mine = scored(data, 0.5)
+    rows = mine.table.assign(relevant=data.interactions["rating"] >= 4, recommender="mine")
+    expected = triage_rules.shrunken(rows).set_index("user")
+    found = triage.triage(data, mine).table.set_index("user").dropna()
+    assert found["shrunken"].tolist() == pytest.approx(expected["score"].tolist())
+    assert found["upper"].tolist() == pytest.approx(expected["upper"].tolist())
+
+
+def test_other_thresholds_flag_others():
+    data = shop(60, 30)  # nobody is without a pair
+    everybody = triage.triage(data, scored(data, 0.5), performance_threshold=1.0, sparsity_threshold=0.0)
+    assert everybody.users.tolist() == sorted(data.interactions["user"].unique())
+    assert (everybody.thresholds.performance, everybody.thresholds.sparsity) == (1.0, 0.0)
+    assert triage.triage(data, scored(data, 0.5), sparsity_threshold=0.99).users.empty
+
+
+def test_where_all_users_are_served_alike_luck_flags_as_many_as_are_flagged():
+    data = shop(1000, 12)
+    found = triage.triage(data, scored(data, 0.5))
+    assert len(found.users) > 100
+    assert abs(len(found.users) - found.by_luck) < 3 * found.by_luck_sd
+    assert found.spread < 0.05
+
+
+def test_truly_weak_users_are_more_than_luck_flags_and_the_spread_is_what_it_is():
+    data = shop(1000, 12)
+    worse = data.interactions["user"].isin([f"u{n:04}" for n in range(0, 1000, 5)])
+    found = triage.triage(data, scored(data, np.where(worse, -1.0, 1.5)))
+    assert len(found.users) > found.by_luck + 3 * found.by_luck_sd
+    # A fifth of the users have AUC Phi(-1 / sqrt 2), the others Phi(1.5 / sqrt 2).
+    low, high = stats.norm.cdf(np.array([-1.0, 1.5]) / np.sqrt(2))
+    assert found.spread == pytest.approx((high - low) * np.sqrt(0.2 * 0.8), rel=0.15)
+
+
+def test_what_triage_says_has_its_numbers():
+    data = shop(300, 12)
+    found = triage.triage(data, scored(data, 0.5))
+    for number in (len(found.users), 300, f"{found.by_luck:.0f}", f"{found.spread:.3f}"):
+        assert f"{number} " in str(found) or f"{number}." in str(found)
+
+
+def test_users_without_a_score_or_a_pair_are_kept_and_not_weak():
+    data = shop(20, 10)
+    mine = scored(data, 0.0)
+    mine.table = mine.table[mine.table["user"] != "u0019"]
+    data.interactions.loc[data.interactions["user"] == "u0018", "rating"] = 5.0
+    table = triage.triage(data, mine, performance_threshold=1.0).table.set_index("user")
+    assert len(table) == 20
+    for user in ("u0018", "u0019"):
+        assert table.loc[user, ["performance", "shrunken", "sd", "upper"]].isna().all()
+        assert (table.loc[user, "pairs"], table.loc[user, "inactive"], table.loc[user, "weak"]) == (0, True, False)
+
+
+UNRATED = min(set(range(400)) - set(shop(20, 10).interactions.query("user == 'u0000'")["item"]))
+
+
+@pytest.mark.parametrize(
+    ("worse", "named"),
+    [
+        (lambda rows: rows.assign(item=rows["item"].mask(rows.index == 5, 999)), "item 999"),
+        (lambda rows: rows.assign(user=rows["user"].mask(rows.index == 5, "nobody")), "user 'nobody'"),
+        (lambda rows: rows.assign(item=rows["item"].mask(rows.index == 5, UNRATED)), f"user 'u0000' .*item {UNRATED}"),
+        (lambda rows: pd.concat([rows, rows.iloc[[5]].assign(fold=2)]), "two scores"),
+        (lambda rows: rows.assign(score=rows["score"].mask(rows.index == 5)), "finite"),
+    ],
+    ids=["unknown item", "unknown user", "not rated", "twice", "missing"],
+)
+def test_scores_that_do_not_fit_the_ratings_are_refused(worse, named):
+    data = shop(20, 10)
+    with pytest.raises(ScoresError, match=f"mine.*{named}"):
+        triage.triage(data, Scorer(worse(scored(data, 0.5).table)))
+
+
+def test_data_must_say_what_a_like_is():
+    with pytest.raises(DatasetError, match="like="):
+        triage.triage(shop(20, 10, like=None), Scorer(pd.DataFrame()))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import nulls, triage, triage_rules
-from hybridrec.triage import Thresholds
+from hybridrec.weak_users import nulls, performance, triage, triage_rules
+from hybridrec.weak_users.triage import Thresholds
 
 
 def users(values: dict) -> pd.Series:
@@ -17,7 +17,7 @@ def users(values: dict) -> pd.Series:
 
 def test_evidence_without_folds_is_the_users_own_counts():
     table = pd.DataFrame({"user": [1] * 5 + [2], "score": [5.0, 4, 3, 2, 1, 1], "relevant": [1, 1, 0, 0, 0, 1]})
-    found = triage_rules.evidence(table.astype({"relevant": bool}))
+    found = performance.evidence(table.astype({"relevant": bool}))
     assert found.loc[1].to_dict() == {"performance": 1.0, "pairs": 6, "relevant": 2, "irrelevant": 3}
     assert found.loc[2, "pairs"] == 0
     assert found.loc[2].drop("pairs").isna().all()
@@ -27,15 +27,15 @@ def test_evidence_with_folds_averages_over_pairs():
     # Fold 0 has 1 x 1 pair, fold 1 has 1 x 3, fold 2 none.
     relevant, fold = [1, 0, 1, 0, 0, 0, 1], [0, 0, 1, 1, 1, 1, 2]
     table = pd.DataFrame({"user": 1, "score": [2.0, 1, 0, 1, 2, 3, 9], "relevant": relevant, "fold": fold})
-    found = triage_rules.evidence(table.astype({"relevant": bool})).loc[1]
+    found = performance.evidence(table.astype({"relevant": bool})).loc[1]
     assert found.to_dict() == {"performance": 0.25, "pairs": 4, "relevant": 1, "irrelevant": (1 * 1 + 3 * 3) / 4}
 
 
-def test_one_pair_varies_like_a_coin_and_no_pair_has_no_variance():
+def test_one_pair_varies_like_a_yes_or_no_and_no_pair_has_no_variance():
     table = pd.DataFrame(
         {"performance": [1, 0.6, 0.2, np.nan], "pairs": [1, 1, 1, 0], "relevant": 1, "irrelevant": 1},
     )
-    assert triage_rules.sampling_variance(table).tolist() == pytest.approx([0.24] * 3 + [np.nan], nan_ok=True)
+    assert performance.sampling_variance(table).tolist() == pytest.approx([0.24] * 3 + [np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 6), (6, 1), (3, 3), (12, 5)])
@@ -44,7 +44,7 @@ def test_the_variance_is_that_of_simulated_users(shape):
     table = pd.DataFrame(
         {"performance": drawn, "pairs": shape[0] * shape[1], "relevant": shape[0], "irrelevant": shape[1]}
     )
-    assert triage_rules.sampling_variance(table)[0] == pytest.approx(drawn.var(), rel=0.03)
+    assert performance.sampling_variance(table)[0] == pytest.approx(drawn.var(), rel=0.03)
 
 
 def test_folds_of_independent_items_divide_the_variance():
@@ -52,16 +52,16 @@ def test_folds_of_independent_items_divide_the_variance():
     table = pd.DataFrame({"user": np.repeat(np.arange(3000), 24), "fold": np.tile(np.repeat([0, 1, 2], 8), 3000)})
     table["relevant"] = np.tile([True, True, True, False, False, False, False, False], 9000)
     table["score"] = table["relevant"] * 0.75 + rng.normal(size=len(table))
-    found = triage_rules.evidence(table)
-    assert triage_rules.sampling_variance(found).to_numpy() == pytest.approx(found["performance"].var(), rel=0.05)
+    found = performance.evidence(table)
+    assert performance.sampling_variance(found).to_numpy() == pytest.approx(found["performance"].var(), rel=0.05)
 
 
 def test_where_everybody_is_perfect_or_hopeless_nothing_varies():
     for value in (0.0, 1.0):
         table = pd.DataFrame({"performance": [value] * 2, "pairs": [6, 4], "relevant": [2, 2], "irrelevant": [3, 2]})
-        variance = triage_rules.sampling_variance(table)
+        variance = performance.sampling_variance(table)
         assert variance.tolist() == pytest.approx([0, 0])
-        shrunken = triage_rules.empirical_bayes(table["performance"], variance)
+        shrunken = performance.empirical_bayes(table["performance"], variance)
         assert shrunken.to_numpy().ravel() == pytest.approx([value, 0] * 2, abs=1e-4)
 
 
@@ -70,37 +70,37 @@ def test_where_everybody_is_perfect_or_hopeless_nothing_varies():
 
 @pytest.fixture(scope="module")
 def varied() -> pd.DataFrame:
-    """4000 users whose true P has standard deviation 0.1 around 0.7, known from 4 to 60 coin throws each."""
+    """4000 users whose true P has standard deviation 0.1 around 0.7, known from 4 to 60 throws each."""
     rng = np.random.default_rng(2)
     true, throws = rng.normal(0.7, 0.1, 4000).clip(0.01, 0.99), rng.integers(4, 61, 4000)
-    performance = rng.binomial(throws, true) / throws
-    return pd.DataFrame({"true": true, "performance": performance, "variance": 0.21 / throws})
+    values = rng.binomial(throws, true) / throws
+    return pd.DataFrame({"true": true, "performance": values, "variance": 0.21 / throws})
 
 
 def test_a_known_spread_between_users_is_recovered(varied):
-    spread = np.sqrt(triage_rules.between_variance(varied["performance"], varied["variance"]))
+    spread = np.sqrt(performance.between_variance(varied["performance"], varied["variance"]))
     assert spread == pytest.approx(0.1, abs=0.01)
     assert varied["performance"].std() > 0.14
 
 
 def test_users_who_are_all_alike_are_found_to_be():
     rng = np.random.default_rng(4)
-    performance = pd.Series(rng.binomial(10, 0.7, 4000) / 10)
-    variance = pd.Series(0.021, index=performance.index)
-    assert np.sqrt(triage_rules.between_variance(performance, variance)) < 0.04
-    alike = triage_rules.empirical_bayes(users({1: 0.6, 2: 0.7, 3: 0.8}), users({1: 0.5, 2: 0.5, 3: 0.5}))
+    values = pd.Series(rng.binomial(10, 0.7, 4000) / 10)
+    variance = pd.Series(0.021, index=values.index)
+    assert np.sqrt(performance.between_variance(values, variance)) < 0.04
+    alike = performance.empirical_bayes(users({1: 0.6, 2: 0.7, 3: 0.8}), users({1: 0.5, 2: 0.5, 3: 0.5}))
     assert alike.to_numpy().ravel() == pytest.approx([0.7, 0] * 3)
 
 
 def test_shrinkage_by_hand():
     # Equal variances v: DerSimonian-Laird is the sample variance less v, 0.18 - 0.06 = 0.12, so 2/3 is kept.
-    found = triage_rules.empirical_bayes(users({1: 0.2, 2: 0.8, 3: np.nan}), users({1: 0.06, 2: 0.06, 3: np.nan}))
+    found = performance.empirical_bayes(users({1: 0.2, 2: 0.8, 3: np.nan}), users({1: 0.06, 2: 0.06, 3: np.nan}))
     assert found["performance"].tolist() == pytest.approx([0.3, 0.7, np.nan], nan_ok=True)
     assert found["sd"].tolist() == pytest.approx([0.2, 0.2, np.nan], nan_ok=True)
 
 
 def test_fewer_pairs_are_pulled_harder_and_known_less(varied):
-    found = triage_rules.empirical_bayes(varied["performance"], varied["variance"])
+    found = performance.empirical_bayes(varied["performance"], varied["variance"])
     mean = found["performance"].mean()
     apart = (varied["performance"] - mean).abs() > 0.02
     kept = ((found["performance"] - mean) / (varied["performance"] - mean))[apart]
@@ -111,20 +111,20 @@ def test_fewer_pairs_are_pulled_harder_and_known_less(varied):
 
 
 def test_shrunken_values_are_nearer_to_the_truth_and_their_sd_says_how_near(varied):
-    found = triage_rules.empirical_bayes(varied["performance"], varied["variance"])
+    found = performance.empirical_bayes(varied["performance"], varied["variance"])
     error = found["performance"] - varied["true"]
     assert (error**2).mean() < 0.6 * ((varied["performance"] - varied["true"]) ** 2).mean()
     assert (error**2).mean() == pytest.approx((found["sd"] ** 2).mean(), rel=0.1)
 
 
 def test_without_sampling_variance_nothing_is_shrunken():
-    found = triage_rules.empirical_bayes(users({1: 0.2, 2: 0.5, 3: 0.9}), users({1: 0, 2: 0, 3: 0}))
+    found = performance.empirical_bayes(users({1: 0.2, 2: 0.5, 3: 0.9}), users({1: 0, 2: 0, 3: 0}))
     assert found["performance"].tolist() == pytest.approx([0.2, 0.5, 0.9], abs=1e-6)
     assert found["sd"].tolist() == pytest.approx([0, 0, 0], abs=1e-4)
 
 
 def test_one_user_alone_is_their_own_mean():
-    found = triage_rules.empirical_bayes(users({1: 0.2, 2: np.nan}), users({1: 0.1, 2: np.nan}))
+    found = performance.empirical_bayes(users({1: 0.2, 2: np.nan}), users({1: 0.1, 2: np.nan}))
     assert found["performance"].tolist() == pytest.approx([0.2, np.nan], nan_ok=True)
 
 
@@ -132,16 +132,37 @@ def test_one_user_alone_is_their_own_mean():
 
 
 def test_the_bound_by_hand():
-    bound = triage_rules.upper_bound(users({1: 0.3, 2: 0.3, 3: 0.95, 4: np.nan}), users({1: 0.1, 2: 0, 3: 0.2, 4: 1}))
+    bound = performance.upper_bound(users({1: 0.3, 2: 0.3, 3: 0.95, 4: np.nan}), users({1: 0.1, 2: 0, 3: 0.2, 4: 1}))
     assert bound.tolist() == pytest.approx([0.3 + 0.0841621, 0.3, 1.0, np.nan], nan_ok=True)
-    assert triage_rules.upper_bound(users({1: 0.3}), users({1: 0.1}), 0.5).tolist() == pytest.approx([0.3])
+    assert performance.upper_bound(users({1: 0.3}), users({1: 0.1}), 0.5).tolist() == pytest.approx([0.3])
 
 
 def test_the_bound_holds_as_often_as_it_says(varied):
-    found = triage_rules.empirical_bayes(varied["performance"], varied["variance"])
+    found = performance.empirical_bayes(varied["performance"], varied["variance"])
     for level in (0.8, 0.95):
-        bound = triage_rules.upper_bound(found["performance"], found["sd"], level)
+        bound = performance.upper_bound(found["performance"], found["sd"], level)
         assert (varied["true"] <= bound).mean() == pytest.approx(level, abs=0.02)
+
+
+def test_recommenders_are_shrunken_apart_and_users_without_a_pair_left_out():
+    rng = np.random.default_rng(6)
+    rows = pd.DataFrame({"user": np.repeat(range(300), 10), "relevant": rng.random(3000) < 0.5})
+    rows.loc[rows["user"] == 0, "relevant"] = True
+    weak = rows["user"] % 2 == 1
+    spread = rows["relevant"] * np.where(weak, -1.0, 2.0) + rng.normal(size=3000)
+    alike = rows["relevant"] * 1.0 + rng.normal(size=3000)
+    judged = pd.concat([rows.assign(recommender="A", score=spread), rows.assign(recommender="B", score=alike)])
+    found = triage_rules.shrunken(judged, level=0.9).set_index(["recommender", "user"])
+    usable = rows.groupby("user")["relevant"].mean().between(0, 1, inclusive="neither")
+    assert 0 not in usable[usable].index
+    for name in "AB":
+        mine = found.loc[name]
+        raw = performance.performance(judged[judged["recommender"] == name])["performance"].dropna()
+        assert mine.index.tolist() == usable[usable].index.tolist() == raw.index.tolist()
+        middle = mine["score"].mean()
+        assert ((mine["score"] - middle).abs() <= (raw - middle).abs() + 0.05).all()
+        assert (mine["upper"] >= mine["score"]).all() and (mine["upper"] <= 1).all()
+    assert found.loc["A", "score"].std() > 3 * found.loc["B", "score"].std()
 
 
 # --- detection ------------------------------------------------------------------------------------------------------

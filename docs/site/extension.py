@@ -17,7 +17,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from hybridrec import figures, overview, paths
+from hybridrec.study import figures, overview, paths
 
 HERE = Path(__file__).parent
 LOG = logging.getLogger(__name__)

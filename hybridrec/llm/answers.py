@@ -13,24 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridrec.llm.prompts import one_line, without_labels
+from hybridrec.llm.prompts import one_line
 
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,3}[.):]+)\s*")
-_YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
+LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,3}[.):]+)\s*")
+YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
 _WORD = re.compile(r"\w+")
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 # An answer may be hostile. None of these patterns may look twice at the same text, or a megabyte of it takes hours.
 _SEPARATOR = re.compile(r"[>→;|,\t]")
 _QUOTED = re.compile(r'"([^"\n]+)"|\*\*([^*\n]+)\*\*|“([^“”\n]+)”')
-_LABEL = re.compile(r"(?<![^\W_])[Cc](\d{1,4})(?![^\W_])")
+LABEL = re.compile(r"(?<![^\W_])[Cc](\d{1,4})(?![^\W_])")
 _JSON_LIST = re.compile(r'\[\s*(?:\{\s*)?"')
 _JSON_STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)("(?:\s*+:)?)?', re.S)  # ends in ": if a key, in nothing if cut off
 _REFUSAL = re.compile(
     r"\b(?:I(?:['’]m| am) (?:sorry|unable|not able)|I (?:can(?:['’]t|not| not)|won['’]t)|as an AI)\b", re.I
 )
-_BLOT = "⟨history "
-_LABEL_MARK = re.compile(rf"(?:{_LIST_MARK.pattern})?\s*{_LABEL.pattern}\W*")
-_TELLING = 4  # letters and digits; fewer say nothing about a title that breaks off
+REDACTED = "⟨history "  # how what was taken out of a recorded answer begins (redact.py)
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,16 @@ def parse_ranking(
 def repair(parsed: ParsedRanking, n: int, rng: np.random.Generator) -> list[int]:
     """Complete an order: candidates the model left out follow in random order.
 
-    The order of the appended candidates reads neither labels nor a recommender, so a repair can neither help nor
-    borrow a ranking. Invented items are already dropped and of duplicates the first is kept (parse_ranking). A failed
-    answer becomes a random order: that fallback is the caller's to announce, through ``parsed.failure``.
+    Random, so that a repair adds no information: neither what the user liked nor how a recommender ranks. An answer
+    that failed becomes a random order of all candidates; the caller should say so (``parsed.failure`` has the reason).
+
+    Args:
+        parsed: what ``parse_ranking`` made of the answer.
+        n: how many candidates there are.
+        rng: draws the order of what is missing.
+
+    Returns:
+        All positions from 0 to n - 1, best first.
     """
     missing = [position for position in range(n) if position not in parsed.order]
     return [*parsed.order, *(int(position) for position in rng.permutation(missing))]
@@ -100,47 +105,47 @@ def _by_label(text: str, n: int) -> Iterator[int | None]:
 
     Titles were shown with anything like a label taken apart (prompts.py), so an echoed title holds none.
     """
-    for number in _LABEL.findall(text):
+    for number in LABEL.findall(text):
         yield int(number) - 1 if 1 <= int(number) <= n else None
 
 
 def _by_title(text: str, titles: Sequence[str]) -> Iterator[int | None]:
     """Positions of the titles in the text, None for an item that is no candidate. Of two same titles the next free."""
-    names = _Names(titles)
+    names = CandidateNames(titles)
     items = _json_items(text)
     if items:
         for item in items:
             yield names.whole(item)
         return
-    lines = [line for line in text.splitlines() if _key(_LIST_MARK.sub("", line))]
-    listed = any(_LIST_MARK.match(line) for line in lines)
+    lines = [line for line in text.splitlines() if title_key(LIST_MARK.sub("", line))]
+    listed = any(LIST_MARK.match(line) for line in lines)
     for line in lines:
         found = names.in_line(line)
         if found:
             yield from found
-        elif _LIST_MARK.match(line) or not listed:
+        elif LIST_MARK.match(line) or not listed:
             yield None  # an item of the list that is no candidate; an unmarked line beside a marked list is prose
 
 
-class _Names:
+class CandidateNames:
     """Candidate positions by every accepted spelling; two candidates of one name are handed out one after the other."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         self._shown = [one_line(title) for title in titles]
         # A title that is another's without the year ("Sabrina" beside "Sabrina (1954)") is the only one of that name.
-        self._positions = _by_key([_YEAR.sub("", title) for title in self._shown]) | _by_key(self._shown)
+        self._positions = _by_key([YEAR.sub("", title) for title in self._shown]) | _by_key(self._shown)
         self._used: set[int] = set()
         # Inside a sentence only a title of two words or more is believed: "It" and "Kids" are words, too.
         long = [title for title in self._shown if len(_WORD.findall(title)) > 1]
-        self._inside = re.compile(f"({_BLOT}\\d+⟩|{_any_of(long)})", re.I) if long else None
+        self._inside = re.compile(f"({REDACTED}\\d+⟩|{any_of(long)})", re.I) if long else None
 
     def whole(self, text: str) -> int | None:
         """The candidate that a text names as a whole: as it stands, then without one list mark, then without two."""
-        if _BLOT in text:  # a candidate called "History 3" is not what was blotted
+        if REDACTED in text:  # a candidate called "History 3" is not a title that was redacted
             return None
-        once = _LIST_MARK.sub("", text, count=1)
-        for spelling in dict.fromkeys((text, once, _LIST_MARK.sub("", once, count=1))):
-            positions = self._positions.get(_key(spelling))
+        once = LIST_MARK.sub("", text, count=1)
+        for spelling in dict.fromkeys((text, once, LIST_MARK.sub("", once, count=1))):
+            positions = self._positions.get(title_key(spelling))
             if positions:
                 return self._next(positions, spelling.strip())
         return None
@@ -161,7 +166,7 @@ class _Names:
         found = [self._between(part) if n % 2 == 0 else [self.whole(part)] for n, part in enumerate(parts)]
         return [position for positions in found for position in positions if position is not None]
 
-    def _between(self, text: str) -> list[int | None]:
+    def _between(self, text: str) -> list[int]:
         """The candidates that quoted pieces of a text name, else separated pieces."""
         quoted = ["".join(groups) for groups in _QUOTED.findall(text)]
         for pieces in (quoted, _SEPARATOR.split(text)):
@@ -175,18 +180,18 @@ def _by_key(spellings: Sequence[str]) -> dict[str, list[int]]:
     """Positions of spellings by what they share with others; those without a letter or digit name nothing."""
     found: dict[str, list[int]] = {}
     for position, spelling in enumerate(spellings):
-        found.setdefault(_key(spelling), []).append(position)
+        found.setdefault(title_key(spelling), []).append(position)
     found.pop("", None)
     return found
 
 
-def _any_of(spellings: Iterable[str]) -> str:
+def any_of(spellings: Iterable[str]) -> str:
     """A pattern of any of these between words, the longest that fits."""
     longest_first = sorted(spellings, key=len, reverse=True)
     return rf"(?<!\w)(?:{'|'.join(re.escape(spelling) for spelling in longest_first)})(?!\w)"
 
 
-def _key(text: str) -> str:
+def title_key(text: str) -> str:
     """What two spellings of one title share: letters and digits, without case or accents."""
     # Character by character: sorting a long run of accents, which are dropped here anyway, takes quadratic time.
     plain = text if text.isascii() else "".join(unicodedata.normalize("NFKD", c) for c in text)
@@ -222,77 +227,3 @@ def _unescaped(body: str) -> str:
         return json.loads(f'"{body}"')
     except ValueError:
         return body
-
-
-# --- what may be kept of an answer ----------------------------------------------------------------------------------
-
-
-def blot(text: str, history: Sequence[str], candidates: Sequence[str]) -> str:
-    """An answer without the user's history: each title of it becomes ``⟨history 3⟩``, its number in the prompt.
-
-    Models often repeat the history instead of ranking the candidates; a recording must not publish it. Candidates'
-    titles stay, and so do labels, so lines read as before (a title that is both stays, too). Whoever has the task can
-    undo it. A title without a letter or digit names nothing and stays.
-    """
-    return _Blotter(history, candidates).text(text)
-
-
-class _Blotter:
-    """What is private, by its key: the number in the prompt."""
-
-    def __init__(self, history: Sequence[str], candidates: Sequence[str]) -> None:
-        self._names = _Names(candidates)
-        self._keep = {_key(spelling) for title in candidates for spelling in _spellings(title)} | {""}
-        numbered = reversed(list(enumerate(history, 1)))
-        number = {_key(spelling): n for n, title in numbered for spelling in _spellings(title)}
-        self._private = {key: n for key, n in number.items() if key not in self._keep}
-        spelled = {spelling for title in (*history, *candidates) for spelling in _spellings(title) if _key(spelling)}
-        self._pattern = re.compile(_any_of(spelled), re.I)
-
-    def text(self, text: str) -> str:
-        """All lines, each with the end it has."""
-        if not self._private:
-            return text
-        bare = text.splitlines()
-        ends = [whole[len(line) :] for whole, line in zip(text.splitlines(keepends=True), bare, strict=True)]
-        return "".join(self._line(line) + end for line, end in zip(bare, ends, strict=True))
-
-    def _line(self, line: str) -> str:
-        if not line or self._names.whole(line) is not None:
-            return line
-        return self._rest(self._pattern.sub(self._match, line))
-
-    def _match(self, found: re.Match[str]) -> str:
-        number = self._private.get(_key(found.group()))
-        return found.group() if number is None else _blotted(found.group(), number)
-
-    def _rest(self, line: str) -> str:
-        """A line that says a history title in other punctuation, or begins one and breaks off, goes as a whole."""
-        for mark in (_LIST_MARK.match(line), _LABEL_MARK.match(line)):
-            start = mark.end() if mark else 0
-            number = self._number(line[start:])
-            if number is not None:
-                return line[:start] + _blotted(line[start:], number)
-        return line
-
-    def _number(self, said: str) -> int | None:
-        """The number of the history title that a text says or begins, unless it says or begins a candidate's."""
-        key = _key(said)
-        if key in self._private:
-            return self._private[key]
-        begun = next((n for title, n in self._private.items() if title.startswith(key)), None)
-        if begun is None or len(key) < _TELLING or any(title.startswith(key) for title in self._keep):
-            return None
-        return None if self._names.in_line(said) else begun
-
-
-def _blotted(said: str, number: int) -> str:
-    """The blot, after any labels that stood there: what follows a label in an answer may be a part of a title."""
-    return "".join(f"{label.group()} " for label in _LABEL.finditer(said)) + f"{_BLOT}{number}⟩"
-
-
-def _spellings(title: str) -> set[str]:
-    """A title as prompts show it, without its year, and either as JSON writes it."""
-    shown = {one_line(title), without_labels(title)}
-    plain = shown | {_YEAR.sub("", spelling) for spelling in shown}
-    return plain | {json.dumps(spelling)[1:-1] for spelling in plain}

@@ -12,22 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hybridrec import splits, tables
-from hybridrec.experiment import Experiment
-from hybridrec.llm import prompts, rankers, shuffles
-from hybridrec.llm.chat import ChatModel, NoAnswerError, completion, said_by
+from hybridrec.errors import BatchError
+from hybridrec.files import shown
+from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.replies import NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Asked, Check, Response, Seal, recorded_answer
-from hybridrec.paths import within_root
+from hybridrec.llm.runner import Asked, Check, Redact, Response, recorded_answer
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
 _LINES, _BYTES = 50_000, 190_000_000
 _REASONS = 10  # so many reasons of failures are shown, the most frequent first
 _BOM = b"\xef\xbb\xbf"
-
-
-class BatchError(ValueError):
-    """A batch file that cannot be used; the message names the file and the line."""
 
 
 @dataclass
@@ -61,29 +56,6 @@ def _listed(counts: Counter[str]) -> str:
     shown = [f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
     more = sum(sorted(counts.values(), reverse=True)[_REASONS:])
     return ", ".join(shown[:_REASONS]) + (f", {more} for {len(shown) - _REASONS} other reasons" if more else "")
-
-
-def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
-    """Everything that notebook 04 asks of a model that writes, by mode: its users, then the shuffles.
-
-    Raises:
-        MissingTableError: notebook 01 did not run yet.
-    """
-    names = ("interactions", "candidates", "items", "sparsity")
-    interactions, candidates, items, sparsity = (tables.read(settings.name, name) for name in names)
-    known = interactions[interactions["split"] != "test"]
-    candidates = splits.rankable(candidates)
-    sparsity = sparsity[sparsity["user"].isin(candidates["user"])]
-    shown = (known, candidates, items, settings.history_length, settings.rating_scale)
-    inactive = rankers.build_tasks(sparsity.loc[sparsity["inactive"], "user"], *shown)
-    active = rankers.build_tasks(sparsity.loc[~sparsity["inactive"], "user"], *shown)
-    chosen = shuffles.sample(inactive, settings.shuffled_users, settings.seed)
-    again = [shuffles.shuffled(task, n, settings.seed) for n in range(1, settings.shuffles) for task in chosen]
-    return {
-        mode: [rankers.request_of(task, mode, settings.noun) for task in [*tasks, *again]]
-        for mode in settings.modes
-        if mode in prompts.WRITTEN and (tasks := inactive + (active if mode in settings.everybody_modes else []))
-    }
 
 
 def open_requests(asked: Iterable[Asked], model: ChatModel, recordings: Recordings, check: Check) -> Iterator[Asked]:
@@ -145,7 +117,7 @@ def _line(key: str, body: Mapping) -> bytes:
 
 
 def read(
-    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, seal: Seal
+    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, redact: Redact
 ) -> Imported:
     """Record the answers in result files, partial ones and files of errors included.
 
@@ -157,7 +129,7 @@ def read(
         asked: the requests of the run; further attempts of them are recognised.
         model: whose requests they are.
         recordings: where answers go.
-        seal: what may be written of a response.
+        redact: returns what may be recorded of a response.
 
     Raises:
         BatchError: a damaged line other than a torn last one (names file and line). What stood before it is recorded.
@@ -170,25 +142,25 @@ def read(
             if custom_id not in waiting:
                 counts.foreign += 1
             else:
-                _record(waiting[custom_id], custom_id, line, model, recordings, seal, counts)
+                _record(waiting[custom_id], custom_id, line, model, recordings, redact, counts)
     counts.missing = len({key for key in map(model.key, asked) if key not in recordings})
     return counts
 
 
 def _record(
-    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, seal: Seal, counts: Imported
+    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, redact: Redact, counts: Imported
 ) -> None:
     """Record a line's answer, or count why it has none, or that the request has one already."""
     found, odd = _outcome(line, model)
     if isinstance(found, str):
         counts.failed[found] += 1
         return
-    sealed = seal(one, found)
+    redacted = redact(one, found)
     if key not in recordings:
-        recordings.append(key, sealed)
+        recordings.append(key, redacted)
         counts.recorded += 1
         counts.odd.update(odd)
-    elif recordings[key]["text"] == sealed["text"]:
+    elif recordings[key]["text"] == redacted["text"]:
         counts.known += 1
     else:
         counts.second += 1
@@ -236,7 +208,7 @@ def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise BatchError(f"{within_root(path)}: {error.strerror}.") from None
+        raise BatchError(f"{shown(path)}: {error.strerror}.") from None
     with file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(_BOM)
@@ -252,7 +224,7 @@ def _results(path: Path, counts: Imported) -> Iterator[tuple[str, Mapping]]:
                 undecodable = isinstance(error, UnicodeDecodeError)
                 what = "bytes that are not UTF-8" if undecodable else "not JSON with custom_id"
                 raise BatchError(
-                    f"{within_root(path)}, line {number}: no batch result ({what}). "
-                    "Fetch the file anew and leave it as it came."
+                    f"{shown(path)}, line {number}: no batch result ({what}). "
+                    "Fetch the file again and leave it as it came."
                 ) from None
             yield custom_id, entry

@@ -5,16 +5,13 @@ its line, add an item, or pass for another item's label.
 """
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from hybridrec.experiment import MODES, WRITTEN
+from hybridrec.llm import modes
+from hybridrec.llm.modes import Mode
 
-__all__ = ["MODES", "WRITTEN", "Item", "instruction", "labels", "one_line", "question", "templates", "without_labels"]
 _LONGEST_TITLE = 150
 # How models' control tokens begin: <|im_end|>, <end_of_turn>, </s>, <<SYS>> and ◁think▷; in square brackets [/INST],
 # [|user|], [TOOL_CALLS], [INST], [gMASK]. Square brackets around a short word, as in "[REC] (2007)", are a title's own,
@@ -32,12 +29,6 @@ class Item:
 
     title: str
     facts: str = ""
-
-
-@cache
-def templates() -> dict[str, dict[str, str]]:
-    """The prompt templates, by mode, as written in templates.toml."""
-    return tomllib.loads((Path(__file__).parent / "templates.toml").read_text(encoding="utf-8"))
 
 
 def one_line(title: str) -> str:
@@ -85,29 +76,29 @@ def _bullets(titles: Sequence[str]) -> str:
     return "\n".join(f"- {title}" for title in titles)
 
 
-def _history_text(titles: Sequence[str], noun: str) -> str:
-    return templates()["history"]["text"].strip().format(count=len(titles), noun=noun, history=_bullets(titles))
-
-
-def instruction(mode: str, history: Sequence[Item], candidates: Sequence[Item], noun: str) -> str:
-    """The user's message up to where candidates are scored (``listwise``, ``listwise-labels``: the whole message).
+def instruction(mode: Mode | str, history: Sequence[Item], candidates: Sequence[Item], noun: str) -> str:
+    """The user's message; where each candidate is scored by itself, the part before the candidate.
 
     What stays the same comes first: over shuffles of one user's candidates the history is a shared prefix, which a
     server can keep.
 
     Args:
-        mode: one of MODES, or "prior" (which ignores the history).
+        mode: a way to ask, or its name.
         history: the user's rated items in decreasing order of rating, at most the 20 of the paper.
         candidates: the items to rank, in the order shown to the model.
         noun: the dataset's word for an item, such as "film".
+
+    Raises:
+        SettingError: unknown mode (lists the known ones).
     """
-    template = templates()[mode]["text"].lstrip("\n")
-    plain, listed = (without_labels, _labelled) if mode == "listwise-labels" else (one_line, _bullets)
-    text = _history_text([plain(item.title) for item in history], noun) if history else ""
+    mode = modes.get(mode)
+    plain, listed = (without_labels, _labelled) if mode.labels else (one_line, _bullets)
+    known = {"noun": noun, "count": len(history), "history": _bullets([plain(item.title) for item in history])}
+    introduced = modes.HISTORY.format(**known) if history else ""
     shown = listed([plain(item.title) for item in candidates])
-    return template.format(history_text=text, noun=noun, candidates=shown)
+    return mode.text.lstrip("\n").format(history_text=introduced, candidates=shown, **known)
 
 
-def question(mode: str, item: Item, noun: str) -> str:
-    """The pointwise question about one candidate."""
-    return templates()[mode]["question"].format(noun=noun, title=one_line(item.title), facts=one_line(item.facts))
+def question(mode: Mode | str, item: Item, noun: str) -> str:
+    """The question about one candidate, of a mode that has one."""
+    return modes.get(mode).question.format(noun=noun, title=one_line(item.title), facts=one_line(item.facts))

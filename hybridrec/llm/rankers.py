@@ -1,34 +1,23 @@
-"""Rankers made of a language model: from users' tasks to requests, and from answers to scores per candidate."""
+"""From users' tasks to requests, and from a language model's answers to a score for each candidate."""
 
 import dataclasses
 import functools
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybridrec import paths
-from hybridrec.experiment import Endpoint
-from hybridrec.llm import answers, prompts, runner
-from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.prices import read_prices
+from hybridrec import errors
+from hybridrec.llm import answers, modes, prompts, runner
+from hybridrec.llm.modes import Mode
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.redact import redact_response
+from hybridrec.llm.tasks import Task
 from hybridrec.randomness import generator
 
 COUNTS = ("invalid", "duplicates", "missing")
 _PRIOR_CHUNK = 64
-
-
-@dataclass(frozen=True)
-class Task:
-    """One user's ranking task: the history shown, and the candidates in the order shown."""
-
-    user: int
-    history: tuple[prompts.Item, ...]
-    candidates: tuple[int, ...]
-    items: tuple[prompts.Item, ...]
 
 
 @dataclass(frozen=True)
@@ -40,8 +29,8 @@ class Ranking:
     """
 
     ranker: str
-    user: int
-    candidates: tuple[int, ...]
+    user: Hashable
+    candidates: tuple[Hashable, ...]
     scores: tuple[float, ...]
     invalid: int
     duplicates: int
@@ -52,86 +41,25 @@ class Ranking:
     used: dict[str, float]
 
 
-# --- tasks ----------------------------------------------------------------------------------------------------------
-
-
-def item_facts(items: pd.DataFrame, known: pd.DataFrame, scale: int) -> pd.Series:
-    """What pointwise-facts may say of each item: genres, mean rating and number of known (never test) ratings."""
-    ratings = known.groupby("item")["rating"].agg(["mean", "size"]).reindex(items["item"])
-    seen = [
-        f"mean rating {mean:.1f} of {scale} from {int(size)} ratings" if size > 0 else "no ratings yet"
-        for mean, size in ratings.itertuples(index=False)
-    ]
-    words = [f"{genres}; {text}" if genres else text for genres, text in zip(items["genres"], seen, strict=True)]
-    return pd.Series(words, index=items["item"].to_numpy())
-
-
-def build_tasks(
-    users: Sequence[int],
-    known: pd.DataFrame,
-    candidates: pd.DataFrame,
-    items: pd.DataFrame,
-    history_length: int = 20,
-    scale: int = 5,
-) -> list[Task]:
-    """The task of each user, from what is known of them before the test.
-
-    Args:
-        users: whom to rank for.
-        known: ratings the model may see (train and validation): user, item, rating, timestamp.
-        candidates: user, position, item.
-        items: item, title, genres.
-        history_length: items of the user's own shown, in decreasing order of rating, newest first among equals.
-        scale: the highest rating, named in the facts.
-
-    Raises:
-        ValueError: a user without candidates or without history (names the user and the remedy).
-
-    Source: Kaur & Shah 2024, section 3.2.
-    """
-    titles, facts = items.set_index("item")["title"], item_facts(items, known, scale)
-    described = {item: prompts.Item(titles[item], facts[item]) for item in titles.index}
-    order = ["user", "rating", "timestamp", "item"]
-    rows = known.sort_values(order, ascending=[True, False, False, True])
-    histories = rows.groupby("user")["item"].agg(lambda column: list(column.head(history_length)))
-    lists = candidates.sort_values(["user", "position"]).groupby("user")["item"].agg(list)
-    for user in users:
-        if user not in lists.index or user not in histories.index:
-            what = "candidates" if user not in lists.index else "history"
-            raise ValueError(f"user {user} has no {what}, so there is nothing to rank: leave this user out.")
-    return [
-        Task(
-            user=int(user),
-            history=tuple(described[item] for item in histories[user]),
-            candidates=tuple(int(item) for item in lists[user]),
-            items=tuple(described[item] for item in lists[user]),
-        )
-        for user in users
-    ]
-
-
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-def build_request(mode: str, history: Sequence[prompts.Item], items: Sequence[prompts.Item], noun: str) -> dict:
+def build_request(mode: Mode | str, history: Sequence[prompts.Item], items: Sequence[prompts.Item], noun: str) -> dict:
     """The request of one mode: what kind of answer is wanted, the instruction, and the candidates.
 
     Raises:
-        ValueError: unknown mode (lists the known ones).
+        SettingError: unknown mode (lists the known ones).
     """
-    if mode not in (*prompts.MODES, "prior"):
-        raise ValueError(f"unknown mode {mode!r}. Known: {', '.join(prompts.MODES)}.")
-    instruction = prompts.instruction(mode, history, items, noun)
-    if mode.startswith("pointwise"):
+    mode = modes.get(mode)
+    request = {"kind": mode.kind, "instruction": prompts.instruction(mode, history, items, noun)}
+    if mode.asks:
         questions = [prompts.question(mode, item, noun) for item in items]
-        return {"kind": "choose", "instruction": instruction, "candidates": questions, "choices": ["Yes", "No"]}
-    if mode == "listwise-labels":
-        return {"kind": "generate", "instruction": instruction, "candidates": prompts.labels(len(items))}
-    kind = "generate" if mode == "listwise" else "score"
-    return {"kind": kind, "instruction": instruction, "candidates": [prompts.one_line(item.title) for item in items]}
+        return {**request, "candidates": questions, "choices": list(mode.choices)}
+    titles = [prompts.one_line(item.title) for item in items]
+    return {**request, "candidates": prompts.labels(len(items)) if mode.labels else titles}
 
 
-def request_of(task: Task, mode: str, noun: str) -> runner.Asked:
+def request_of(task: Task, mode: Mode | str, noun: str) -> runner.Asked:
     """What is asked for one user."""
     return runner.Asked(task.user, build_request(mode, task.history, task.items, noun), about=task)
 
@@ -143,64 +71,12 @@ def prior_requests(items: pd.DataFrame, noun: str) -> list[runner.Asked]:
     return [runner.Asked(None, build_request("prior", [], chunk, noun)) for chunk in chunks]
 
 
-# --- models and recordings --------------------------------------------------------------------------------------------
-
-
-def open_model(name: str, endpoint: "Mapping[str, Any] | None" = None) -> runner.Model:
-    """The model of an experiment: behind its endpoint if it names one, else on this machine.
-
-    Nothing is loaded, no key is read and no connection is made until something has to be asked.
-
-    Args:
-        name: the model's name.
-        endpoint: the settings of experiment.Endpoint, as a notebook gets them.
-
-    Raises:
-        ModelError, PriceError: an unknown local model; a model behind an endpoint without a price.
-    """
-    if endpoint is None:
-        from hybridrec.llm.local import LocalModel  # torch: only who asks a local model waits for it
-
-        return LocalModel(name)
-    from hybridrec.llm.chat import ChatModel
-
-    return ChatModel(name, Endpoint(**endpoint), read_prices(paths.PRICES).of_endpoint(name))
-
-
-def recordings_for(dataset: str, model: str) -> Recordings:
-    """What a model answered on a dataset; under HYBRIDREC_LLM=live a fresh file that replaces it when whole."""
-    return Recordings(_path(dataset, f"{model}.live" if runner.policy() == "live" else model))
-
-
-def keep_live_recordings(dataset: str, model: str) -> None:
-    """After a complete live run: its answers take the place of those to the same requests; all others stay.
-
-    Warns:
-        UserWarning: what was recorded before is damaged; the live run's answers alone take its place.
-    """
-    fresh, path = Recordings(_path(dataset, f"{model}.live")), _path(dataset, model)
-    if runner.policy() != "live" or not len(fresh):
-        return
-    try:
-        committed = Recordings(path)
-    except RecordingError as error:
-        warnings.warn(f"{error} Instead, the live run's answers take its place.", stacklevel=2)
-        for damaged in (path, path.with_name(f"{path.name}.gz")):
-            damaged.unlink(missing_ok=True)
-        committed = Recordings(path)
-    committed.take_over(fresh)
-
-
-def _path(dataset: str, model: str) -> Path:
-    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.jsonl"
-
-
 # --- rankings -------------------------------------------------------------------------------------------------------
 
 
 def rank(
     tasks: Iterable[Task],
-    mode: str,
+    mode: Mode | str,
     model: runner.Model,
     recordings: Recordings,
     *,
@@ -208,15 +84,15 @@ def rank(
     seed: int,
     prior: "pd.Series | None" = None,
     attempts: int = 1,
-    live: Collection[int] = (),
+    live: Collection[Hashable] = (),
     tally: runner.Tally | None = None,
 ) -> Iterator[Ranking]:
     """Rank the candidates of many users; yields each user's ranking as it comes.
 
     Args:
         tasks: whom to rank for; may be a generator.
-        mode: one of prompts.MODES.
-        model: local.LocalModel or chat.ChatModel.
+        mode: a way to ask, or its name.
+        model: on this machine (models.local) or behind an endpoint (models.endpoint).
         recordings: answers that are there are replayed, new ones recorded.
         noun: the dataset's word for an item.
         seed: root of the random order of candidates that a written answer left out.
@@ -226,19 +102,26 @@ def rank(
         tally: counts to be read afterwards.
 
     Raises:
-        What runner.ask raises; ValueError: unknown mode.
+        What runner.ask raises; SettingError: unknown mode.
     """
+    mode = modes.get(mode)
     total = len(tasks) if isinstance(tasks, Sequence) else None
     asked = (request_of(task, mode, noun) for task in tasks)
     usable = functools.partial(check, mode)
-    how = {"check": usable, "seal": seal, "attempts": attempts, "live": live, "tally": tally}
-    for answer in runner.ask(asked, model, recordings, what=mode, total=total, **how):
+    how: dict[str, Any] = {
+        "check": usable,
+        "redact": redact_response,
+        "attempts": attempts,
+        "live": live,
+        "tally": tally,
+    }
+    for answer in runner.ask(asked, model, recordings, what=mode.name, total=total, **how):
         yield _ranking(mode, answer, prior, seed)
 
 
 def rank_lists(
     lists: Sequence[Task],
-    mode: str,
+    mode: Mode | str,
     model: runner.Model,
     recordings: Recordings,
     *,
@@ -257,35 +140,40 @@ def rank_lists(
             a list that changes a little finds all its titles recorded.
 
     Raises:
-        What runner.ask raises; ResponseError: a title without a score; ValueError: a mode that writes.
+        What runner.ask raises; ResponseError: a title without a score; SettingError: a mode that writes.
     """
-    if mode in prompts.WRITTEN:
-        raise ValueError(f"{mode!r} writes an order of all candidates together: it cannot be asked title by title.")
+    mode = modes.get(mode)
+    if mode.writes:
+        raise errors.SettingError(
+            f"{mode.name!r} writes an order of all candidates together: it cannot be asked title by title."
+        )
     asked, more = (list(_titles(tasks, mode, noun)) for tasks in (lists, spare))
-    if runner.policy() != "replay" and any(model.key(one) not in recordings for one in asked):
-        _record_missing(more, model, recordings, f"{mode}, whole lists")
-    found = runner.ask(asked, model, recordings, what=f"{mode}, whole lists", total=len(asked))
-    scores: dict[int, dict[int, runner.Answer]] = {}
+    if not recordings.replay_only and any(model.key(one) not in recordings for one in asked):
+        _record_missing(more, model, recordings, f"{mode.name}, whole lists")
+    found = runner.ask(asked, model, recordings, what=f"{mode.name}, whole lists", total=len(asked))
+    scores: dict[Hashable, dict[int, runner.Answer]] = {}
     for answer in found:
         scores.setdefault(answer.asked.user, {})[answer.asked.about] = answer
     return [_list_ranking(task, mode, scores[task.user]) for task in lists]
 
 
-def _titles(tasks: Iterable[Task], mode: str, noun: str) -> Iterator[runner.Asked]:
+def _titles(tasks: Iterable[Task], mode: Mode, noun: str) -> Iterator[runner.Asked]:
     """A request for each candidate; ``about`` is its place in the list."""
     for task in tasks:
         for place, item in enumerate(task.items):
             yield runner.Asked(task.user, build_request(mode, task.history, [item], noun), about=place)
 
 
-def _list_ranking(task: Task, mode: str, found: Mapping[int, runner.Answer]) -> Ranking:
+def _list_ranking(task: Task, mode: Mode, found: Mapping[int, runner.Answer]) -> Ranking:
     answers_by_place = [found[place] for place in range(len(task.items))]
+    together: runner.Response = {"log_probs": [], "lengths": []}
     for answer in answers_by_place:
         if isinstance(answer.outcome, runner.Failure):
-            raise runner.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
-    together = {name: [answer.outcome[name][0] for answer in answers_by_place] for name in ("log_probs", "lengths")}
+            raise errors.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
+        for name, values in together.items():
+            values.append(answer.outcome[name][0])
     return Ranking(
-        ranker=mode,
+        ranker=mode.name,
         user=task.user,
         candidates=task.candidates,
         scores=tuple(_scores(mode, task, together, None)),
@@ -310,7 +198,7 @@ def score_ahead(
             they are asked in batches.
         model, recordings, noun: as in rank.
     """
-    scored = {mode: count for mode, count in counts.items() if mode not in prompts.WRITTEN}
+    scored = {mode: count for mode, count in counts.items() if not modes.get(mode).writes}
     asked = [request_of(task, mode, noun) for at, task in enumerate(tasks) for mode, n in scored.items() if at < n]
     _record_missing(asked, model, recordings, " and ".join(scored))
 
@@ -322,7 +210,7 @@ def _record_missing(asked: Iterable[runner.Asked], model: runner.Model, recordin
         pass
 
 
-def read(task: Task, mode: str, response: runner.Response) -> answers.ParsedRanking:
+def read(task: Task, mode: Mode | str, response: runner.Response) -> answers.ParsedRanking:
     """A written answer, read as a ranking of the task's candidates.
 
     Its ``finish_reason`` counts: of an answer that was cut off the torn last item is no invention, and one in which
@@ -330,43 +218,34 @@ def read(task: Task, mode: str, response: runner.Response) -> answers.ParsedRank
     """
     if response["finish_reason"] in ("refusal", "content_filter"):
         return answers.ParsedRanking((), 0, 0, len(task.items), "refusal")
-    labels = prompts.labels(len(task.items)) if mode == "listwise-labels" else ()
+    labels = prompts.labels(len(task.items)) if modes.get(mode).labels else ()
     truncated = response["finish_reason"] == "length"
     return answers.parse_ranking(response["text"], [item.title for item in task.items], labels, truncated=truncated)
 
 
-def check(mode: str, asked: runner.Asked, response: runner.Response) -> str:
+def check(mode: Mode | str, asked: runner.Asked, response: runner.Response) -> str:
     """The verdict on a response: "" (a complete ranking), "repaired", or why it is a failure."""
-    if mode not in prompts.WRITTEN:
+    if not modes.get(mode).writes:
         return ""
     parsed = read(asked.about, mode, response)
     return parsed.failure or ("repaired" if parsed.repaired else "")
 
 
-def seal(asked: runner.Asked, response: runner.Response) -> runner.Response:
-    """What may be recorded of a response: everything but the titles of the user's history (see answers.blot)."""
-    if "text" not in response:
-        return response
-    task: Task = asked.about
-    history, candidates = ([item.title for item in items] for items in (task.history, task.items))
-    return {**response, "text": answers.blot(response["text"], history, candidates)}
-
-
-def _ranking(mode: str, answer: runner.Answer, prior: "pd.Series | None", seed: int) -> Ranking:
+def _ranking(mode: Mode, answer: runner.Answer, prior: "pd.Series | None", seed: int) -> Ranking:
     task: Task = answer.asked.about
     nothing = answers.parse_ranking("", [item.title for item in task.items])
     parsed = answers.ParsedRanking((), 0, 0, 0, "")
     if isinstance(answer.outcome, runner.Failure):
         parsed = dataclasses.replace(nothing, failure=answer.verdict)
-    elif mode in prompts.WRITTEN:
+    elif mode.writes:
         parsed = read(task, mode, answer.outcome)
-    if mode in prompts.WRITTEN or parsed.failure:
+    if mode.writes or isinstance(answer.outcome, runner.Failure):
         order = answers.repair(parsed, len(task.items), generator(seed, "repair", task.user))
         scores = [float(len(order) - order.index(position)) for position in range(len(order))]
     else:
         scores = _scores(mode, task, answer.outcome, prior)
     return Ranking(
-        ranker=mode if prior is None else f"{mode}-prior",
+        ranker=mode.name if prior is None else f"{mode.name}-prior",
         user=task.user,
         candidates=task.candidates,
         scores=tuple(scores),
@@ -380,14 +259,15 @@ def _ranking(mode: str, answer: runner.Answer, prior: "pd.Series | None", seed: 
     )
 
 
-def _scores(mode: str, task: Task, response: runner.Response, prior: "pd.Series | None") -> list[float]:
-    """likelihood: log-likelihood per token of each title after the history, the prior subtracted first.
+def _scores(mode: Mode, task: Task, response: runner.Response, prior: "pd.Series | None") -> list[float]:
+    """A score for each candidate from the log-probabilities of one response, in the order of the candidates.
 
-    pointwise: log P(Yes) - log P(No) of each candidate.
+    For a mode that puts questions: log P(first choice) - log P(second choice). For one that scores titles: the title's
+    log-likelihood, less the prior's if there is one, divided by its number of tokens.
     """
-    if mode.startswith("pointwise"):
-        return [yes - no for yes, no in response["log_probs"]]
-    expected = prior.loc[list(task.candidates)] if prior is not None else [0.0] * len(task.candidates)
+    if mode.asks:
+        return [first - second for first, second in response["log_probs"]]
+    expected = prior.loc[pd.Index(task.candidates)] if prior is not None else [0.0] * len(task.candidates)
     known = zip(response["log_probs"], expected, response["lengths"], strict=True)
     return [float((value - usual) / length) for value, usual, length in known]
 
@@ -399,11 +279,15 @@ def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, n
         What runner.ask raises; ResponseError: a part of it was not to be had (says why).
     """
     asked = prior_requests(items, noun)
-    found = {id(answer.asked): answer.outcome for answer in runner.ask(asked, model, recordings, what="prior")}
-    for outcome in found.values():
-        if isinstance(outcome, runner.Failure):
-            raise runner.ResponseError(f"no prior of the catalogue: {outcome.reason}. Run again: the rest is recorded.")
-    values = [value for one in asked for value in found[id(one)]["log_probs"]]
+    found, failure = {}, ""
+    for answer in runner.ask(asked, model, recordings, what="prior"):
+        if isinstance(answer.outcome, runner.Failure):
+            failure = answer.outcome.reason
+        else:
+            found[id(answer.asked)] = answer.outcome["log_probs"]
+    if failure:
+        raise errors.ResponseError(f"no prior of the catalogue: {failure}. Run again: the rest is recorded.")
+    values = [value for one in asked for value in found[id(one)]]
     return pd.Series(values, index=items.sort_values("item")["item"].to_numpy())
 
 
@@ -417,7 +301,7 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
     for ranking in sorted(rankings, key=lambda one: (place[one.ranker], one.user)):
         counts = {name: getattr(ranking, name) for name in (*COUNTS, "failure", "attempts")}
-        columns = {"task": "test-items", "user": ranking.user, "item": ranking.candidates, "score": ranking.scores}
-        rows.append(pd.DataFrame({**columns, **counts, **ranking.used, "ranker": ranking.ranker}))
-    columns = ["task", "user", "item", "score", *COUNTS, "failure", "attempts", *runner.USAGE, "ranker"]
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
+        whole = {"user": ranking.user, "ranker": ranking.ranker, **counts, **ranking.used}
+        rows.append(pd.DataFrame({"item": ranking.candidates, "score": ranking.scores}).assign(**whole))
+    columns = ["user", "item", "score", "ranker", *COUNTS, "failure", "attempts", *runner.USAGE]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)

@@ -1,27 +1,22 @@
-"""Puts requests to a model and yields the answers as they come: what is recorded is replayed, nothing is asked twice.
+"""Sends requests to a model and yields the answers as they come. Recorded answers are replayed, nothing is asked twice.
 
-The two models (``local.LocalModel`` on this machine, ``chat.ChatModel`` behind an endpoint) are taken through one
-small interface, ``Model``; this module knows nothing else about them, and nothing of rankings.
+A model is anything that has the methods of ``Model``: ``HuggingFace`` on this machine, ``Endpoint`` behind one.
+This module knows nothing else about them, and nothing of rankings.
 """
 
 import functools
-import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hybridrec import progress
-from hybridrec.llm.recordings import RecordingError, Recordings
-from hybridrec.paths import within_root
+from hybridrec.errors import RecordingError, ResponseError
+from hybridrec.llm.recordings import Recordings
 
 Response = dict[str, Any]
 USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
-
-
-class ResponseError(RuntimeError):
-    """A response that the run cannot go on without does not fit its request, or was not to be had."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +28,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request for one user (None: it serves everybody), and how often it was asked before.
+    """A request for one user (None: its answer serves all users).
 
-    ``request`` is a plain dictionary: ``kind`` ("generate", "score", "choose"), ``instruction``, ``candidates``. What
-    earlier attempts brought stands in ``before``, what of it was asked for in this run also in ``paid``; ``about`` is
-    the caller's own and is handed back untouched.
+    ``request`` has ``kind`` ("generate", "score" or "choose"), ``instruction``, ``candidates`` and, to choose,
+    ``choices``. ``attempt`` counts how often it was asked before; ``before`` holds the responses to these attempts, and
+    ``paid`` those of them that this run asked for. ``about`` is the caller's own, and handed back unchanged.
     """
 
-    user: int | None
+    user: Hashable | None
     request: dict[str, Any]
     attempt: int = 0
     before: tuple[Response, ...] = ()
@@ -49,7 +44,7 @@ class Asked:
 
 
 Keep = Callable[[Asked, Response], Response | Failure]
-Seal = Callable[[Asked, Response], Response]
+Redact = Callable[[Asked, Response], Response]
 Check = Callable[[Asked, Response], str]
 Finished = list[tuple[Asked, Response | Failure]]
 
@@ -154,7 +149,7 @@ def recorded_answer(recordings: Recordings, asked: Asked, key: str) -> Response:
     """The recorded answer to a request.
 
     Raises:
-        RecordingError: it does not fit the request (names file, line, user and remedy).
+        RecordingError: it does not fit the request (names the file, the line, the user and a remedy).
     """
     response = recordings[key]
     if wrong := misfit(asked.request, response):
@@ -210,14 +205,6 @@ def _told(name: str, value: object) -> str:
     return f"{name} is {value!r:.60}" if quotable else f"{name} is a {type(value).__name__}"
 
 
-def policy() -> str:
-    """HYBRIDREC_LLM. auto: replay and run what has no recording. replay: a miss is an error. live: run all anew."""
-    given = os.environ.get("HYBRIDREC_LLM", "auto")
-    if given not in ("auto", "replay", "live"):
-        raise ValueError(f"HYBRIDREC_LLM is {given!r}; it must be auto, replay or live.")
-    return given
-
-
 def ask(
     asked: Iterable[Asked],
     model: Model,
@@ -226,7 +213,7 @@ def ask(
     what: str = "requests",
     total: int | None = None,
     check: Check = lambda asked, response: "",
-    seal: Seal = lambda asked, response: response,
+    redact: Redact = lambda asked, response: response,
     attempts: int = 1,
     live: Collection[int] = (),
     tally: Tally | None = None,
@@ -239,22 +226,23 @@ def ask(
         recordings: where answers are kept; a killed run goes on where it was.
         what: the name of the progress bar, and ``total`` its length.
         check: "" for a usable response, "repaired", or the reason why it is a failure.
-        seal: what may be written of a response; applied before it is recorded.
+        redact: returns what may be recorded of a response; applied before it is recorded.
         attempts: how often a request is asked while its answer is a failure. Each attempt is its own recording.
-        live: users whose requests are asked whatever is recorded; what was recorded stays. Nobody under
-            HYBRIDREC_LLM=replay.
+        live: users whose requests are asked whatever is recorded; what was recorded stays. Nobody where the
+            recordings are ``replay_only``.
         tally: counts; pass one to read it afterwards.
 
     Raises:
-        RecordingError: under HYBRIDREC_LLM=replay, a request without a recording; a recording that does not fit its
+        RecordingError: a request without a recording where they are ``replay_only``; a recording that does not fit its
             request; answers that cannot be kept, which is seen before the first is asked for (names the user or the
             folder, and the remedy).
-        ResponseError: a model on this machine gave an answer that does not fit its request. Nothing of it is recorded.
+        ResponseError: a model on this machine gave an answer that does not fit its request. It is not recorded; the
+            others that were computed together with it are.
         SpendingCapError, EndpointError: the run cannot go on. What was under way is yielded and recorded first.
     """
     tally, counted = Tally() if tally is None else tally, Counter(computed=0, replayed=0)
     with progress.bar(total=total, what=what) as bar:
-        for answer in _Run(model, recordings, check, seal, attempts, live).answers(iter(asked), what):
+        for answer in _Run(model, recordings, check, redact, attempts, live).answers(iter(asked), what):
             tally.count(answer)
             counted["replayed" if answer.replayed else "computed"] += 1
             bar.set_postfix_str(str(tally), refresh=False)
@@ -264,26 +252,31 @@ def ask(
 
 
 class _Run:
-    """One pass over requests. A request that is under way already is not sent again: its twins wait for it."""
+    """One pass over requests.
+
+    A request may come again, for another user, while it is under way. It is not sent again: this duplicate waits in
+    ``duplicates`` under the request's key, and gets the same answer.
+    """
 
     def __init__(
-        self, model: Model, recordings: Recordings, check: Check, seal: Seal, attempts: int, live: Collection[int]
+        self, model: Model, recordings: Recordings, check: Check, redact: Redact, attempts: int, live: Collection[int]
     ) -> None:
-        self.model, self.recordings, self.check, self.seal, self.attempts = model, recordings, check, seal, attempts
-        self.live = () if policy() == "replay" else live
+        self.model, self.recordings, self.check, self.attempts = model, recordings, check, attempts
+        self.redact = redact
+        self.live = () if recordings.replay_only else live
         self.again: deque[Asked] = deque()
-        self.twins: dict[str, list[Asked]] = {}
+        self.duplicates: dict[str, list[Asked]] = {}
         self.has_room = False
+        self.unfit: ResponseError | None = None
 
     def answers(self, source: Iterator[Asked], what: str) -> Iterator[Answer]:
-        """Every request's answer; re-asked ones go first, so that few are ever open."""
-        replay_only = policy() == "replay"
+        """Every request's answer. Requests that are asked again go first, so that few are open at any time."""
         try:
             while True:
                 one = self.again.popleft() if self.again else next(source, None)
-                if one is not None and replay_only and self.model.key(one) not in self.recordings:
+                if one is not None and self.recordings.replay_only and self.model.key(one) not in self.recordings:
                     raise self._not_recorded(one, source, what)
-                finished = self._take(one) if one is not None else self._wait()
+                finished = self._take(one) if one is not None else self._sent(self.model.wait())
                 if one is None and not finished:
                     return
                 for done, outcome, replayed in finished:
@@ -292,41 +285,47 @@ class _Run:
             self.model.close()
 
     def _take(self, one: Asked) -> list[tuple[Asked, Response | Failure, bool]]:
+        """Replay a request or send it; return what has finished, and whether it was replayed."""
         key = self.model.key(one)
         recorded = key in self.recordings
         if recorded and one.user not in self.live:
             return [(one, recorded_answer(self.recordings, one, key), True)]
-        if key in self.twins:
-            self.twins[key].append(one)
+        if key in self.duplicates:
+            self.duplicates[key].append(one)
             return []
         if not recorded and not self.has_room:  # a replay writes nothing: it may lie on a read-only disk
             self.recordings.make_room()
             self.has_room = True
-        self.twins[key] = []
-        return [(done, outcome, False) for done, outcome in self.model.submit(one, self._keep)]
+        self.duplicates[key] = []
+        return self._sent(self.model.submit(one, self._keep))
 
-    def _wait(self) -> list[tuple[Asked, Response | Failure, bool]]:
-        return [(done, outcome, False) for done, outcome in self.model.wait()]
+    def _sent(self, finished: Finished) -> list[tuple[Asked, Response | Failure, bool]]:
+        if self.unfit:  # only now: a local model answers a batch at once, and its other answers are recorded
+            raise self.unfit
+        return [(done, outcome, False) for done, outcome in finished]
 
     def _keep(self, one: Asked, response: Response) -> Response | Failure:
+        """Record a response that fits its request."""
         if wrong := misfit(one.request, response):
-            if hasattr(self.model, "endpoint"):  # see Model
-                return Failure(f"the answer does not fit the request: {wrong}")
-            raise ResponseError(
-                f"{self.model.name}, {_who(one)}: the answer does not fit the request: {wrong}. It was not recorded; "
-                "those before it were. See whether the model's files are whole and its precision is high enough."
-            )
-        sealed, key = self.seal(one, response), self.model.key(one)
+            wrong = f"the answer does not fit the request: {wrong}"
+            if not hasattr(self.model, "endpoint"):  # see Model
+                self.unfit = self.unfit or ResponseError(
+                    f"{self.model.name}, {_who(one)}: {wrong}. It was not recorded; the others were. See whether the "
+                    "model's files are whole and its precision is high enough."
+                )
+            return Failure(wrong)
+        redacted, key = self.redact(one, response), self.model.key(one)
         if key not in self.recordings:
             try:
-                self.recordings.append(key, sealed)
+                self.recordings.append(key, redacted)
             except RecordingError as error:
                 raise RecordingError(f"{_who(one)}: {error}") from None
-        return sealed
+        return redacted
 
     def _settle(self, done: Asked, outcome: Response | Failure, replayed: bool) -> Iterator[Answer]:
-        twins = [] if replayed else self.twins.pop(self.model.key(done), [])
-        for one, free in [(done, replayed), *((twin, True) for twin in twins)]:
+        """The answers that a finished request and its duplicates have come to, unless they have to be asked again."""
+        duplicates = [] if replayed else self.duplicates.pop(self.model.key(done), [])
+        for one, free in [(done, replayed), *((duplicate, True) for duplicate in duplicates)]:
             verdict = outcome.reason if isinstance(outcome, Failure) else self.check(one, outcome)
             paid = one.paid if free or isinstance(outcome, Failure) else (*one.paid, outcome)
             if verdict in ("", "repaired") or isinstance(outcome, Failure) or one.attempt + 1 >= self.attempts:
@@ -337,8 +336,8 @@ class _Run:
     def _not_recorded(self, one: Asked, rest: Iterator[Asked], what: str) -> RecordingError:
         more = sum(self.model.key(other) not in self.recordings for other in rest)
         return RecordingError(
-            f"no recording of {what} for {_who(one)} (and {more} more) in {within_root(self.recordings.path)}. "
-            "Run `make record`, or `make reproduce` to compute what is missing."
+            f"no recording of {what} for {_who(one)} (and {more} more) in {self.recordings.name}. "
+            "It may only replay (HYBRIDREC_LLM=replay here): leave that out, and what is missing is asked for."
         )
 
 

@@ -1,21 +1,24 @@
-"""Position bias: the same candidates shown in several orders, the answers compared and put together again."""
+"""Position bias: the same candidates shown in several orders, and the rankings compared and combined."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hybridrec.llm.rankers import Ranking, Task
+from hybridrec.llm.rankers import Ranking
+from hybridrec.llm.tasks import Task
 from hybridrec.randomness import generator
 
 
 def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
-    """A seeded sample of ``n`` tasks with three candidates or more; with two, where too few have three.
+    """A seeded sample of ``n`` tasks that have an order to shuffle.
 
-    Where fewer than ``n`` have two, it is all of these, and a printed line says how many.
+    They have three candidates or more; if fewer than ``n`` tasks have three, they have two or more. If fewer than ``n``
+    have two, it is all of those, so the sample is smaller than ``n``: say so where that matters.
 
     Raises:
         ValueError: none has two.
@@ -24,14 +27,12 @@ def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
     enough = next((long for long in longest if len(long) >= n), longest[-1])
     if not enough:
         raise ValueError("no user has 2 candidates or more, so there is no order to shuffle.")
-    if len(enough) < n:
-        print(f"{n} users with 2 candidates or more were wanted for the shuffles; there are {len(enough)}.")
     chosen = generator(seed, "shuffled-users").choice(len(enough), min(n, len(enough)), replace=False)
     return [enough[place] for place in sorted(chosen)]
 
 
 def shuffled(task: Task, number: int, seed: int) -> Task:
-    """The task with its candidates in the order of one seeded shuffle; shuffle 0 is the order it has."""
+    """The task with its candidates in another seeded order; number 0 is the order it has."""
     if number == 0:
         return task
     order = generator(seed, "shuffle", number, task.user).permutation(len(task.candidates))
@@ -44,6 +45,9 @@ def shuffled(task: Task, number: int, seed: int) -> Task:
 
 def borda(rankings: Sequence[Ranking]) -> pd.Series:
     """One score per item from several rankings of one user's candidates: the mean number of items ranked below it.
+
+    Returns:
+        The scores, indexed by item.
 
     Source: de Borda 1784; used to steady LLM rankers by Hou et al. 2024, section 4.2.
     """
@@ -62,39 +66,43 @@ def combined(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
 
 
 def agreement(rankings: Sequence[Ranking]) -> float:
-    """Mean Kendall's tau-b between all pairs of one user's rankings: 1 the same order each time, 0 unrelated."""
+    """How alike one user's rankings are: the mean of Kendall's tau-b over all pairs, from -1 to 1 (the same order)."""
     by_item = [pd.Series(ranking.scores, index=ranking.candidates) for ranking in rankings]
     return float(np.mean([_tau(one, other.reindex(one.index)) for one, other in combinations(by_item, 2)]))
 
 
 def echo(ranking: Ranking) -> float:
-    """Kendall's tau-b between a ranking and the order in which its candidates were shown: 1 repeats it."""
+    """Kendall's tau-b between a ranking and the order its candidates were shown in; 1 if the ranking repeats it."""
     return _tau(pd.Series(ranking.scores), -pd.Series(range(len(ranking.scores)), dtype=float))
 
 
 def _tau(one: pd.Series, other: pd.Series) -> float:
-    """0 where one of the two does not order anything."""
+    """Kendall's tau-b; 0 if all values of one of the two are equal."""
     tau = stats.kendalltau(one, other).statistic
     return 0.0 if np.isnan(tau) else float(tau)
 
 
 def report(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
-    """One row a user: agreement between shuffles, echo of the order shown, and how much of the answers was usable.
+    """How much the order shown decides the answer, one row a user.
 
     Args:
         rankings: for each shuffle the rankings of the same users.
+
+    Returns:
+        Indexed by user: ``agreement`` between shuffles and mean ``echo`` (see there), the mean share of candidates
+        ``named``, and the shares of answers that are ``complete`` and that are complete and ``echoed exactly``.
     """
     return pd.DataFrame(list(_rows(rankings))).set_index("user")
 
 
-def _by_user(rankings: Sequence[Sequence[Ranking]]) -> dict[int, list[Ranking]]:
-    by_user: dict[int, list[Ranking]] = {}
+def _by_user(rankings: Sequence[Sequence[Ranking]]) -> dict[Hashable, list[Ranking]]:
+    by_user: dict[Hashable, list[Ranking]] = {}
     for ranking in (one for shuffle in rankings for one in shuffle):
         by_user.setdefault(ranking.user, []).append(ranking)
     return dict(sorted(by_user.items()))
 
 
-def _rows(rankings: Sequence[Sequence[Ranking]]) -> Iterator[dict[str, float]]:
+def _rows(rankings: Sequence[Sequence[Ranking]]) -> Iterator[dict[str, Any]]:
     for user, of_user in _by_user(rankings).items():
         yield {
             "user": user,

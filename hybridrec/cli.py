@@ -1,0 +1,179 @@
+"""The command ``hybridrec``: the method over files, one step a command, each result a file that the next one reads.
+
+    hybridrec triage ratings.csv --scores out_of_fold.csv -o weak.csv
+    hybridrec rank ratings.csv --items items.csv --candidates candidates.csv --model MODEL --estimate -o cost.csv
+    hybridrec allocate weak.csv --cost cost.csv --budget-usd 5 -o routed.csv
+    hybridrec rank ratings.csv --items items.csv --candidates candidates.csv --model MODEL --users routed.csv -o new.csv
+    hybridrec combine scores.csv new.csv --users routed.csv -o final.csv
+    hybridrec compare final.csv later_ratings.csv ratings.csv
+
+Tables are CSV with a header, or Parquet, by the ending of the file's name.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+import hybridrec as hr
+from hybridrec import errors, files, progress, schema
+
+
+class _Terminal:
+    """Progress on stderr, so that what is printed stays a result."""
+
+    def bar(self, iterable: Iterable | None, *, total: int | None, what: str) -> tqdm:
+        return tqdm(iterable, total=total, desc=what, leave=False, disable=None)
+
+    def count(self, what: str, **numbers: int) -> None:
+        pass
+
+    def tell(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with files.replacing(path) as partial:
+        if path.suffix == ".parquet":
+            table.to_parquet(partial, index=False)
+        else:
+            table.to_csv(partial, index=False, lineterminator="\n")
+    print(f"{len(table):,} rows: {path}")
+
+
+def _data(given: argparse.Namespace) -> "hr.Dataset":
+    columns = {key: getattr(given, key) for key in ("user", "item", "rating", "timestamp", "title", "genres")}
+    data = hr.Dataset.read(given.ratings, getattr(given, "items", None), like=given.like, **columns)
+    for note in data.notes:
+        print(note, file=sys.stderr)
+    return data
+
+
+def _triage(given: argparse.Namespace) -> None:
+    scorer = hr.Cornac(given.cornac) if given.cornac else hr.FromTable(given.scores)
+    found = hr.triage(_data(given), scorer, performance_threshold=given.performance, sparsity_threshold=given.sparsity)
+    print(found)
+    _write(found.table, given.output)
+
+
+def _allocate(given: argparse.Namespace) -> None:
+    budget = {key: getattr(given, key) for key in ("budget_users", "budget_tokens", "budget_usd")}
+    _write(hr.allocate(given.triage, cost=given.cost, **budget), given.output)
+
+
+def _rank(given: argparse.Namespace) -> None:
+    data, ranker = _data(given), hr.Ranker(_model(given), given.mode, given.answers, noun=given.noun)
+    users = schema.read(given.users, ["user"], "users") if given.users else None
+    step: Callable[..., pd.DataFrame] = ranker.estimate if given.estimate else ranker.rank
+    _write(step(data, given.candidates, users=users), given.output)
+
+
+def _model(given: argparse.Namespace) -> Any:
+    if not given.endpoint:
+        return hr.HuggingFace(given.model)
+    try:
+        settings = tomllib.loads(given.endpoint.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise errors.SettingError(f"{given.endpoint}: {error}.") from None
+    return hr.Endpoint(given.model, **settings)
+
+
+def _combine(given: argparse.Namespace) -> None:
+    users = schema.read(given.users, ["user"], "users") if given.users else None
+    _write(hr.combine(given.own, given.ranked, users=users), given.output)
+
+
+def _compare(given: argparse.Namespace) -> None:
+    found = hr.compare(given.final, given.outcomes, _data(given))
+    print(found)
+    if given.output:
+        _write(found.table, given.output)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hybridrec", description=__doc__, formatter_class=plain)
+    parser.add_argument("--version", action="version", version=hr.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable, text: str, output: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("-o", "--output", type=Path, required=output, help="the table to write, .csv or .parquet")
+        return sub
+
+    sub = command("triage", _triage, "say who is served badly, how surely, and how many of them by chance")
+    _ratings(sub)
+    of = sub.add_mutually_exclusive_group(required=True)
+    of.add_argument("--scores", type=Path, help="a recommender's out-of-fold scores: user, item, score, fold")
+    of.add_argument("--cornac", metavar="NAME", help="a recommender to fit here instead, such as EASE")
+    sub.add_argument("--performance", type=float, default=0.5, help="t_p: served badly at or below (0.5)")
+    sub.add_argument("--sparsity", type=float, help="t_s: inactive above; the mean over users if left out")
+
+    sub = command("allocate", _allocate, "choose who is handed over, the worst served first, within a budget")
+    sub.add_argument("triage", type=Path, help="what `hybridrec triage` wrote")
+    sub.add_argument("--cost", type=Path, help="what `hybridrec rank --estimate` wrote")
+    sub.add_argument("--budget-users", type=int)
+    sub.add_argument("--budget-tokens", type=float)
+    sub.add_argument("--budget-usd", type=float)
+
+    sub = command("rank", _rank, "let a language model rank users' candidates from their history")
+    _ratings(sub)
+    sub.add_argument("--items", type=Path, help="the items' titles, if the ratings do not hold them")
+    sub.add_argument("--candidates", type=Path, required=True, help="what is ranked: user, item")
+    sub.add_argument("--users", type=Path, help="for whom: a table with a column user; all if left out")
+    sub.add_argument("--model", required=True, help="a folder, a hub id, or the endpoint's name for its model")
+    sub.add_argument("--endpoint", type=Path, help="a .toml file with base_url, key_variable, ... of an endpoint")
+    sub.add_argument("--mode", default="likelihood", help="how to ask: a name, or a .toml file of your own")
+    sub.add_argument("--answers", type=Path, default=Path("answers.sqlite"), help="where answers are recorded")
+    sub.add_argument("--noun", default="item", help="what prompts call an item, such as film")
+    sub.add_argument("--estimate", action="store_true", help="tell the cost for each user; nothing is asked")
+
+    sub = command("combine", _combine, "put the final lists together: the model's and the recommender's")
+    sub.add_argument("own", type=Path, help="the recommender's scores: user, item, score")
+    sub.add_argument("ranked", type=Path, help="what `hybridrec rank` wrote")
+    sub.add_argument("--users", type=Path, help="who was handed over; all who were ranked if left out")
+
+    sub = command("compare", _compare, "judge final lists by what users did, beside controls", output=False)
+    sub.add_argument("final", type=Path, help="what `hybridrec combine` wrote")
+    sub.add_argument("outcomes", type=Path, help="what users then did: user, item, rating")
+    _ratings(sub)
+    return parser
+
+
+def _ratings(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("ratings", type=Path, help="what is known: a rating a row")
+    for key in ("user", "item", "rating", "title"):
+        sub.add_argument(f"--{key}", default=key, help=f"the column's name ({key})")
+    for key in ("timestamp", "genres"):
+        sub.add_argument(f"--{key}", help="the column's name, if there is one")
+    sub.add_argument("--like", type=float, default=4.0, help="a rating at or above it is a like (4)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 is success, 2 something the user can put right, 130 an interruption."""
+    given = _parser().parse_args(arguments)
+    progress.listen(_Terminal())
+    try:
+        given.run(given)
+    except KeyboardInterrupt:
+        print("interrupted. The same command goes on: what was answered is recorded.", file=sys.stderr)
+        return 130
+    except errors.HybridrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        progress.listen(None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Ratings in any shape: datasets and their sources, splits, candidates and folds."""

@@ -1,0 +1,71 @@
+"""The controls: simple rankings that take the language model's place on exactly the same users."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from hybridrec.errors import ScoresError
+
+CONTROLS = ("random", "popularity", "item-mean", "best-other")
+ORACLE = "oracle (upper bound)"
+
+
+def popularity(known: pd.DataFrame, items: pd.Series) -> pd.Series:
+    """How many known ratings each item has.
+
+    Args:
+        known: item: ratings before the test.
+        items: the items to score, repeated or not.
+
+    Returns:
+        One value for each of ``items``, indexed like them; 0 for an item without a rating.
+    """
+    return items.map(known.groupby("item").size()).fillna(0).astype(float)
+
+
+def item_mean(known: pd.DataFrame, items: pd.Series) -> pd.Series:
+    """Each item's mean known rating; for an item without one, the mean of all ratings. Arguments: item and rating."""
+    return items.map(known.groupby("item")["rating"].mean()).fillna(known["rating"].mean())
+
+
+def best_control(quality: Mapping[str, float]) -> str:
+    """The control with the highest quality, the first of CONTROLS where several have it."""
+    return max(CONTROLS, key=lambda name: quality[name])
+
+
+def control_scores(
+    known: pd.DataFrame, candidates: pd.DataFrame, rng: np.random.Generator, draws: int = 100
+) -> pd.DataFrame:
+    """Scores of every candidate by the controls that need neither a model nor a label of the test.
+
+    Args:
+        known: ratings before the test (train and validation).
+        candidates: user, item.
+        rng: for the random order, the null control.
+        draws: how many random orders.
+
+    Returns:
+        Columns ranker ("random", "popularity", "item-mean"), draw, user, item, score.
+    """
+    pairs = candidates[["user", "item"]]
+    random = [pairs.assign(ranker="random", draw=draw, score=rng.random(len(pairs))) for draw in range(draws)]
+    fixed = [
+        pairs.assign(ranker=name, draw=0, score=control(known, candidates["item"]))
+        for name, control in (("popularity", popularity), ("item-mean", item_mean))
+    ]
+    return pd.concat([*random, *fixed], ignore_index=True)
+
+
+def oracle_scores(candidates: pd.DataFrame) -> pd.DataFrame:
+    """The perfect ranking: it reads the test labels, so it is an upper bound and never a method."""
+    scores = candidates["relevant"].astype(float)
+    return candidates[["user", "item"]].assign(ranker=ORACLE, draw=0, score=scores)
+
+
+def best_other(tuned: pd.DataFrame) -> dict[str, str]:
+    """For each recommender the best *other* one, by validation AUC: what a second recommender could do instead."""
+    quality = tuned[tuned["chosen"]].set_index("recommender")["auc"]
+    if len(quality) < 2:
+        raise ScoresError("the control best-other needs at least two recommenders: add one to the experiment.")
+    return {name: quality.drop(name).idxmax() for name in quality.index}

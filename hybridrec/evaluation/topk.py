@@ -1,0 +1,171 @@
+"""The protocol ``top-k``: a recommender retrieves from the whole catalogue, and inactive users' lists are re-ranked.
+
+A list holds the recommender's N best unseen items. Test likes that it does not hold count as ranked behind it, so no
+re-ranking can find them, and NDCG and recall are those of the whole catalogue.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from hybridrec.errors import ScoresError
+from hybridrec.evaluation import compare, controls, metrics
+from hybridrec.evaluation.controls import CONTROLS, ORACLE
+
+# So many items are retrieved beyond a list, and scored with it: if another machine's fit moves an item up into the
+# list, a recording of its score is there already.
+SPARE = 10
+METRICS = ("ndcg_at_10", "recall_at_10", "hit_rate_at_10")
+
+
+def titles(retrieved: pd.DataFrame) -> pd.DataFrame:
+    """All that was retrieved for a user by any recommender, each item once.
+
+    Args:
+        retrieved: user, item; any number of recommenders.
+
+    Returns:
+        Columns user, item, position (0-based, by item).
+    """
+    once = retrieved[["user", "item"]].drop_duplicates().sort_values(["user", "item"], ignore_index=True)
+    return once.assign(position=once.groupby("user").cumcount())
+
+
+def judge(lists: pd.DataFrame, likes: pd.DataFrame, recommender: str = "the recommender") -> pd.DataFrame:
+    """NDCG@10, Recall@10 and HR@10 of ranked lists.
+
+    Args:
+        lists: user, item, score, higher is better; ties count with their expectation.
+        likes: user, item: what each user liked in the test. Users without a like are left out.
+        recommender: whose lists they are, for an error.
+
+    Returns:
+        Columns METRICS, indexed by user: those with a like.
+
+    Raises:
+        ScoresError: a user with a like has no list, and leaving it out would change every mean (names both).
+    """
+    _refuse_absent(likes["user"], lists["user"], recommender)
+    mine = lists.loc[lists["user"].isin(likes["user"])]
+    rows = mine[["user", "item", "score"]].merge(
+        likes[["user", "item"]].assign(relevant=True), "outer", on=["user", "item"]
+    )
+    rows["relevant"] = rows["relevant"].eq(True)
+    rows["score"] = rows["score"].fillna(-np.inf)
+    found = [metrics.ndcg_at_k(rows), metrics.recall_at_k(rows), metrics.hit_rate_at_k(rows)]
+    return pd.concat(found, axis=1)[list(METRICS)]
+
+
+def _refuse_absent(users: pd.Series | pd.Index, listed: pd.Series | pd.Index, recommender: str) -> None:
+    absent = pd.Index(users).unique().difference(pd.Index(listed))
+    if len(absent):
+        raise ScoresError(
+            f"user {absent[0]} has likes in the test and no list of {recommender}"
+            f"{f' (nor have {len(absent) - 1} more users)' if len(absent) > 1 else ''}. Retrieve a list for every user "
+            "with candidates."
+        )
+
+
+def rerankings(own: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A recommender's lists in its own order and in that of each control that re-ranks them, and of the oracle.
+
+    Args:
+        own: user, position, item: the retrieved lists.
+        known: ratings before the test.
+        likes: user, item: read by the oracle alone.
+
+    The random order is all items tied: what METRICS make of ties is their mean over all orders.
+    """
+    yield "recommender", own.assign(score=-own["position"].astype(float))
+    yield "random", own.assign(score=0.0)
+    yield "popularity", own.assign(score=controls.popularity(known, own["item"]))
+    yield "item-mean", own.assign(score=controls.item_mean(known, own["item"]))
+    liked = pd.MultiIndex.from_frame(likes[["user", "item"]])
+    yield ORACLE, own.assign(score=pd.MultiIndex.from_frame(own[["user", "item"]]).isin(liked).astype(float))
+
+
+def quality(
+    retrieved: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame, best_other: Mapping[str, str],
+    of_model: pd.DataFrame,
+) -> pd.DataFrame:  # fmt: skip
+    """Every recommender's lists under every ranker, user by user.
+
+    The control "best-other" is the other recommender's own list: what a service would show instead.
+
+    Args:
+        retrieved: recommender, user, position, item.
+        known, likes: as in ``rerankings``.
+        best_other: the best other recommender of each.
+        of_model: ranker, user, item, score by the language model, for some users; may be empty.
+
+    Returns:
+        Columns recommender, ranker, user and METRICS.
+
+    Raises:
+        ScoresError: a user with a like whom a recommender has retrieved no list for (names both), or an item of a
+            user's list that the model has not scored (names user and item).
+    """
+    own = {name: rows.drop(columns="recommender") for name, rows in retrieved.groupby("recommender", sort=False)}
+    parts = {}
+    for name, lists in own.items():
+        for ranker, ranked in rerankings(lists, known, likes):
+            parts[name, ranker] = judge(ranked, likes, name)
+        for ranker, scored in of_model.groupby("ranker", sort=False):
+            sample = likes[likes["user"].isin(scored["user"])]
+            parts[name, ranker] = judge(_scored(lists, scored, name), sample, name)
+    for name, other in best_other.items():
+        parts[name, "best-other"] = parts[other, "recommender"]
+    return pd.concat(parts, names=["recommender", "ranker"]).reset_index()
+
+
+def _scored(lists: pd.DataFrame, scored: pd.DataFrame, recommender: str) -> pd.DataFrame:
+    mine = lists[lists["user"].isin(scored["user"])].drop(columns="score", errors="ignore")
+    ranked = mine.merge(scored[["user", "item", "score"]], "left", on=["user", "item"])
+    absent = ranked[ranked["score"].isna()]
+    if len(absent):
+        user, item = absent[["user", "item"]].iloc[0]
+        raise ScoresError(f"item {item} of {recommender}'s list for user {user} has no score of the language model.")
+    return ranked
+
+
+def comparison(
+    quality: pd.DataFrame, users: pd.Index, of_model: Sequence[str], seed: int, samples: int, permutations: int
+) -> pd.DataFrame:
+    """Every recommender x ranker on the same users.
+
+    Args:
+        quality: what ``quality`` returned.
+        users: whom it is about, such as the inactive ones. Who has no like in the test cannot be scored.
+        of_model: names of the language model's rankers; they may cover a sample of the users, and are then compared
+            with the recommender and the controls on that sample.
+        seed, samples, permutations: of the intervals and tests.
+
+    Returns:
+        recommender, ranker, users_scored, METRICS before (the recommender's own list) and after, the best
+        control on the same users, and the gain in NDCG@10 over the recommender and over that control, with its 95 %
+        interval, permutation p, and p after Holm's correction over the rows of the language model.
+
+    Raises:
+        ScoresError: a user whom other lists are scored for, and some recommender's or control's are not.
+    """
+    for name in quality["recommender"].unique():
+        for ranker in ("recommender", *CONTROLS, ORACLE):  # the model's may cover a sample
+            judged = quality.loc[(quality["recommender"] == name) & (quality["ranker"] == ranker), "user"]
+            _refuse_absent(users.intersection(quality["user"]), judged, f"{name} ({ranker})")
+    rows = []
+    for name, of_recommender in quality.groupby("recommender", sort=False):
+        wide = {ranker: part.set_index("user")[list(METRICS)] for ranker, part in of_recommender.groupby("ranker")}
+        for ranker in ("recommender", *of_model, *CONTROLS, ORACLE):
+            scored = users.intersection(wide[ranker].index)
+            before, after = wide["recommender"].loc[scored], wide[ranker].loc[scored]
+            best = controls.best_control({key: wide[key].loc[scored, METRICS[0]].mean() for key in CONTROLS})
+            row = {"recommender": name, "ranker": ranker, "users_scored": len(scored), "best_control": best}
+            row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
+            row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
+            for over, reference in (("recommender", "recommender"), ("best_control", best)):
+                values = (after[METRICS[0]] - wide[reference].loc[scored, METRICS[0]]).to_numpy()
+                row |= compare.gain_over(over, values, seed, ("top-k", name, ranker, over), samples, permutations)
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    return compare.with_holm(table, ("recommender", "best_control"), table["ranker"].isin(of_model))

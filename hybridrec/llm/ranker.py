@@ -1,0 +1,121 @@
+"""A language model as a ranker: what ranking users' candidates would cost, and the rankings."""
+
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from hybridrec import schema
+from hybridrec.data.datasets import Dataset
+from hybridrec.llm import modes, rankers
+from hybridrec.llm.modes import Mode
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.runner import Model
+from hybridrec.llm.tasks import Task, build_tasks
+
+Users: TypeAlias = Iterable[Hashable] | pd.DataFrame | None
+_CHARACTERS_PER_TOKEN = 4
+
+
+class Ranker:
+    """Ranks each user's candidates by asking a language model.
+
+    The model is shown titles the user rated, in decreasing order of rating (the newest first among equals), and asked
+    about the candidates in the way that ``mode`` says.
+
+    Args:
+        llm: an open model (``HuggingFace``) or one behind an endpoint (``Endpoint``).
+        mode: a way to ask: a ``Mode``, a name of ``modes.BUILT_IN``, or the path of a TOML file with one's own.
+        cache: file in which answers are kept: what is there is not asked again. None: kept in memory only.
+        noun: what prompts call an item, such as "film".
+        history_length: how many rated items the model is shown.
+        scale: the highest rating there can be; modes with facts name it beside an item's mean rating.
+        seed: root of the random order in which candidates follow that a written answer left out.
+
+    Raises:
+        SettingError: an unknown mode, or a file of one that cannot be used.
+
+    Source: Kaur & Shah 2024, section 3.2 (mode "listwise"); the others are this library's.
+    """
+
+    def __init__(
+        self,
+        llm: Model,
+        mode: Mode | str | Path = "likelihood",
+        cache: str | Path | None = None,
+        *,
+        noun: str = "item",
+        history_length: int = 20,
+        scale: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self.llm, self.mode, self.noun = llm, modes.get(mode), noun
+        self.history_length, self.scale, self.seed = history_length, scale, seed
+        self.recordings = Recordings(Path(cache) if cache is not None else None)
+
+    def estimate(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users = None) -> pd.DataFrame:
+        """What ranking would cost, before anything is asked; what is in the cache already is counted, too.
+
+        Tokens are counted with the model's own tokenizer where it is on this machine, else as four characters each.
+        Of a mode that writes, completion_tokens is what a complete answer takes at most. Asking again after an answer
+        that cannot be used is not counted.
+
+        Args:
+            data, candidates, users: as in ``rank``.
+
+        Returns:
+            One row a user: user, requests, prompt_tokens, completion_tokens, usd (US dollars, by the model's price).
+
+        Raises:
+            DatasetError: as in ``rank``.
+        """
+        rows = [self._cost(task) for task in self._tasks(data, candidates, users)]
+        return pd.DataFrame(rows, columns=["user", "requests", "prompt_tokens", "completion_tokens", "usd"])
+
+    def rank(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users = None) -> pd.DataFrame:
+        """Rank users' candidates.
+
+        Args:
+            data: the ratings the model may see, and the items with their titles.
+            candidates: user, item, and position if they are not to be shown in the order of the rows; a table, or the
+                path of a .csv or .parquet file.
+            users: whom to rank for: ids, or a table with a column user. None: everybody who has candidates.
+
+        Returns:
+            One row a candidate: user, item, score (higher is better), ranker (the mode's name), and of the user's
+            whole answer, on each of their rows: how many items were invalid (no candidates), duplicates and missing;
+            failure ("" or why the answer could not be used: the order is then random); attempts, prompt_tokens,
+            cached_tokens, completion_tokens and seconds. Users in the order of their ids.
+
+        Raises:
+            DatasetError: a column is missing; a user without candidates or without ratings; a candidate that is not
+                among the items, or is listed twice (names the user). Nobody is left out silently.
+            RecordingError, ResponseError, EndpointError, SpendingCapError: as ``runner.ask``.
+        """
+        attempts = getattr(getattr(self.llm, "endpoint", None), "attempts", 1)
+        how: dict[str, Any] = {"noun": self.noun, "seed": self.seed, "attempts": attempts}
+        tasks = self._tasks(data, candidates, users)
+        return rankers.table(rankers.rank(tasks, self.mode, self.llm, self.recordings, **how))
+
+    def _tasks(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users) -> list[Task]:
+        table = schema.read(candidates, ["user", "item"], "candidates")
+        if "position" not in table:
+            table = table.assign(position=range(len(table)))
+        if isinstance(users, pd.DataFrame):
+            users = schema.read(users, ["user"], "users")["user"]
+        wanted = pd.unique(table["user"] if users is None else pd.Series(list(users)))
+        return build_tasks(wanted, data.interactions, table, data.items, self.history_length, self.scale)
+
+    def _cost(self, task: Task) -> dict[str, Any]:
+        request = rankers.request_of(task, self.mode, self.noun).request
+        if hasattr(self.llm, "count"):
+            prompt, completion = self.llm.count(request)
+        else:
+            listed = sum(map(len, request["candidates"]))
+            shown = len(request["instruction"]) + (0 if self.mode.writes else listed)
+            # A written answer has a line for each candidate: its title, a list mark and the line's end.
+            written = listed + 4 * len(request["candidates"]) if self.mode.writes else 0
+            prompt, completion = (-(-size // _CHARACTERS_PER_TOKEN) for size in (shown, written))
+        usage = {"prompt_tokens": prompt, "cached_tokens": 0, "completion_tokens": completion, "seconds": 0.0}
+        return {"user": task.user, "requests": 1, **usage, "usd": self.llm.usd(usage)}

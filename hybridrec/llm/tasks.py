@@ -1,0 +1,84 @@
+"""Ranking tasks: what a language model may know of each user, and the candidates it is to rank."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hybridrec.errors import DatasetError
+from hybridrec.llm import prompts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One user's ranking task: the history shown, and the candidates (ids and what is shown of them) in their order."""
+
+    user: Hashable
+    history: tuple[prompts.Item, ...]
+    candidates: tuple[Hashable, ...]
+    items: tuple[prompts.Item, ...]
+
+
+def item_facts(items: pd.DataFrame, known: pd.DataFrame, scale: int) -> pd.Series:
+    """What a mode with facts says of each item: genres, mean rating and number of known (never test) ratings."""
+    ratings = known.groupby("item")["rating"].agg(["mean", "size"]).reindex(items["item"])
+    seen = [
+        f"mean rating {mean:.1f} of {scale} from {int(size)} ratings" if size > 0 else "no ratings yet"
+        for mean, size in ratings.itertuples(index=False)
+    ]
+    words = [f"{genres}; {text}" if genres else text for genres, text in zip(items["genres"], seen, strict=True)]
+    return pd.Series(words, index=items["item"].to_numpy())
+
+
+def build_tasks(
+    users: Iterable[Hashable],
+    known: pd.DataFrame,
+    candidates: pd.DataFrame,
+    items: pd.DataFrame,
+    history_length: int = 20,
+    scale: int = 5,
+) -> list[Task]:
+    """The task of each user, from what is known of them before the test.
+
+    Args:
+        users: whom to rank for.
+        known: ratings the model may see (train and validation): user, item, rating, timestamp.
+        candidates: user, position, item. The model is shown a user's candidates by position.
+        items: item, title, genres.
+        history_length: items of the user's own shown, in decreasing order of rating, newest first among equals.
+        scale: the highest rating, named in the facts.
+
+    Raises:
+        DatasetError: a user without candidates or without history; a candidate that is not among the items, or that a
+            user has twice (names the first user, and how many more there are).
+
+    Source: Kaur & Shah 2024, section 3.2.
+    """
+    users = pd.Series(list(users)).tolist()  # Python's own numbers or text
+    wanted = candidates[candidates["user"].isin(users)]
+    _refuse(set(users) - set(candidates["user"]), "no candidates")
+    _refuse(set(users) - set(known["user"]), "no history")
+    _refuse(wanted.loc[~wanted["item"].isin(items["item"]), "user"], "a candidate that is not among the items")
+    _refuse(wanted.loc[wanted.duplicated(["user", "item"]), "user"], "a candidate twice")
+    titles, facts = items.set_index("item")["title"], item_facts(items, known, scale)
+    described = {item: prompts.Item(titles[item], facts[item]) for item in titles.index}
+    order = ["user", "rating", "timestamp", "item"]
+    rows = known.sort_values(order, ascending=[True, False, False, True])
+    histories = rows.groupby("user")["item"].agg(lambda column: list(column.head(history_length)))
+    lists = wanted.sort_values(["user", "position"]).groupby("user")["item"].agg(list)
+    return [
+        Task(
+            user=user,
+            history=tuple(described[item] for item in histories[user]),
+            candidates=tuple(lists[user]),
+            items=tuple(described[item] for item in lists[user]),
+        )
+        for user in users
+    ]
+
+
+def _refuse(users: Iterable[Any], what: str) -> None:
+    if users := set(users):
+        first, more = min(users), f" (and {len(users) - 1} more)" if len(users) > 1 else ""
+        raise DatasetError(f"user {first}{more} has {what}: leave this user out, or put the table right.")

@@ -1,0 +1,205 @@
+"""The recommenders of a study: choose hyper-parameters, score test candidates, retrieve, score out of fold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hybridrec.data import splits
+from hybridrec.randomness import seed_for
+from hybridrec.recommenders import fingerprint
+from hybridrec.recommenders.fits import Fit, run, sorted_ids
+from hybridrec.recommenders.recipes import recipe
+
+
+def grid(name: str, grids: Mapping[str, Sequence[Any]] | None = None) -> list[dict[str, Any]]:
+    """The settings of a recommender to choose from, one dictionary each; [{}] where nothing is tuned.
+
+    Args:
+        name: the recommender.
+        grids: values that take the place of the recipe's, by recommender (a dataset may want others).
+    """
+    tuned = recipe(name).grid
+    return [{tuned[0]: value} for value in (grids or {}).get(name, tuned[1])] if tuned else [{}]
+
+
+def training_rows(name: str, known: pd.DataFrame, like_threshold: float) -> pd.DataFrame:
+    """What a recommender may learn from: all known ratings, or the liked ones as positives."""
+    rows = known.assign(rating=_within_reach(known["rating"]))
+    rows = rows if recipe(name).feedback == "ratings" else rows[known["rating"] >= like_threshold]
+    return rows[["user", "item", "rating"]].reset_index(drop=True)
+
+
+def _within_reach(ratings: pd.Series) -> pd.Series:
+    """Ratings on a scale that step sizes and regularisation were chosen for, like 1 to 5, 0.5 to 5 or 1 to 10.
+
+    On 0 to 100 the steps of MF overshoot, and EASE's penalty is nothing beside the squares. So ratings that span more
+    than ten points or less than two, or go below zero, are mapped onto 1 to 5. The order of scores is all that counts.
+    """
+    low, span = ratings.min(), ratings.max() - ratings.min()
+    usual = low >= 0 and 2 <= span <= 10
+    return ratings if usual or not span > 0 else 1 + 4 * (ratings - low) / span
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all fits of a study share; ``cache`` and ``workers`` are those of ``fits.run``."""
+
+    interactions: pd.DataFrame
+    items: np.ndarray
+    like_threshold: float
+    seed: int
+    grids: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    cache: Path | None = None
+    workers: int | None = None
+
+    def fit(self, name: str, params: dict[str, Any], known: pd.DataFrame, pairs: pd.DataFrame, top: int = 0) -> Fit:
+        """The work of fitting one recommender on ``known``, scoring ``pairs`` and retrieving ``top`` unseen items."""
+        return Fit(
+            recommender=name,
+            params=params,
+            train=training_rows(name, known, self.like_threshold),
+            pairs=pairs[["user", "item"]].reset_index(drop=True),
+            users=sorted_ids(self.interactions["user"]),
+            items=sorted_ids(self.items),
+            seed=seed_for(self.seed, "fit", name),
+            top=top,
+            seen=known[["user", "item"]].reset_index(drop=True) if top else None,
+        )
+
+    def run(self, todo: Sequence[Fit], what: str = "fits", count: bool = True) -> list[dict[str, np.ndarray]]:
+        """What every fit came to (see ``fits.run``)."""
+        return run(todo, self.cache, what, count, self.workers)
+
+    def liked(self, split: str) -> np.ndarray:
+        """Whether each rating of a part is a like, in the order of ``interactions``."""
+        rows = self.interactions[self.interactions["split"] == split]
+        return (rows["rating"] >= self.like_threshold).to_numpy()
+
+    def known(self) -> pd.DataFrame:
+        """Training and validation ratings: all that may be known of a user before the test."""
+        return splits.known(self.interactions)
+
+
+def _tuning_fits(study: Study, names: Sequence[str]) -> list[Fit]:
+    rows = study.interactions
+    train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
+    return [study.fit(name, params, train, validation) for name in names for params in grid(name, study.grids)]
+
+
+def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
+    """Validation AUC of every declared setting: fitted on train, scored on validation; test rows are not touched.
+
+    Returns:
+        Columns recommender, parameter, value, auc (mean over users), chosen.
+    """
+    fits = _tuning_fits(study, names)
+    relevant = study.liked("validation")
+    found = study.run(fits, "fits to tune")
+    table = [fingerprint.row(work, one, relevant, "tuning") for work, one in zip(fits, found, strict=True)]
+    tuned = pd.DataFrame(table)[["recommender", "parameter", "value", "auc"]]
+    best = tuned.groupby("recommender")["auc"].transform("max")
+    return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.assign(b=best).duplicated(["recommender", "auc"]))
+
+
+def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The chosen setting of each recommender, as its Cornac class takes it (whole numbers as such)."""
+    params: dict[str, dict[str, Any]] = {}
+    chosen = tuned.loc[tuned["chosen"], ["recommender", "parameter", "value"]]
+    for name, parameter, value in chosen.itertuples(index=False):
+        params[name] = {parameter: int(value) if value % 1 == 0 else value} if parameter else {}
+    return params
+
+
+def _test_fits(study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int) -> list[Fit]:
+    return [study.fit(name, setting, study.known(), candidates, top) for name, setting in params.items()]
+
+
+def test_scores(
+    study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int, spare: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each recommender fitted on all that is known: its scores of the test candidates, and what it retrieves.
+
+    Args:
+        study: what all fits share.
+        params: the chosen setting of each recommender.
+        candidates: user, item.
+        top: how many unseen items of the whole catalogue are retrieved for each user in ``candidates``; 0: none.
+        spare: how many more are retrieved behind them.
+
+    Returns:
+        Scores: recommender, part ("test"), fold (-1), user, item, score.
+        Retrieved: recommender, user, position (0-based), item, score, spare (whether it stands behind the list).
+    """
+    found = study.run(_test_fits(study, params, candidates, top + spare), "fits for the test")
+    pairs = candidates[["user", "item"]]
+    scores = [
+        pairs.assign(recommender=name, part="test", fold=-1, score=one["scores"])
+        for name, one in zip(params, found, strict=True)
+    ]
+    retrieved = [_retrieved(name, one) for name, one in zip(params, found, strict=True) if top]
+    lists = pd.concat([pd.DataFrame(), *retrieved], ignore_index=True)
+    return pd.concat(scores, ignore_index=True), lists.assign(spare=lists["position"] >= top) if top else lists
+
+
+def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:
+    users, top = found["items"].shape
+    columns = {"item": found["items"].ravel(), "score": found["item_scores"].ravel()}
+    places = {"user": np.repeat(found["users"], top), "position": np.tile(np.arange(top), users)}
+    table = pd.DataFrame({"recommender": name, **places, **columns})
+    return table[table["score"] > -np.inf]  # whoever has seen most of a small catalogue gets a shorter list
+
+
+def _fold_fits(study: Study, params: dict[str, dict[str, Any]], fold: pd.Series) -> list[tuple[int, Fit]]:
+    """A fit of each recommender without each fold, and the fold that it scores."""
+    known = study.known()
+    work = [(name, number) for name in params for number in sorted(fold.unique())]
+    return [
+        (number, study.fit(name, params[name], known[fold != number], known[fold == number])) for name, number in work
+    ]
+
+
+def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
+    """Scores of every known rating by a recommender that was fitted without it.
+
+    Returns:
+        Columns recommender, part ("out-of-fold"), fold, user, item, score.
+    """
+    known = study.known()
+    fold = splits.fold_of(known, folds, study.seed)
+    work = _fold_fits(study, params, fold)
+    found = study.run([fit for _, fit in work], "out-of-fold fits")
+    frames = [
+        known.loc[fold == number, ["user", "item"]].assign(
+            recommender=fit.recommender, part="out-of-fold", fold=number, score=one["scores"]
+        )
+        for (number, fit), one in zip(work, found, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, top: int, folds: int) -> pd.DataFrame:
+    """A line for each fit that ``tune``, ``test_scores`` and ``out_of_fold_scores`` made; all come from the cache.
+
+    Args:
+        study: what all fits share.
+        tuned: what ``tune`` returned.
+        candidates: user, item, relevant.
+        top, folds: as they were given to the others.
+
+    Returns:
+        fingerprint.COLUMNS.
+    """
+    params, known = chosen_params(tuned), study.known()
+    fold = splits.fold_of(known, folds, study.seed)
+    liked = known["rating"] >= study.like_threshold
+    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params))]
+    relevant = candidates["relevant"].to_numpy()
+    work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
+    work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]
+    found = study.run([fit for _, _, fit, _ in work], count=False)
+    rows = [fingerprint.row(fit, one, liked, part, k) for (part, k, fit, liked), one in zip(work, found, strict=True)]
+    return pd.DataFrame(rows)

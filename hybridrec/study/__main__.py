@@ -1,0 +1,228 @@
+"""This repository's commands: ``python -m hybridrec.study COMMAND EXPERIMENT``. The Makefile calls nothing else."""
+
+import argparse
+import csv
+import functools
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from hybridrec import errors
+from hybridrec.errors import CommandError, NotebookError
+from hybridrec.study import config, notebooks, paths, progress, steps
+from hybridrec.study import models as study_models
+
+# Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
+
+# The commands that write, beside `run`, which looks after itself.
+_WRITING = ("batch", "import", "seeds", "compact", "fingerprint")
+_SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
+
+
+def summary(settings: config.Experiment) -> None:
+    """Print the claims table of an experiment, what its last run computed and replayed, and where everything lies.
+
+    Raises:
+        CommandError: it was not run yet.
+    """
+    path = paths.results(settings.name) / "claims.csv"
+    if not path.is_file():
+        raise CommandError(f"no {paths.within_root(path)} yet: run `make reproduce EXPERIMENT={settings.name}` first.")
+    with path.open(newline="", encoding="utf-8") as file:
+        claims = list(csv.DictReader(file))
+    columns = [name for name in _SHOWN if claims and name in claims[0]]
+    rows = [columns, *([_short(claim[name]) for name in columns] for claim in claims)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+    print(f"All columns, with intervals: {paths.within_root(path)}")
+    done = progress.summary(progress.counts(notebooks.journal_of(settings, name) for name in notebooks.names()))
+    if done:
+        print(f"When each notebook last ran here: {done}.")
+    if compared := _fits_compared(settings):
+        print(compared)
+    print(f"Executed notebooks, tables, figures, metrics.json: {paths.within_root(path.parent)}")
+
+
+def _short(value: str) -> str:
+    """A table's cell as printed: long decimals to four significant digits."""
+    try:
+        return f"{float(value):.4g}" if "." in value and len(value) > 6 else value
+    except ValueError:
+        return value
+
+
+def data(settings: config.Experiment) -> None:
+    """Fetch and verify an experiment's dataset; ratings of one's own must be enough for the study, too."""
+    from hybridrec.study import enough
+
+    dataset = steps.dataset(settings.dataset, settings.ratings)
+    users, items = dataset.interactions["user"].nunique(), len(dataset.items)
+    counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
+    print(f"{dataset.name}: {counts} (from {dataset.source})", *dataset.notes, sep="\n")
+    if settings.ratings:
+        print(f"{dataset.name}: {enough.check(dataset, settings)}", flush=True)
+
+
+def model(settings: config.Experiment) -> None:
+    """Fetch, verify and convert an experiment's language model."""
+    if settings.endpoint:
+        print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
+        return
+    llm = study_models.local(settings.model)
+    licence = f" ({llm.card.licence})" if llm.card else ""
+    print(f"{llm.name}{licence}: {paths.within_root(llm.folder())}")
+
+
+def batch(settings: config.Experiment) -> None:
+    """Write what an endpoint has not answered yet as batch files."""
+    from hybridrec.llm import batch as batches
+    from hybridrec.llm import rankers
+
+    chat, asked = _endpoint(settings), steps.study_requests(settings)
+    recordings = study_models.recordings_for(settings.dataset, settings.model)
+    checks = {mode: functools.partial(rankers.check, mode) for mode in asked}
+    todo = [one for mode in asked for one in batches.open_requests(asked[mode], chat, recordings, checks[mode])]
+    files = batches.write(todo, chat, paths.BATCHES, settings.name)
+    shown = ", ".join(paths.within_root(file) for file in files) or "nothing to write"
+    print(f"{len(todo)} requests to ask {settings.model}: {shown}")
+
+
+def import_results(settings: config.Experiment, files: list[Path]) -> None:
+    """Record the answers in result files of a batch."""
+    from hybridrec.llm import batch as batches
+    from hybridrec.llm.redact import redact_response
+
+    if not files:
+        raise CommandError("no files given: make import EXPERIMENT=name FILES='results.jsonl errors.jsonl'.")
+    asked = [one for requests in steps.study_requests(settings).values() for one in requests]
+    recordings = study_models.recordings_for(settings.dataset, settings.model)
+    print(batches.read(files, asked, _endpoint(settings), recordings, redact_response))
+
+
+def _endpoint(settings: config.Experiment) -> Any:
+    """The model behind the experiment's endpoint."""
+    if settings.endpoint is None:
+        raise CommandError(f"{settings.name} has no [endpoint], so there is nobody to send a batch to.")
+    return study_models.open_model(settings.model, config.parameters(settings)["endpoint"])
+
+
+def compact(settings: config.Experiment) -> None:
+    """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
+    for name in (settings.model, *(larger.model for larger in settings.ladder)):
+        recordings = study_models.recordings_for(settings.dataset, name)
+        if len(recordings):
+            recordings.compact()
+            print(f"{len(recordings)} answers in {paths.within_root(recordings.compact_path)}")
+
+
+def seeds(settings: config.Experiment) -> None:
+    """Repeat the comparison on other splits; the table is written after each, so a run cut short leaves some."""
+    import pandas as pd
+
+    from hybridrec.study import seeds as other_splits
+    from hybridrec.study import tables
+
+    done: list[pd.DataFrame] = []
+    for table in other_splits.each(settings):
+        done.append(table)
+        tables.publish(settings.name, "seeds", pd.concat(done))
+        print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons", flush=True)
+    print(f"results/{settings.name}/seeds.csv: {len(done)} splits. `make overview` shows the spread.")
+
+
+def fits(settings: config.Experiment) -> None:
+    """Print whether this machine's fits are those behind the committed results."""
+    print(_fits_compared(settings) or f"fits: no fingerprint of {settings.name} to compare with here.")
+
+
+def keep_fits(settings: config.Experiment) -> None:
+    """Make this machine's fits those that others are compared with."""
+    from hybridrec.study import tables
+
+    file = paths.fingerprint(settings.name)
+    tables.write_csv(file, tables.read(settings.name, "fits"))
+    print(f"fingerprint of the fits: {paths.within_root(file)}")
+
+
+def _fits_compared(settings: config.Experiment) -> str:
+    """The line of ``fits``; "" where there is no fingerprint, or nothing was fitted here."""
+    from hybridrec.recommenders import fingerprint
+    from hybridrec.study import tables
+
+    file = paths.fingerprint(settings.name)
+    if not (file.is_file() and tables.is_there(settings.name, "fits")):
+        return ""
+    return str(fingerprint.compare(tables.read(settings.name, "fits"), fingerprint.read(file)))
+
+
+def overview() -> None:
+    """Put all experiments' results side by side, and index them."""
+    from hybridrec.study import overview as overviews
+
+    names = overviews.write(paths.RESULTS)
+    print(f"results/README.md, overview.csv and overview.png: {', '.join(names)}")
+
+
+def run(settings: config.Experiment, notebook: str) -> None:
+    """Execute one notebook; ratings of one's own are checked before the first."""
+    name = notebook.removesuffix(".ipynb")
+    if settings.ratings and name == notebooks.FIRST:
+        data(settings)  # says in a second what would fail later, or after hours
+    notebooks.run(settings, name)
+
+
+def _commands() -> dict[str, tuple[Callable[..., None], str]]:
+    """Every command about an experiment, and what it does."""
+    return {
+        "run": (run, "execute one notebook into results/EXPERIMENT"),
+        "summary": (summary, "print the claims table"),
+        "data": (data, "fetch and verify the dataset"),
+        "model": (model, "fetch, verify and convert the language model"),
+        "batch": (batch, "write what an endpoint has not answered yet as batch files"),
+        "import": (import_results, "record the answers in a batch's result files"),
+        "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
+        "fits": (fits, "say whether this machine's fits are those behind the committed results"),
+        "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
+        "compact": (compact, "fold new recordings into the file that is committed"),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hybridrec.study", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (_, text) in _commands().items():
+        sub = commands.add_parser(command, help=text, description=text)
+        sub.add_argument("experiment", metavar="EXPERIMENT", help="a file of notebooks/experiments, without .toml")
+    text = "put all experiments' results side by side, and index them"
+    commands.add_parser("overview", help=text, description=text)
+    commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
+    commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 is success, 1 a failed notebook, 2 something the user can fix, 130 an interruption."""
+    given = vars(_parser().parse_args(arguments))
+    command, experiment = given.pop("command"), given.pop("experiment", None)
+    try:
+        if command == "overview":
+            with notebooks.alone(".overview"):  # no experiment can have this name
+                overview()
+        else:
+            settings = config.load(experiment)
+            with notebooks.alone(settings.name) if command in _WRITING else nullcontext():
+                _commands()[command][0](settings, *given.values())
+    except KeyboardInterrupt:
+        print("interrupted. The same command goes on from the last whole notebook.", file=sys.stderr)
+        return 130
+    except errors.HybridrecError as error:  # anything else is a fault in the program and keeps its traceback
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NotebookError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The settings of a study: typed, checked, and read from one small file per experiment."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
+
+from hybridrec.errors import SettingError
+from hybridrec.llm import modes as ways_to_ask
+from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.recommenders.recipes import RECIPES
+from hybridrec.settings import Settings, check_name, checked, is_number, quoted
+from hybridrec.study import paths
+
+PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
+PUBLISHED_MODE = "listwise"
+
+
+def compared_recommenders(names: Sequence[str]) -> list[str]:
+    """Whom means, figures and claims are about: the paper's recommenders, or all where an experiment has none of them.
+
+    Args:
+        names: the experiment's recommenders.
+    """
+    return [name for name in PUBLISHED_RECOMMENDERS if name in names] or list(names)
+
+
+# TOML has lists, and an experiment does not change, so a list becomes a tuple; the names in it are held to their type.
+Names = Annotated[tuple[str, ...], Field(strict=False, description="a list of names")]
+
+
+class LargerModel(Settings):
+    """Another open model on this machine: how many inactive users it is asked for, by mode. A table ``[[ladder]]``."""
+
+    model: str
+    users: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
+        min_length=1, description="a table of one mode or more, each with a whole number of users from 1 to 100,000"
+    )
+
+    @pydantic.field_validator("model")
+    @classmethod
+    def _is_a_name(cls, given: str) -> str:
+        return check_name("model", given)
+
+    @pydantic.field_validator("users")
+    @classmethod
+    def _of_modes(cls, given: dict[str, int]) -> dict[str, int]:
+        for name in given:
+            _known_mode("users", name)
+        return given
+
+
+class Experiment(Settings):
+    """Every setting of a study. The files of notebooks/experiments/ hold these keys and no others."""
+
+    name: str
+    dataset: str
+    ratings: dict[str, Any] | None = None
+    users: int | None = Field(None, ge=50, le=1_000_000)
+    noun: str
+    like_threshold: float = Field(ge=-1e6, le=1e6)
+    rating_scale: int = Field(ge=-1_000_000, le=1_000_000)
+    seed: int = Field(ge=0, le=1_000_000)
+    recommenders: Names
+    grids: dict[str, Any] | None = None
+    folds: int = Field(ge=2, le=20)
+    top: int = Field(ge=10, le=1000)
+    performance_threshold: float = Field(ge=0.0, le=1.0)
+    sparsity_threshold: float | None = Field(None, ge=0.0, le=1.0)
+    model: str
+    endpoint: EndpointSettings | None = None
+    modes: Names
+    everybody_modes: Names
+    live_users: int = Field(0, ge=0, le=1000)
+    history_length: int = Field(ge=1, le=200)
+    shuffles: int = Field(ge=2, le=20)
+    shuffled_users: int = Field(ge=2, le=100_000)
+    topk_modes: Names
+    topk_users: int = Field(ge=2, le=100_000)
+    ladder: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
+    bootstrap_samples: int = Field(ge=100, le=100_000)
+    permutations: int = Field(ge=100, le=1_000_000)
+
+    @pydantic.field_validator("name", "dataset", "model")
+    @classmethod
+    def _is_a_name(cls, given: str, about: pydantic.ValidationInfo) -> str:
+        return check_name(str(about.field_name), given)
+
+    @pydantic.field_validator("noun")
+    @classmethod
+    def _is_a_noun(cls, given: str) -> str:
+        if not re.fullmatch(r"[^\W_](?:[^{}<>\"]{0,38}[^\s{}<>\"])?", given) or not given.isprintable():
+            raise SettingError(
+                f'noun is {quoted("noun", given)}; it must be a word or phrase like "film": no more than 40 '
+                'characters in one line, beginning with a letter or digit, none of them among { } < > ".'
+            )
+        return given
+
+    @pydantic.field_validator("recommenders")
+    @classmethod
+    def _are_recommenders(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in RECIPES:
+                raise SettingError(f"recommenders has {quoted('', name)}, which is none of {', '.join(RECIPES)}.")
+        _check_once("recommenders", given)
+        if len(given) < 2:
+            raise SettingError(
+                f"recommenders is {quoted('', list(given))}; it must have two or more, since the best other one is a "
+                f"control. Known: {', '.join(RECIPES)}."
+            )
+        return given
+
+    @pydantic.field_validator("modes")
+    @classmethod
+    def _are_modes(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if not given:
+            raise SettingError(f"modes is empty. Known: {', '.join(ways_to_ask.BUILT_IN)}.")
+        for name in given:
+            _known_mode("modes", name)
+        return given
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> "Experiment":
+        _check_grids(self)
+        _check_modes(self)
+        _check_ratings(self)
+        return self
+
+
+def mode(name: str) -> ways_to_ask.Mode:
+    """A way to ask by its name, or from the TOML file at that path (from the repository's root on)."""
+    return ways_to_ask.get(name)
+
+
+def _known_mode(key: str, name: str) -> ways_to_ask.Mode:
+    try:
+        return mode(name)
+    except SettingError as error:
+        raise SettingError(f"{key} has {quoted('', name)}: {error}") from None
+
+
+def _check_grids(settings: Experiment) -> None:
+    for name, values in (settings.grids or {}).items():
+        recipe = RECIPES[name] if name in settings.recommenders else None
+        if recipe is None or not recipe.grid:
+            why = "nothing of it is tuned" if name in settings.recommenders else "it is not among recommenders"
+            raise SettingError(f"grids has {quoted('', name)}, but {why}: leave it out.")
+        kind, low, high = recipe.allowed
+        if not isinstance(values, list) or not values or not all(is_number(one, *recipe.allowed) for one in values):
+            what = f"one or more {'whole ' if kind is int else ''}numbers from {low:,} to {high:,}"
+            raise SettingError(f"grids: {name} is {quoted('', values)}; it must be a list of {what}.")
+        _check_once(f"grids: {name}", values)
+
+
+def _check_modes(settings: Experiment) -> None:
+    scored = [name for name in settings.modes if not mode(name).writes]
+    if len(scored) == len(settings.modes):
+        raise SettingError(
+            f"modes has none in which the model writes the order, and notebook 04 reads what it writes: add "
+            f"{PUBLISHED_MODE!r}, or a mode of your own of that kind."
+        )
+    if settings.endpoint and scored:
+        raise SettingError(
+            f"modes has {scored[0]!r}, but an endpoint answers in text, without probabilities: leave it out."
+        )
+    for key, allowed in (("everybody_modes", settings.modes), ("topk_modes", scored)):
+        strange = [name for name in getattr(settings, key) if name not in allowed]
+        if strange:
+            extra = " that read probabilities" if key == "topk_modes" else ""
+            raise SettingError(f"{key} has {quoted('', strange[0])}, which is not among modes{extra}. Leave it out.")
+    for key in ("modes", "everybody_modes", "topk_modes"):
+        _check_once(key, getattr(settings, key))
+    _check_once("ladder", [larger.model for larger in settings.ladder])
+
+
+def _check_ratings(settings: Experiment) -> None:
+    """The scale must have two ends with a like between them, and facts of the items must mean something on it."""
+    scale, own = settings.rating_scale, settings.ratings or {}
+    if settings.like_threshold > scale:
+        raise SettingError(
+            f"like_threshold is {settings.like_threshold:g}, above the highest rating (rating_scale = {scale}): "
+            "nothing could be a like."
+        )
+    lowest = own.get("lowest", float("-inf"))
+    if isinstance(lowest, int | float) and not lowest < scale:
+        raise SettingError(
+            f"lowest is {quoted('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
+            f"= {scale})."
+        )
+    facts = [name for name in settings.modes if mode(name).uses_facts]
+    if facts and (own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")):
+        raise SettingError(
+            f'modes has {facts[0]!r}, which tells the model of a mean rating "of" the highest: that means nothing with '
+            'feedback = "counts", or on a scale that goes below 0. Leave it out.'
+        )
+
+
+def _check_once(key: str, values: Sequence[Any]) -> None:
+    twice = [value for at, value in enumerate(values) if value in values[:at]]
+    if twice:
+        raise SettingError(f"{key} has {twice[0]!r} twice: remove one of them.")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        SettingError: no such file (lists those there are), or an unknown, missing or mistyped key.
+    """
+    check_name("experiment", name)
+    path = paths.EXPERIMENTS / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in paths.EXPERIMENTS.glob("*.toml")))
+        raise SettingError(f"no experiment {name!r} in {paths.within_root(paths.EXPERIMENTS)}. There are: {known}.")
+    return read(path)
+
+
+def read(path: Path) -> Experiment:
+    """The experiment written in a TOML file; its name is the file's."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path.name}: not UTF-8 text (byte {error.start + 1}). Save it as UTF-8.") from None
+    except ValueError as error:  # no TOML, or a number of thousands of digits
+        raise SettingError(f"{path.name}: {error}.") from None
+    return build(path.stem, values, path.name)
+
+
+def build(name: str, values: Mapping[str, Any], source: str) -> Experiment:
+    """An experiment from a dictionary, every key and type checked.
+
+    Raises:
+        SettingError: names ``source``, the key, its value (never near secrets) and what is possible.
+    """
+    if "name" in values:
+        raise SettingError(f"{source}: unknown key 'name': leave it out, an experiment is called like its file.")
+    return checked(Experiment, {"name": name, **values}, source)
+
+
+def parameters(experiment: Experiment) -> dict[str, Any]:
+    """The settings as plain values, as papermill passes them to a notebook."""
+    plain = experiment.model_dump()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

@@ -1,0 +1,242 @@
+"""The steps of a study, in order: notebooks, other splits, batch files and the check of own ratings call the same.
+
+A notebook that teaches a step spells it out with the library's functions that the step calls here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hybridrec.data import datasets, splits
+from hybridrec.evaluation import compare, controls, metrics
+from hybridrec.llm import rankers, shuffles
+from hybridrec.llm.runner import Asked
+from hybridrec.llm.tasks import Task, build_tasks
+from hybridrec.randomness import generator
+from hybridrec.recommenders import fitting
+from hybridrec.study import paths, tables
+from hybridrec.study.config import PUBLISHED_MODE, PUBLISHED_RECOMMENDERS, Experiment, compared_recommenders, mode
+from hybridrec.weak_users import triage
+
+RANKING = ["ranker", "draw", "user", "item", "score"]
+
+
+# --- data (notebook 01) -----------------------------------------------------------------------------------------------
+
+
+def dataset(name: str, ratings: Mapping[str, Any] | None = None) -> datasets.Dataset:
+    """A dataset of this repository, or ratings of one's own, from this repository's folders.
+
+    Raises:
+        What ``datasets.load`` raises.
+    """
+    search = (*paths.data_folders(), paths.ROOT) if ratings is not None else paths.data_folders()
+    return datasets.load(name, ratings, folder=paths.RAW, search=search)
+
+
+def divide(
+    ratings: pd.DataFrame, like_threshold: float, seed: int, users: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The split and the lists to rank, made for everybody; then those of the users who are drawn.
+
+    Args:
+        ratings: user, item, rating, ...
+        like_threshold: a rating at or above it makes an item relevant.
+        seed: the root of every random stream.
+        users: how many are drawn at random; None: everybody.
+
+    Returns:
+        Interactions (``splits.split_per_user``) and candidates (``splits.test_candidates``).
+
+    Raises:
+        SplitError: there are fewer users.
+    """
+    interactions = splits.split_per_user(ratings, seed)
+    candidates = splits.test_candidates(interactions, like_threshold, seed)
+    drawn = splits.sample_users(interactions["user"], users, seed)
+    return interactions[interactions["user"].isin(drawn)], candidates[candidates["user"].isin(drawn)]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Ratings, divided, and who is inactive. ``sparsity`` is S_I(u), indexed by user."""
+
+    interactions: pd.DataFrame
+    candidates: pd.DataFrame
+    items: pd.DataFrame
+    sparsity: pd.Series
+    inactive: pd.Index
+
+
+def prepare(data: datasets.Dataset, settings: Experiment, seed: int) -> Prepared:
+    """What notebook 01 makes of a dataset, for any seed.
+
+    Raises:
+        SplitError: fewer users than the experiment draws.
+    """
+    interactions, candidates = divide(data.interactions, settings.like_threshold, seed, settings.users)
+    sparsity = datasets.sparsity_index(splits.known(interactions), len(data.items))
+    inactive = sparsity.index[triage.inactive(sparsity, thresholds(settings))]
+    return Prepared(interactions, candidates, data.items, sparsity, inactive)
+
+
+def thresholds(settings: Experiment) -> triage.Thresholds:
+    """t_p and t_s of an experiment."""
+    return triage.Thresholds(settings.performance_threshold, settings.sparsity_threshold)
+
+
+# --- recommenders (notebook 02) ---------------------------------------------------------------------------------------
+
+
+def recommend(prepared: Prepared, settings: Experiment, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What notebook 02 makes, but for the retrieved lists.
+
+    Returns:
+        The tuning table, and the scores of test candidates and, out of fold, of known ratings.
+    """
+    items, grids = prepared.items["item"].to_numpy(), settings.grids or {}
+    study = fitting.Study(prepared.interactions, items, settings.like_threshold, seed, grids, paths.CACHE)
+    tuning = fitting.tune(study, settings.recommenders)
+    chosen = fitting.chosen_params(tuning)
+    test, _ = fitting.test_scores(study, chosen, prepared.candidates, top=0)
+    return tuning, pd.concat([test, fitting.out_of_fold_scores(study, chosen, settings.folds)], ignore_index=True)
+
+
+# --- triage (notebook 03) ---------------------------------------------------------------------------------------------
+
+
+def judged(
+    scores: pd.DataFrame, interactions: pd.DataFrame, candidates: pd.DataFrame, like_threshold: float
+) -> dict[str, pd.DataFrame]:
+    """What users are judged by under each protocol: scores beside what the users thought of the items.
+
+    Args:
+        scores: recommender, part ("test", "out-of-fold"), fold, user, item, score.
+        interactions: user, item, rating, split.
+        candidates: user, item, relevant.
+        like_threshold: a known rating at or above it makes the item relevant.
+
+    Returns:
+        "published" (test items, in one fold) and "held-out" (known ratings): the scores and a column relevant.
+    """
+    known = splits.known(interactions)
+    labels = {"test": candidates, "out-of-fold": known.assign(relevant=known["rating"] >= like_threshold)}
+    test, out_of_fold = (
+        scores[scores["part"] == part].merge(rows[["user", "item", "relevant"]], on=["user", "item"])
+        for part, rows in labels.items()
+    )
+    return {"published": test.drop(columns="fold"), "held-out": out_of_fold}
+
+
+def triage_table(
+    judged: Mapping[str, pd.DataFrame], sparsity: pd.Series, thresholds: triage.Thresholds
+) -> pd.DataFrame:
+    """Who is weak, by recommender, under every protocol of ``judged``; see ``triage.triage_table``."""
+    parts = [triage.triage_table(rows, sparsity, thresholds, protocol) for protocol, rows in judged.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+# --- the language model (notebook 04) ---------------------------------------------------------------------------------
+
+
+def tasks(
+    interactions: pd.DataFrame, candidates: pd.DataFrame, items: pd.DataFrame, history_length: int, rating_scale: int
+) -> list[Task]:
+    """What the language model has to order: a task for each user with two candidates or more."""
+    rankable = splits.rankable(candidates)
+    users, known = rankable["user"].unique(), splits.known(interactions)
+    return build_tasks(users, known, rankable, items, history_length, rating_scale)
+
+
+def asked(
+    tasks: Sequence[Task], inactive: pd.Index, modes: Iterable[str], everybody_modes: Sequence[str]
+) -> dict[str, list[Task]]:
+    """Whom the model is asked for, by mode: inactive users, and in some modes everybody."""
+    return {mode: [task for task in tasks if mode in everybody_modes or task.user in inactive] for mode in modes}
+
+
+def reordered(tasks: Sequence[Task], inactive: pd.Index, orders: int, users: int, seed: int) -> list[list[Task]]:
+    """The same candidates in several orders, for a sample of inactive users; the first order is the tasks' own."""
+    sample = shuffles.sample([task for task in tasks if task.user in inactive], users, seed)
+    return [[shuffles.shuffled(task, number, seed) for task in sample] for number in range(orders)]
+
+
+def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
+    """Everything that notebook 04 asks of a model that writes, by mode: its users, then the other orders.
+
+    Raises:
+        MissingTableError: notebook 01 did not run yet.
+    """
+    names = ("interactions", "candidates", "items", "sparsity")
+    interactions, candidates, items, sparsity = (tables.read(settings.name, name) for name in names)
+    inactive = pd.Index(sparsity.loc[sparsity["inactive"], "user"])
+    everyone = tasks(interactions, candidates, items, settings.history_length, settings.rating_scale)
+    orders = reordered(everyone, inactive, settings.shuffles, settings.shuffled_users, settings.seed)
+    again = [task for order in orders[1:] for task in order]
+    written = [name for name in settings.modes if mode(name).writes]
+    return {
+        name: [rankers.request_of(task, name, settings.noun) for task in [*users, *again]]
+        for name, users in asked(everyone, inactive, written, settings.everybody_modes).items()
+        if users
+    }
+
+
+# --- evaluation (notebook 05) -----------------------------------------------------------------------------------------
+
+
+def all_rankings(
+    scores: pd.DataFrame, of_model: pd.DataFrame, interactions: pd.DataFrame, candidates: pd.DataFrame, seed: int
+) -> pd.DataFrame:
+    """Every ranking of the test candidates in one table: recommenders, language model, controls, oracle.
+
+    Args:
+        scores: recommender, part, user, item, score; the part "test" is taken.
+        of_model: ranker, user, item, score: the language model's rankings; may be empty.
+        interactions: user, item, rating, split.
+        candidates: user, item, relevant.
+        seed: of the random control.
+
+    Returns:
+        RANKING.
+    """
+    own = scores[scores["part"] == "test"].rename(columns={"recommender": "ranker"}).assign(draw=0)
+    of_controls = controls.control_scores(splits.known(interactions), candidates, generator(seed, "random-control"))
+    parts = [own, of_model.assign(draw=0), of_controls, controls.oracle_scores(candidates)]
+    return pd.concat([part[RANKING] for part in parts if len(part)])
+
+
+def quality(rankings: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
+    """AUC and NDCG of each user with two candidates or more (see ``metrics.per_user_by_ranker``).
+
+    Args:
+        rankings: RANKING.
+        candidates: user, item, relevant.
+    """
+    labels = splits.rankable(candidates)[["user", "item", "relevant"]]
+    return metrics.per_user_by_ranker(rankings.merge(labels, on=["user", "item"]))
+
+
+def not_compared(recommenders: Sequence[str], rankers: Sequence[str]) -> list[str]:
+    """A line for everything of the paper's that an experiment lacks, and what is shown in its place."""
+    lines = []
+    lacking = [name for name in PUBLISHED_RECOMMENDERS if name not in recommenders]
+    if lacking:
+        shown = ", ".join(compared_recommenders(recommenders))
+        lines.append(f"Not fitted here: {', '.join(lacking)}. Means, figures and claims are about {shown}.")
+    if PUBLISHED_MODE not in rankers:
+        lines.append(f"Not asked here: {PUBLISHED_MODE}, the paper's way to ask. Shown in its place: {rankers[0]}.")
+    return lines
+
+
+def routings(table: pd.DataFrame, inactive: pd.Index, tuning: pd.DataFrame, threshold: float) -> list[compare.Setting]:
+    """Whom each recommender hands over under each protocol, and what it is compared with.
+
+    Args:
+        table: what ``triage_table`` returned.
+        inactive: users that can be weak.
+        tuning: what ``fitting.tune`` returned.
+        threshold: t_p.
+    """
+    return compare.settings_from(table, inactive, controls.best_other(tuning), threshold)

@@ -1,0 +1,255 @@
+"""Phase one: who is served badly. P(u), S_I(u), the thresholds, and the two protocols that decide on weak users."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hybridrec import schema
+from hybridrec.data.datasets import Dataset, sparsity_index
+from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.randomness import generator
+from hybridrec.weak_users import nulls
+from hybridrec.weak_users.performance import (
+    between_variance,
+    empirical_bayes,
+    evidence,
+    performance_by_recommender,
+    sampling_variance,
+    upper_bound,
+)
+from hybridrec.weak_users.performance import (
+    performance as performance,  # also known as triage.performance
+)
+
+if TYPE_CHECKING:
+    from hybridrec.recommenders.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """t_p on performance and t_s on sparsity (None: the dataset's mean S_I, as published)."""
+
+    performance: float = 0.5
+    sparsity: float | None = None
+
+    def on(self, sparsity: pd.Series) -> "Thresholds":
+        """The same with t_s as a number: the one given, or the mean of these S_I."""
+        return Thresholds(self.performance, sparsity_threshold(sparsity, self))
+
+
+def sparsity_threshold(sparsity: pd.Series, thresholds: Thresholds) -> float:
+    """t_s: the given value, or the mean of S_I over users (published)."""
+    return float(sparsity.mean()) if thresholds.sparsity is None else thresholds.sparsity
+
+
+def inactive(sparsity: pd.Series, thresholds: Thresholds) -> pd.Series:
+    """Whether each user is sparser than t_s. Only these can be weak, whatever the recommender."""
+    return sparsity > sparsity_threshold(sparsity, thresholds)
+
+
+def weak_users(performance: pd.Series, sparsity: pd.Series, thresholds: Thresholds, strict: bool = False) -> pd.Series:
+    """Who is weak: P(u) <= t_p and S_I(u) > t_s. Everyone else, and everyone whose P(u) is undefined, is strong.
+
+    Args:
+        performance: P(u), indexed by user.
+        sparsity: S_I(u), indexed by user.
+        thresholds: t_p and t_s.
+        strict: use P(u) < t_p, as other accounts of the method have it.
+
+    Returns:
+        Booleans, indexed like ``sparsity``.
+
+    Source: Kaur & Shah 2024, definition 1.
+    """
+    value = performance.reindex(sparsity.index)
+    poor = value < thresholds.performance if strict else value <= thresholds.performance
+    return poor & inactive(sparsity, thresholds)
+
+
+def triage_table(judged: pd.DataFrame, sparsity: pd.Series, thresholds: Thresholds, protocol: str) -> pd.DataFrame:
+    """Every recommender's users, judged and routed.
+
+    Args:
+        judged: recommender, user, score, relevant (and fold): the test items under ``published``, the out-of-fold
+            scores of known ratings under ``held-out``.
+        sparsity: S_I(u), indexed by user.
+        thresholds: t_p and t_s.
+        protocol: written into the table.
+
+    Returns:
+        Columns recommender, protocol, user, performance, pairs, sparsity, weak, weak_strict.
+    """
+    # The mean of S_I is over all users, also those that a recommender has nothing to rank for.
+    fixed = thresholds.on(sparsity)
+    table = performance_by_recommender(judged)
+    table["sparsity"] = table["user"].map(sparsity)
+    for column, strict in (("weak", False), ("weak_strict", True)):
+        parts = [
+            weak_users(rows.set_index("user")["performance"], rows.set_index("user")["sparsity"], fixed, strict)
+            .set_axis(rows.index)
+            for _, rows in table.groupby("recommender", sort=False)
+        ]  # fmt: skip
+        table[column] = pd.concat(parts)
+    return table.assign(protocol=protocol)
+
+
+# --- how far triage can be trusted ----------------------------------------------------------------------------------
+
+
+def split_half(judged: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """P(u) on two random halves of each user's items: the same user and recommender, other items.
+
+    Args:
+        judged: recommender, user, item, score, relevant.
+        rng: draws the halves, the same for every recommender.
+
+    Returns:
+        Columns recommender, user, first, second; only users for whom both are defined.
+    """
+    items = judged[["user", "item"]].drop_duplicates().sort_values(["user", "item"], ignore_index=True)
+    draw = pd.Series(rng.random(len(items))).groupby(items["user"]).rank(method="first")
+    items["half"] = np.where(draw % 2 == 1, "first", "second")
+    halved = judged.merge(items, on=["user", "item"])
+    parts = {half: performance_by_recommender(rows) for half, rows in halved.groupby("half")}
+    pair = parts["first"].merge(parts["second"], on=["recommender", "user"], suffixes=("_1", "_2"))
+    named = pair.rename(columns={"performance_1": "first", "performance_2": "second"})
+    return named.dropna(subset=["first", "second"])[["recommender", "user", "first", "second"]]
+
+
+def regression_to_the_mean(halves: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Users picked as weak on one half of their items, scored on both: what a service gains by doing nothing.
+
+    Returns:
+        One row a recommender: picked, picked_on (mean P on the half they were picked on), other_half, correlation. None
+        where no user has test items enough for two halves.
+    """
+    rows = []
+    for name, group in halves.groupby("recommender", sort=False):
+        picked = group[group["first"] <= threshold]
+        means = {"picked_on": picked["first"].mean(), "other_half": picked["second"].mean()}
+        correlation = group["first"].corr(group["second"])
+        rows.append({"recommender": name, "picked": len(picked), **means, "correlation": correlation})
+    return pd.DataFrame(rows, columns=["recommender", "picked", "picked_on", "other_half", "correlation"])
+
+
+def reliability(flagged: pd.DataFrame, test_auc: pd.DataFrame) -> pd.DataFrame:
+    """What users flagged by each rule score on test items that had no part in the flagging.
+
+    Args:
+        flagged: rule, recommender, user, weak.
+        test_auc: recommender, user, auc.
+
+    Returns:
+        One row a rule and recommender: flagged, flagged_auc, rest_auc, gap.
+    """
+    table = flagged.merge(test_auc, on=["recommender", "user"]).dropna(subset=["auc"])
+    weak = table["weak"].astype(bool)
+    parts = {
+        "flagged": weak.astype(float),
+        "flagged_auc": table["auc"].where(weak),
+        "rest_auc": table["auc"].where(~weak),
+    }
+    groups = table.assign(**parts).groupby(["rule", "recommender"], sort=False)
+    rows = groups.agg({"flagged": "sum", "flagged_auc": "mean", "rest_auc": "mean"}).reset_index()
+    return rows.assign(gap=rows["rest_auc"] - rows["flagged_auc"])
+
+
+# --- one recommender's users, judged by what was known ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Triage:
+    """Who is weak under one recommender, and how much of that may be luck.
+
+    Attributes:
+        table: one row a user with ratings: user, performance (P(u), NaN without a pair), pairs, sparsity (S_I(u)),
+            inactive, weak, and by empirical Bayes shrunken (P(u) with luck taken off), sd (its standard deviation) and
+            upper (what P(u) is below with probability 0.8). Sorted by user.
+        thresholds: t_p and t_s as they were applied.
+        by_luck: how many users would be flagged where all were served alike: the expected number ...
+        by_luck_sd: ... and its standard deviation.
+        spread: standard deviation of the true P(u) between users, the spread that luck does not explain.
+    """
+
+    table: pd.DataFrame
+    thresholds: Thresholds
+    by_luck: float
+    by_luck_sd: float
+    spread: float
+
+    @property
+    def users(self) -> pd.Index:
+        """The weak users, sorted."""
+        return pd.Index(self.table.loc[self.table["weak"], "user"])
+
+    def __str__(self) -> str:
+        judged = self.table["performance"].notna()
+        return (
+            f"{len(self.users)} of {len(self.table)} users are weak: P(u) <= {self.thresholds.performance:g} and "
+            f"sparser than {self.thresholds.sparsity:.4f}.\n"
+            f"Luck alone would flag {self.by_luck:.0f} (give or take {self.by_luck_sd:.0f}) were all users served "
+            f"alike, with the mean P(u) of {self.table['performance'].mean():.3f}.\n"
+            f"Once luck is taken off, P(u) differs between users by a standard deviation of {self.spread:.3f}.\n"
+            f"{(~judged).sum()} users have no pair of a liked and another item to be judged by, and count as not weak."
+        )
+
+
+def triage(
+    data: Dataset,
+    scorer: "Scorer",
+    *,
+    performance_threshold: float = 0.5,
+    sparsity_threshold: float | None = None,
+) -> Triage:
+    """Who is weak, decided on known ratings scored out of fold: no rating is judged by a model that has seen it.
+
+    Args:
+        data: ratings and items; ``like`` says from which rating on an item is liked.
+        scorer: the recommender.
+        performance_threshold: t_p, from 0 to 1.
+        sparsity_threshold: t_s (None: the mean S_I over users, as published).
+
+    Raises:
+        DatasetError: ``data`` has no ``like``, or the recommender's table lacks a column.
+        ScoresError: it scores a user, an item or a pair that is not in the ratings, a pair twice, or one not by a
+            finite number (names user and item).
+
+    Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
+    """
+    if data.like is None:
+        raise DatasetError(
+            f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
+        )
+    what = f"the out-of-fold scores of {scorer.name}"
+    users, items = data.interactions["user"], data.items["item"]
+    table = schema.read(scorer.out_of_fold(data), schema.OUT_OF_FOLD, what)
+    scores = schema.scores(table, what, users=users, items=items)[[*schema.OUT_OF_FOLD]]
+    judged = scores.merge(data.interactions[["user", "item", "rating"]], "left", on=["user", "item"])
+    if (unrated := judged["rating"].isna()).any():
+        _, pair = schema.first(judged, unrated)
+        named = f"user {pair['user']!r} has not rated item {pair['item']!r}"
+        raise ScoresError(f"{what}: {named}{schema.and_more(unrated)}. Score ratings alone.")
+    judged["relevant"] = judged["rating"] >= data.like
+
+    known = evidence(judged)
+    variance = sampling_variance(known)
+    estimate = empirical_bayes(known["performance"], variance).rename(columns={"performance": "shrunken"})
+    sparsity = sparsity_index(data.interactions, len(data.items))
+    thresholds = Thresholds(performance_threshold, sparsity_threshold).on(sparsity)
+    table = known[["performance", "pairs"]].reindex(sparsity.index).assign(sparsity=sparsity).fillna({"pairs": 0})
+    table["inactive"] = inactive(sparsity, thresholds)
+    table["weak"] = weak_users(table["performance"], sparsity, thresholds)
+    table = table.join(estimate).assign(upper=upper_bound(estimate["shrunken"], estimate["sd"]))
+    eligible = judged[judged["user"].isin(table.index[table["inactive"]])]
+    by_luck, by_luck_sd = nulls.flagged_by_luck(
+        eligible, known["performance"].mean(), performance_threshold, generator(0, "triage", "luck")
+    )
+    return Triage(
+        table=table.rename_axis("user").reset_index(),
+        thresholds=thresholds,
+        by_luck=by_luck,
+        by_luck_sd=by_luck_sd,
+        spread=float(np.sqrt(between_variance(known["performance"], variance))),
+    )
