@@ -3,7 +3,6 @@
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import field, fields
 from typing import Any
 
 import annotated_types
@@ -91,11 +90,6 @@ def _wanted(one: pydantic.fields.FieldInfo | None, said: str) -> str:
     return f"a {'whole ' if whole else ''}number from {low:,} to {high:,}"
 
 
-def between(low: float, high: float, **default: Any) -> Any:
-    """A field whose value must lie in a range; every field that is a number has one."""
-    return field(metadata={"range": (low, high)}, **default)
-
-
 def is_number(value: Any, kind: type, low: float, high: float) -> bool:
     """A number of its kind (an int passes for a float, a bool for neither) in the range; NaN is in none."""
     return type(value) in ((int, float) if kind is float else (kind,)) and low <= value <= high
@@ -125,25 +119,6 @@ def check_name(key: str, name: str) -> str:
     else:
         allowed = "letters, digits, - _ and ., beginning with none of - and ., no more than 100"
     raise SettingError(f"{key} is {quoted(key, name)}; it becomes part of a path, so it may have {allowed}.")
-
-
-def check_ranges(settings: Any, where: str = "", error: type[Exception] = SettingError) -> None:
-    """Every number of a settings class within the range that its field declares (``between``); NaN is within none.
-
-    Args:
-        settings: an instance of a dataclass.
-        where: what stands before the key in the message.
-        error: what is raised.
-
-    Raises:
-        SettingError, or ``error``: names the key, its value and the range.
-    """
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if "range" in one.metadata and value is not None:
-            low, high = one.metadata["range"]
-            if not low <= value <= high:
-                raise error(f"{where}{one.name} is {quoted(one.name, value)}; it must be from {low} to {high}.")
 
 
 def quoted(key: str, value: Any) -> str:

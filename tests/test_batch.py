@@ -533,7 +533,7 @@ def test_bytes_that_are_not_utf8_are_an_error_with_file_and_line(encoding, asked
     lines = [json.dumps(result(model.key(one), "Les Misérables"), ensure_ascii=False) for one in asked]
     file = tmp_path / "saved.jsonl"
     file.write_bytes("\n".join([*lines, ""]).encode(encoding))
-    with pytest.raises(errors.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file anew"):
+    with pytest.raises(errors.BatchError, match=r"saved\.jsonl, line 1: .*not UTF-8.*Fetch the file again"):
         read([file], asked, model, recordings)
 
 

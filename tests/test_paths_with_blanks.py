@@ -453,7 +453,7 @@ def test_a_notebook_runs_in_a_checkout_with_blanks_and_writes_within_it(checkout
     source = checkout.root / "notebooks" / "it's mine.ipynb"
     (checkout.root / ".stamps" / "a b").mkdir()
     code = "import os\nfrom hybridrec.study import paths\n"
-    code += "(paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
+    code += "(paths.tables('x')).mkdir(parents=True); (paths.tables('x') / 't').touch()\nprint(paths.ROOT, os.getcwd())"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), source)
     run = "from pathlib import Path\nfrom hybridrec.study import notebooks as m, paths\nimport sys\n"
     run += "print(m._execute(Path(sys.argv[1]), {}, paths.ROOT / '.stamps' / 'a b' / 'c').cells[0].outputs[0].text)"

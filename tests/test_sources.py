@@ -234,8 +234,8 @@ def test_without_timestamps_and_with_titles_beside_the_ratings(folder):
         ),
         (RATINGS, ITEMS, {"file": "nowhere.csv"}, r"no file 'nowhere\.csv'.*HYBRIDREC_DATA"),
         (RATINGS, ITEMS, {"core": 5}, r"no rating is left with core = 5"),
-        (RATINGS, ITEMS, {"colour": "red"}, r"\[ratings\]: unknown key 'colour'\. Known: file, "),
-        (RATINGS, ITEMS, {"core": "5"}, r"\[ratings\]: core is '5'; it must be a int"),
+        (RATINGS, ITEMS, {"colour": "red"}, r"\[ratings\]: unknown key 'colour'.*Known: .*file, "),
+        (RATINGS, ITEMS, {"core": "5"}, r"\[ratings\]: core is '5'.*whole number"),
     ],
 )
 def test_what_is_wrong_with_ones_own_files_is_said(folder, ratings, items, changes, says):

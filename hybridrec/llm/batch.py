@@ -14,7 +14,7 @@ from typing import Any
 
 from hybridrec.errors import BatchError
 from hybridrec.files import shown
-from hybridrec.llm.models.endpoint import ChatModel
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.replies import NoAnswerError, completion, said_by
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Check, Redact, Response, recorded_answer
@@ -58,7 +58,7 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(shown[:_REASONS]) + (f", {more} for {len(shown) - _REASONS} other reasons" if more else "")
 
 
-def open_requests(asked: Iterable[Asked], model: ChatModel, recordings: Recordings, check: Check) -> Iterator[Asked]:
+def open_requests(asked: Iterable[Asked], model: Endpoint, recordings: Recordings, check: Check) -> Iterator[Asked]:
     """The requests that still need an answer: the first attempt that is not recorded, if those before it failed.
 
     Requests that are the same (two shuffles may be) come once, since a batch takes each custom_id once.
@@ -76,11 +76,11 @@ def open_requests(asked: Iterable[Asked], model: ChatModel, recordings: Recordin
                 break
 
 
-def _attempts(first: Asked, model: ChatModel) -> list[Asked]:
+def _attempts(first: Asked, model: Endpoint) -> list[Asked]:
     return [replace(first, attempt=number) for number in range(model.endpoint.attempts)]
 
 
-def write(asked: Iterable[Asked], model: ChatModel, folder: Path, name: str) -> list[Path]:
+def write(asked: Iterable[Asked], model: Endpoint, folder: Path, name: str) -> list[Path]:
     """Write requests as batch files of allowed size, ``name-1.jsonl`` and so on; they quote histories, so keep them.
 
     Files of that name from an earlier call are replaced. Each request is written once: a service refuses a file in
@@ -117,7 +117,7 @@ def _line(key: str, body: Mapping) -> bytes:
 
 
 def read(
-    files: Iterable[Path], asked: Iterable[Asked], model: ChatModel, recordings: Recordings, redact: Redact
+    files: Iterable[Path], asked: Iterable[Asked], model: Endpoint, recordings: Recordings, redact: Redact
 ) -> Imported:
     """Record the answers in result files, partial ones and files of errors included.
 
@@ -148,7 +148,7 @@ def read(
 
 
 def _record(
-    one: Asked, key: str, line: Mapping, model: ChatModel, recordings: Recordings, redact: Redact, counts: Imported
+    one: Asked, key: str, line: Mapping, model: Endpoint, recordings: Recordings, redact: Redact, counts: Imported
 ) -> None:
     """Record a line's answer, or count why it has none, or that the request has one already."""
     found, odd = _outcome(line, model)
@@ -166,7 +166,7 @@ def _record(
         counts.second += 1
 
 
-def _outcome(line: Mapping, model: ChatModel) -> tuple[Response | str, list[str]]:
+def _outcome(line: Mapping, model: Endpoint) -> tuple[Response | str, list[str]]:
     """A line's response, or the reason why there is none as the server told it; and what is not as documented in it.
 
     A status that is a number, be it as text, and not 2xx is a failure. Otherwise the body decides, an object or its

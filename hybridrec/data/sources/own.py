@@ -1,23 +1,22 @@
 """Ratings of one's own: a CSV or parquet file with any column names, and titles. No code has to be changed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from hybridrec import schema
 from hybridrec.data.sources.canonical import k_core, numbers, read_parquet, read_quoted
 from hybridrec.errors import DatasetError
-from hybridrec.settings import between, check_ranges
+from hybridrec.settings import Settings, checked
 
-FEEDBACK = ("ratings", "counts")
+Character = Annotated[str, Field(min_length=1, max_length=1, description="one character")]
 
 
-@dataclass(frozen=True)
-class RatingsFile:
+class RatingsFile(Settings):
     """The table [ratings] of an experiment file. Paths are relative to the repository, or to HYBRIDREC_DATA.
 
     Attributes:
@@ -44,13 +43,13 @@ class RatingsFile:
     items_item: str = ""
     title: str = "title"
     genres: str = ""
-    separator: str = ","
+    separator: Character = ","
     encoding: str = "utf-8"
-    decimal: str = "."
-    feedback: str = "ratings"
-    lowest: float = between(-1e6, 1e6, default=0.0)
-    untitled_share: float = between(0, 1, default=0.2)
-    core: int = between(1, 1_000_000, default=1)
+    decimal: Character = "."
+    feedback: Literal["ratings", "counts"] = Field("ratings", description='"ratings" or "counts"')
+    lowest: float = Field(0.0, ge=-1e6, le=1e6)
+    untitled_share: float = Field(0.2, ge=0, le=1)
+    core: int = Field(1, ge=1, le=1_000_000)
 
 
 def settings(values: Mapping[str, Any]) -> RatingsFile:
@@ -59,22 +58,7 @@ def settings(values: Mapping[str, Any]) -> RatingsFile:
     Raises:
         DatasetError: an unknown, missing or mistyped key (names it, and lists the known ones), or a value out of range.
     """
-    known: dict[str, Any] = {one.name: one.type for one in fields(RatingsFile)}
-    for key, value in values.items():
-        if key not in known:
-            raise DatasetError(f"[ratings]: unknown key {key!r}. Known: {', '.join(known)}.")
-        if type(value) not in ((int, float) if known[key] is float else (known[key],)):
-            raise DatasetError(f"[ratings]: {key} is {value!r}; it must be a {known[key].__name__}.")
-    if "file" not in values:
-        raise DatasetError("[ratings]: missing key 'file'.")
-    wanted = RatingsFile(**values)
-    if wanted.feedback not in FEEDBACK:
-        raise DatasetError(f"[ratings]: feedback is {wanted.feedback!r}; it must be one of {', '.join(FEEDBACK)}.")
-    check_ranges(wanted, "[ratings]: ", DatasetError)
-    for key in ("separator", "decimal"):
-        if len(getattr(wanted, key)) != 1:
-            raise DatasetError(f"[ratings]: {key} is {getattr(wanted, key)!r}; it must be one character.")
-    return wanted
+    return checked(RatingsFile, values, "[ratings]", DatasetError)
 
 
 def load(values: Mapping[str, Any], search: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, str, tuple[str, ...]]:

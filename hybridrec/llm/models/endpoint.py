@@ -384,6 +384,3 @@ def _schema(candidates: list[str]) -> dict[str, Any]:
     properties = {"ranking": {"type": "array", "items": items}}
     schema = {"type": "object", "properties": properties, "required": ["ranking"], "additionalProperties": False}
     return {"name": "ranking", "strict": True, "schema": schema}
-
-
-ChatModel = Endpoint  # the name by which hybridrec.llm.batch imports it

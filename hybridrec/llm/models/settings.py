@@ -111,6 +111,3 @@ class EndpointSettings(Settings):
         if {"max_tokens", "max_completion_tokens"} <= given.keys():
             raise ValueError("parameters has both max_tokens and max_completion_tokens: leave one of them out.")
         return given
-
-
-Endpoint = EndpointSettings  # the name by which hybridrec.study.config imports it
