@@ -185,7 +185,7 @@ def _ratings(sub: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 2 something the user can put right, 130 an interruption."""
     given = _parser().parse_args(arguments)
-    progress.listen(_Terminal())
+    before = progress.listen(_Terminal())
     try:
         given.run(given)
     except KeyboardInterrupt:
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        progress.listen(None)
+        progress.listen(before)
     return 0
 
 
