@@ -1,11 +1,11 @@
 """The command ``hybridrec``: the method over files, one step a command, each result a file that the next one reads.
 
-    hybridrec triage ratings.csv --scores out_of_fold.csv -o weak.csv
+    hybridrec triage ratings.csv --items items.csv --scores out_of_fold.csv -o weak.csv
     hybridrec rank ratings.csv --items items.csv --candidates candidates.csv --model MODEL --estimate -o cost.csv
     hybridrec allocate weak.csv --cost cost.csv --budget-usd 5 -o routed.csv
     hybridrec rank ratings.csv --items items.csv --candidates candidates.csv --model MODEL --users routed.csv -o new.csv
     hybridrec combine scores.csv new.csv --users routed.csv -o final.csv
-    hybridrec compare final.csv later_ratings.csv ratings.csv
+    hybridrec compare final.csv later_ratings.csv ratings.csv --items items.csv
 
 Tables are CSV with a header, or Parquet, by the ending of the file's name.
 """
@@ -37,18 +37,29 @@ class _Terminal:
         print(line, file=sys.stderr, flush=True)
 
 
+def _check_ending(path: Path) -> None:
+    if path.suffix not in (".csv", ".parquet"):
+        raise errors.CommandError(f"{path}: a table is written as .csv or .parquet: give it one of these endings.")
+
+
 def _write(table: pd.DataFrame, path: Path) -> None:
-    with files.replacing(path) as partial:
-        if path.suffix == ".parquet":
-            table.to_parquet(partial, index=False)
-        else:
-            table.to_csv(partial, index=False, lineterminator="\n")
+    _check_ending(path)
+    try:
+        with files.replacing(path) as partial:
+            if path.suffix == ".parquet":
+                table.to_parquet(partial, index=False)
+            else:
+                table.to_csv(partial, index=False, lineterminator="\n")
+    except OSError as error:
+        raise errors.CommandError(
+            f"{path} cannot be written ({error.strerror or error}): name another place."
+        ) from None
     print(f"{len(table):,} rows: {path}")
 
 
 def _data(given: argparse.Namespace) -> "hr.Dataset":
     columns = {key: getattr(given, key) for key in ("user", "item", "rating", "timestamp", "title", "genres")}
-    data = hr.Dataset.read(given.ratings, getattr(given, "items", None), like=given.like, **columns)
+    data = hr.Dataset.read(given.ratings, given.items, like=given.like, **columns)
     for note in data.notes:
         print(note, file=sys.stderr)
     return data
@@ -67,7 +78,9 @@ def _allocate(given: argparse.Namespace) -> None:
 
 
 def _rank(given: argparse.Namespace) -> None:
-    data, ranker = _data(given), hr.Ranker(_model(given), given.mode, given.answers, noun=given.noun)
+    _check_ending(given.output)  # before anything is paid for
+    shown = {key: getattr(given, key) for key in ("noun", "scale", "history_length", "seed")}
+    data, ranker = _data(given), hr.Ranker(_model(given), given.mode, given.answers, **shown)
     users = schema.read(given.users, ["user"], "users") if given.users else None
     step: Callable[..., pd.DataFrame] = ranker.estimate if given.estimate else ranker.rank
     _write(step(data, given.candidates, users=users), given.output)
@@ -80,6 +93,12 @@ def _model(given: argparse.Namespace) -> Any:
         settings = tomllib.loads(given.endpoint.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise errors.SettingError(f"{given.endpoint}: {error}.") from None
+    if strange := {"model", "key", "base_url"} & settings.keys() - {"base_url"}:
+        raise errors.SettingError(
+            f"{given.endpoint}: {strange.pop()!r} does not belong there: see --model, key_variable."
+        )
+    if "base_url" not in settings:
+        raise errors.SettingError(f"{given.endpoint}: missing key 'base_url', the endpoint's address.")
     return hr.Endpoint(given.model, **settings)
 
 
@@ -113,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("triage", _triage, "say who is served badly, how surely, and how many of them by chance")
     _ratings(sub)
     of = sub.add_mutually_exclusive_group(required=True)
-    of.add_argument("--scores", type=Path, help="a recommender's out-of-fold scores: user, item, score, fold")
+    of.add_argument(
+        "--scores", type=Path, help="a recommender's out-of-fold scores: user, item, score, and fold if there are folds"
+    )
     of.add_argument("--cornac", metavar="NAME", help="a recommender to fit here instead, such as EASE")
     sub.add_argument("--performance", type=float, default=0.5, help="t_p: served badly at or below (0.5)")
     sub.add_argument("--sparsity", type=float, help="t_s: inactive above; the mean over users if left out")
@@ -127,7 +148,6 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("rank", _rank, "let a language model rank users' candidates from their history")
     _ratings(sub)
-    sub.add_argument("--items", type=Path, help="the items' titles, if the ratings do not hold them")
     sub.add_argument("--candidates", type=Path, required=True, help="what is ranked: user, item")
     sub.add_argument("--users", type=Path, help="for whom: a table with a column user; all if left out")
     sub.add_argument("--model", required=True, help="a folder, a hub id, or the endpoint's name for its model")
@@ -135,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--mode", default="likelihood", help="how to ask: a name, or a .toml file of your own")
     sub.add_argument("--answers", type=Path, default=Path("answers.sqlite"), help="where answers are recorded")
     sub.add_argument("--noun", default="item", help="what prompts call an item, such as film")
+    sub.add_argument("--scale", type=int, default=5, help="the highest rating there can be (5)")
+    sub.add_argument("--history-length", type=int, default=20, help="how many rated items the model is shown (20)")
+    sub.add_argument("--seed", type=int, default=0, help="of the random order of what an answer left out (0)")
     sub.add_argument("--estimate", action="store_true", help="tell the cost for each user; nothing is asked")
 
     sub = command("combine", _combine, "put the final lists together: the model's and the recommender's")
@@ -151,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ratings(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("ratings", type=Path, help="what is known: a rating a row")
+    sub.add_argument("--items", type=Path, help="the items' titles, if the ratings do not hold them")
     for key in ("user", "item", "rating", "title"):
         sub.add_argument(f"--{key}", default=key, help=f"the column's name ({key})")
     for key in ("timestamp", "genres"):
@@ -161,7 +185,7 @@ def _ratings(sub: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 2 something the user can put right, 130 an interruption."""
     given = _parser().parse_args(arguments)
-    progress.listen(_Terminal())
+    before = progress.listen(_Terminal())
     try:
         given.run(given)
     except KeyboardInterrupt:
@@ -171,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        progress.listen(None)
+        progress.listen(before)
     return 0
 
 

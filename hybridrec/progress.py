@@ -36,10 +36,11 @@ class _Nobody:
 _listener: Listener = _Nobody()
 
 
-def listen(listener: Listener | None) -> None:
-    """Let a listener hear of all work from now on; None: nobody."""
+def listen(listener: Listener | None) -> Listener:
+    """Let a listener hear of all work from now on (None: nobody); returns the one before."""
     global _listener
-    _listener = listener or _Nobody()
+    before, _listener = _listener, listener or _Nobody()
+    return before
 
 
 def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str = "") -> Any:

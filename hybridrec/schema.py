@@ -98,10 +98,17 @@ def read(
     what = called(table, what)
     if not isinstance(table, pd.DataFrame):
         path = Path(table)
+        if path.suffix not in (".csv", ".parquet"):
+            raise DatasetError(f"{path.name}: a table is read from .csv or .parquet. Convert it, or give a DataFrame.")
         table = read_parquet(path) if path.suffix == ".parquet" else _read_typed_csv(path, ids, text)
     lacking = [name for name in columns if name not in table]
     if lacking:
-        raise DatasetError(f"{what}: no column {lacking[0]!r}; it has {', '.join(map(str, table.columns))}.")
+        index = [str(name) for name in table.index.names if name is not None]
+        where = f" The index is {', '.join(index)}: make it columns with reset_index()." if index else ""
+        raise DatasetError(
+            f"{what}: no column {lacking[0]!r}; it has {', '.join(map(str, table.columns))}.{where} Rename the column, "
+            "or say what it is called if this step takes such a name."
+        )
     table = table.reset_index(drop=True)
     table = table.assign(**{name: _checked_ids(table[name], what) for name in ids if name in table})
     twice = table.duplicated(list(unique)) if unique else pd.Series(False, table.index)

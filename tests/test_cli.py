@@ -20,7 +20,8 @@ def shop(tmp_path, monkeypatch) -> None:
     known = grid[draw < np.where(grid["user"] > "u30", 0.6, 0.3)]
     later = grid[draw > 0.7]
     titles = known["item"].map("Song {}".format)
-    known.assign(title=titles).to_csv("ratings.csv", index=False)
+    known.to_csv("ratings.csv", index=False)
+    pd.DataFrame({"item": known["item"], "title": titles}).drop_duplicates().to_csv("items.csv", index=False)
     known[["user", "item"]].assign(score=rng.random(len(known))).to_csv("out_of_fold.csv", index=False)
     later[["user", "item"]].assign(score=rng.random(len(later))).to_csv("scores.csv", index=False)
     later.to_csv("later.csv", index=False)
@@ -32,10 +33,10 @@ def run(*words: str) -> int:
 
 @pytest.mark.usefixtures("shop")
 def test_from_ratings_to_a_verdict(capsys):
-    assert run("triage", "ratings.csv", "--scores", "out_of_fold.csv", "-o", "weak.csv") == 0
+    assert run("triage", "ratings.csv", "--items", "items.csv", "--scores", "out_of_fold.csv", "-o", "weak.csv") == 0
     assert run("allocate", "weak.csv", "--budget-users", "5", "-o", "routed.csv") == 0
     weak, routed = pd.read_csv("weak.csv"), pd.read_csv("routed.csv")
-    data = hr.Dataset.read("ratings.csv")
+    data = hr.Dataset.read("ratings.csv", items="items.csv")
     assert set(weak.loc[weak["weak"], "user"]) == set(hr.triage(data, hr.FromTable("out_of_fold.csv")).users)
     assert len(routed) == 5 and set(routed["user"]) <= set(weak.loc[weak["weak"], "user"])
     later = pd.read_csv("later.csv")
@@ -44,7 +45,9 @@ def test_from_ratings_to_a_verdict(capsys):
     assert run("combine", "scores.csv", "new.csv", "--users", "routed.csv", "-o", "final.parquet") == 0
     final = pd.read_parquet("final.parquet")
     assert set(final.loc[final["source"] == "oracle", "user"]) == set(routed["user"]) & set(later["user"])
-    assert run("compare", "final.parquet", "later.csv", "ratings.csv", "-o", "verdicts.csv") == 0
+    assert (
+        run("compare", "final.parquet", "later.csv", "ratings.csv", "--items", "items.csv", "-o", "verdicts.csv") == 0
+    )
     verdicts = pd.read_csv("verdicts.csv")
     assert (verdicts["auc_final"] == 1).all() and (verdicts["gain"] > 0).all()
     assert "random" in capsys.readouterr().out
@@ -55,7 +58,25 @@ def test_from_ratings_to_a_verdict(capsys):
     ("words", "says"),
     [
         (["triage", "nowhere.csv", "--scores", "out_of_fold.csv", "-o", "w.csv"], "nowhere.csv"),
-        (["triage", "ratings.csv", "--scores", "scores.csv", "--rating", "stars", "-o", "w.csv"], "stars"),
+        (
+            [
+                "triage",
+                "ratings.csv",
+                "--items",
+                "items.csv",
+                "--scores",
+                "scores.csv",
+                "--rating",
+                "stars",
+                "-o",
+                "w.csv",
+            ],
+            "stars",
+        ),
+        (["triage", "ratings.csv", "--scores", "out_of_fold.csv", "-o", "w.csv"], "title"),
+        (["triage", "ratings.txt", "--scores", "out_of_fold.csv", "-o", "w.csv"], ".parquet"),
+        (["combine", "scores.csv", "scores.csv", "-o", "final.xlsx"], "final.xlsx"),
+        (["combine", "scores.csv", "scores.csv", "-o", "items.csv/final.csv"], "cannot be written"),
         (["combine", "scores.csv", "out_of_fold.csv", "-o", "f.csv"], "no candidate"),
     ],
 )
@@ -67,7 +88,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(words, says, capsys):
 
 @pytest.mark.usefixtures("shop")
 def test_no_budget_that_buys_nobody_writes_a_table(tmp_path):
-    assert run("triage", "ratings.csv", "--scores", "out_of_fold.csv", "-o", "weak.csv") == 0
+    assert run("triage", "ratings.csv", "--items", "items.csv", "--scores", "out_of_fold.csv", "-o", "weak.csv") == 0
     assert run("allocate", "weak.csv", "--budget-users", "0", "-o", "routed.csv") == 2
     assert not (tmp_path / "routed.csv").exists()
 

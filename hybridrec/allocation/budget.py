@@ -68,7 +68,9 @@ def _budgets(given: dict[str, float | None]) -> dict[str, float]:
         number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
         if not (number and budget > 0) or (kind == "users" and budget % 1 != 0):
             wanted = "a whole number of at least 1" if kind == "users" else "a number above 0"
-            raise BudgetError(f"budget_{kind} is {budget!r}; it must be {wanted}. To route nobody, do not allocate.")
+            raise BudgetError(
+                f"budget_{kind} is {budget!r}; it must be {wanted}. To hand nobody over, do not rank either."
+            )
     return budgets
 
 

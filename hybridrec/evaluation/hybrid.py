@@ -47,16 +47,25 @@ def combine(
     new = schema.scores(ranked[~ranked["user"].isin(failed)], "the ranking", users=own["user"], items=own["item"])
     new = new.assign(source=new.get("ranker", "ranker")).set_index([*schema.IDS])[["score", "source"]]
     offered = pd.MultiIndex.from_frame(own[[*schema.IDS]])
-    _refuse(new.index[~new.index.isin(offered)], "is ranked and no candidate among the recommender's scores")
+    _refuse(
+        new.index[~new.index.isin(offered)],
+        "is ranked and no candidate among the recommender's scores: rank only what the recommender scored",
+    )
     routed = pd.Index(ranked["user"].unique()) if users is None else _ids(users, own["user"])
-    _refuse(routed.difference(own["user"]), "is routed and not among the recommender's scores")
+    _refuse(
+        routed.difference(own["user"]),
+        "is routed and not among the recommender's scores: give those of all routed users",
+    )
     _refuse(routed.difference(ranked["user"]), "is routed and not ranked: rank all routed users, or route fewer")
 
     final = own[[*schema.IDS]].assign(score=own["score"], source=RECOMMENDER, own=own["score"])
     final.loc[final["user"].isin(routed.intersection(failed)), "source"] = NO_ANSWER
     changed = final["user"].isin(routed.difference(failed)).to_numpy()
     new = new.reindex(offered[changed])
-    _refuse(new.index[new["score"].isna()], "has no score in the ranking, and the user is routed")
+    _refuse(
+        new.index[new["score"].isna()],
+        "has no score in the ranking, and the user is routed: rank all candidates that the recommender scored",
+    )
     for column in new:
         final.loc[changed, column] = new[column].to_numpy()
     final.attrs = {

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hybridrec import schema
 from hybridrec.data.datasets import Dataset
+from hybridrec.errors import DatasetError
 from hybridrec.llm import modes, rankers
 from hybridrec.llm.modes import Mode
 from hybridrec.llm.recordings import Recordings
@@ -102,6 +103,8 @@ class Ranker:
         table = schema.read(candidates, ["user", "item"], "candidates")
         if "position" not in table:
             table = table.assign(position=range(len(table)))
+        if isinstance(users, str):
+            raise DatasetError(f"users is the text {users!r}; give a list of ids, such as [{users!r}], or a table.")
         if isinstance(users, pd.DataFrame):
             users = schema.read(users, ["user"], "users")["user"]
         wanted = pd.unique(table["user"] if users is None else pd.Series(list(users)))

@@ -171,6 +171,7 @@ class Triage:
         by_luck: how many users would be flagged where all were served alike: the expected number ...
         by_luck_sd: ... and its standard deviation.
         spread: standard deviation of the true P(u) between users, the spread that luck does not explain.
+        unscored: how many users the recommender scored no rating of.
     """
 
     table: pd.DataFrame
@@ -178,6 +179,7 @@ class Triage:
     by_luck: float
     by_luck_sd: float
     spread: float
+    unscored: int = 0
 
     @property
     def users(self) -> pd.Index:
@@ -192,7 +194,8 @@ class Triage:
             f"Luck alone would flag {self.by_luck:.0f} (give or take {self.by_luck_sd:.0f}) were all users served "
             f"alike, with the mean P(u) of {self.table['performance'].mean():.3f}.\n"
             f"Once luck is taken off, P(u) differs between users by a standard deviation of {self.spread:.3f}.\n"
-            f"{(~judged).sum()} users have no pair of a liked and another item to be judged by, and count as not weak."
+            f"{(~judged).sum()} users have no pair of a liked and another item scored in one fold to be judged by, "
+            f"and count as not weak; {self.unscored} of them have no score at all."
         )
 
 
@@ -252,4 +255,5 @@ def triage(
         by_luck=by_luck,
         by_luck_sd=by_luck_sd,
         spread=float(np.sqrt(between_variance(known["performance"], variance))),
+        unscored=int((~sparsity.index.isin(scores["user"])).sum()),
     )
