@@ -58,7 +58,7 @@ def run(notebook: Any, folder: Path, parameters: dict[str, Any] | None = None) -
 
     import papermill
 
-    from hybridrec.study.__main__ import normalise
+    from hybridrec.study.notebooks import normalise
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "notebook.ipynb"

@@ -1,16 +1,19 @@
 """The front door's ranker: what asking would cost, and rankings of users and items that keep their own ids."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny_model
+import toy_model
 from toy_model import USAGE, NeverAsked, ToyModel
 
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, SettingError
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.ranker import Ranker
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Failure, Response
 
 RATINGS = pd.DataFrame(
@@ -150,3 +153,21 @@ def test_an_open_model_on_this_machine_is_estimated_as_it_answers(tmp_path, cach
     used = ranked.groupby("user")["prompt_tokens"].first()
     assert estimated.set_index("user")["prompt_tokens"].to_dict() == used.to_dict()
     assert (estimated["usd"] == 0).all()
+
+
+def test_two_processes_with_one_cache_pay_for_no_answer_twice(tmp_path):
+    """The second stands for another process: it holds answers of its own opening, and begins while the first asks."""
+    cache, asked, second = tmp_path / "answers.sqlite", [], []
+
+    def answer(one: Asked) -> Response:
+        if not asked:  # the first has begun: let the other one begin, too, and see that it waits
+            asked.append(one)
+            second.append(ThreadPoolExecutor(1).submit(other.rank, DATA, CANDIDATES))
+            with pytest.raises(TimeoutError):
+                second[0].result(timeout=0.5)
+        return toy_model.reply(one)
+
+    other = Ranker(NeverAsked(), "likelihood", cache)
+    first = Ranker(ToyModel(answer), "likelihood", cache).rank(DATA, CANDIDATES)
+    pd.testing.assert_frame_equal(second[0].result(timeout=30), first)
+    assert len(Recordings(cache)) == 2

@@ -1,12 +1,13 @@
 """A language model as a ranker: what ranking users' candidates would cost, and the rankings."""
 
 from collections.abc import Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
 
-from hybridrec import schema
+from hybridrec import files, schema
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError
 from hybridrec.llm import modes, rankers
@@ -28,7 +29,8 @@ class Ranker:
     Args:
         llm: an open model (``HuggingFace``) or one behind an endpoint (``Endpoint``).
         mode: a way to ask: a ``Mode``, a name of ``modes.BUILT_IN``, or the path of a TOML file with one's own.
-        cache: file in which answers are kept: what is there is not asked again. None: kept in memory only.
+        cache: file in which answers are kept: what is there is not asked again. One process at a time ranks with it,
+            others wait. None: kept in memory only.
         noun: what prompts call an item, such as "film".
         history_length: how many rated items the model is shown.
         scale: the highest rating there can be; modes with facts name it beside an item's mean rating.
@@ -97,7 +99,15 @@ class Ranker:
         attempts = getattr(getattr(self.llm, "endpoint", None), "attempts", 1)
         how: dict[str, Any] = {"noun": self.noun, "seed": self.seed, "attempts": attempts}
         tasks = self._tasks(data, candidates, users)
-        return rankers.table(rankers.rank(tasks, self.mode, self.llm, self.recordings, **how))
+        with self._alone():
+            return rankers.table(rankers.rank(tasks, self.mode, self.llm, self.recordings, **how))
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """One process at a time asks into a cache: the next one finds the answers there, and pays for none twice."""
+        path = self.recordings.path
+        if path is None:
+            return nullcontext()
+        return files.lock(path.with_name(f"{path.name}.lock"), f"ranking with the answers in {files.shown(path)}")
 
     def _tasks(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users) -> list[Task]:
         table = schema.read(candidates, ["user", "item"], "candidates")
