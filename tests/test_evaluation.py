@@ -414,9 +414,9 @@ def test_pooled_over_recommenders_each_user_counts_once(setting, auc):
     assert pooled["gain_over_best_control_low"] <= -0.15 <= pooled["gain_over_best_control_high"]
 
 
-def test_a_ladder_has_all_who_were_asked_and_those_of_them_who_are_routed(setting, auc):
+def test_a_table_of_larger_models_has_all_who_were_asked_and_those_of_them_who_are_routed(setting, auc):
     ranked = pd.DataFrame([[0.8, 0.3, 0.9]], columns=[1, 2, 3])
-    table = compare.ladder(auc | {"m: way": ranked}, [setting], {("m", "way"): [2, 3]}, **SURE)
+    table = compare.larger_models(auc | {"m: way": ranked}, [setting], {("m", "way"): [2, 3]}, **SURE)
     rows = table.set_index("users")
     assert rows["users_asked"].tolist() == [2, 2]
     assert rows["users_scored"].to_dict() == {"asked": 2, "routed": 1}
@@ -426,9 +426,9 @@ def test_a_ladder_has_all_who_were_asked_and_those_of_them_who_are_routed(settin
     assert rows.loc["asked", "gain_over_recommender_p_holm"] >= rows.loc["asked", "gain_over_recommender_p"] > 0
 
 
-def test_a_ladder_of_users_whom_nobody_routes_says_so(setting, auc):
+def test_a_table_of_larger_models_of_users_whom_nobody_routes_says_so(setting, auc):
     ranked = pd.DataFrame([[0.9]], columns=[3])
-    table = compare.ladder(auc | {"m: way": ranked}, [setting], {("m", "way"): [3]}, **SURE).set_index("users")
+    table = compare.larger_models(auc | {"m: way": ranked}, [setting], {("m", "way"): [3]}, **SURE).set_index("users")
     assert table.loc["routed", "users_scored"] == 0
     assert math.isnan(table.loc["routed", "gain_over_best_control"])
     assert table.loc["asked", "users_scored"] == 1

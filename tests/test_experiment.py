@@ -245,7 +245,7 @@ def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule
     with pytest.raises(SettingError, match="dataset is .*letters, digits"):
         steps.dataset(name, {"file": "r.csv"})
     with pytest.raises(SettingError, match="model is .*letters, digits"):
-        build(ladder=[{"model": f"../{name}", "users": {"listwise": 1}}])
+        build(larger_models=[{"model": f"../{name}", "users": {"listwise": 1}}])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule
     + ["data/models/SmolLM2-135M-Instruct-b179c9523d0e", "ft:gpt-4o-mini-2024-07-18:org::id", "a/b/c:free", "x" * 200],
 )
 def test_names_that_models_have_are_accepted(name):
-    assert build(model=name, ladder=[]).model == name
+    assert build(model=name, larger_models=[]).model == name
 
 
 @given(st.text(alphabet="ab/.\\-:\0~ _@\n", max_size=12), st.text(alphabet="ab/.\\-\0", max_size=8))
@@ -309,10 +309,10 @@ def test_a_noun_that_would_break_a_prompt_is_refused(noun):
         ({"modes": [*VALUES["modes"], "listwise"]}, "modes has 'listwise' twice"),
         ({"everybody_modes": ["likelihood", "likelihood"]}, "everybody_modes has 'likelihood' twice"),
         ({"topk_modes": ["likelihood", "likelihood"]}, "topk_modes has 'likelihood' twice"),
-        ({"ladder": [{"model": "a", "users": {"listwise": 1}}] * 2}, "ladder has 'a' twice"),
-        ({"ladder": [{"model": "a", "users": {}}]}, "ladder: 0: users is {}"),
-        ({"ladder": [{"model": "a", "users": {"listwise": True}}]}, "ladder: 0: users is True"),
-        ({"ladder": [{"model": "a", "users": {"listwise": 10**6}}]}, "ladder: 0: users is 1000000"),
+        ({"larger_models": [{"model": "a", "users": {"listwise": 1}}] * 2}, "larger_models has 'a' twice"),
+        ({"larger_models": [{"model": "a", "users": {}}]}, "larger_models: 0: users is {}"),
+        ({"larger_models": [{"model": "a", "users": {"listwise": True}}]}, "larger_models: 0: users is True"),
+        ({"larger_models": [{"model": "a", "users": {"listwise": 10**6}}]}, "larger_models: 0: users is 1000000"),
         ({"grids": {"SVD": [1]}}, "grids has 'SVD', but it is not among recommenders"),
         ({"grids": {"MostPop": [1]}}, "grids has 'MostPop', but nothing of it is tuned"),
         ({"grids": {"BPR": []}}, "grids: BPR is .*one or more whole numbers from 1 to"),
@@ -379,8 +379,8 @@ def test_an_endpoint_is_not_asked_for_probabilities():
 
 def test_larger_models_arrive_in_their_order():
     larger = [{"model": "a", "users": {"likelihood": 5}}, {"model": "b", "users": {"listwise": 2, "pointwise": 3}}]
-    assert build(ladder=larger).ladder == tuple(LargerModel(**one) for one in larger)
-    assert build(ladder=[]).ladder == ()
+    assert build(larger_models=larger).larger_models == tuple(LargerModel(**one) for one in larger)
+    assert build(larger_models=[]).larger_models == ()
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def test_larger_models_arrive_in_their_order():
     ],
 )
 def test_a_larger_model_that_cannot_be_asked_names_file_and_fault(larger, says):
-    with pytest.raises(SettingError, match=rf"toy\.toml.*ladder.*{says}"):
-        build(ladder=[larger])
+    with pytest.raises(SettingError, match=rf"toy\.toml.*larger_models.*{says}"):
+        build(larger_models=[larger])
 
 
 @pytest.mark.parametrize("mode", ["listwise", "pointwise"])
@@ -678,8 +678,8 @@ def test_a_number_of_thousands_of_digits_is_refused_by_the_files_name(tmp_path):
     assert len(str(caught.value)) < 300
 
 
-def test_a_mode_twice_in_the_ladder_is_no_toml(tmp_path):
-    table = '\n[[ladder]]\nmodel = "a"\nusers = { listwise = 1, listwise = 2 }\n'
+def test_a_mode_twice_in_larger_models_is_no_toml(tmp_path):
+    table = '\n[[larger_models]]\nmodel = "a"\nusers = { listwise = 1, listwise = 2 }\n'
     (tmp_path / "toy.toml").write_text(DEFAULT.read_text(encoding="utf-8") + table, encoding="utf-8")
     with pytest.raises(SettingError, match=r"toy\.toml: .*line"):
         config.read(tmp_path / "toy.toml")

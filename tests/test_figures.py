@@ -104,8 +104,8 @@ def measured(**columns: object) -> pd.DataFrame:
     return rows.assign(weak_auc_before=0.3, weak_auc_after=0.5, **gains, **columns)
 
 
-def in_both_groups(ladder: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([ladder.assign(users=group, users_scored=9) for group in ("asked", "routed")])
+def in_both_groups(larger_models: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([larger_models.assign(users=group, users_scored=9) for group in ("asked", "routed")])
 
 
 WITH_REPAIRS = {
@@ -122,7 +122,7 @@ WITH_REPAIRS = {
         ["listwise", "likelihood"], [], ["A"], rows,
     ),
     "gain_forest": lambda rows: figures.gain_forest(measured(), ["listwise", "likelihood"], rows),
-    "ladder": lambda rows: figures.ladder(in_both_groups(measured(model="tiny-1M", millions=1)), rows),
+    "larger_models": lambda rows: figures.larger_models(in_both_groups(measured(model="tiny-1M", millions=1)), rows),
     "quality_cost": lambda rows: figures.quality_cost(measured(routing="weak only", tokens=9, overall_auc=1), 1, rows),
 }  # fmt: skip
 
@@ -172,7 +172,7 @@ OTHERS = {
     )),
 }  # fmt: skip
 PANELS = {
-    "quality_bars": 1, "published_pattern": 1, "headline": 2, "gain_forest": 2, "ladder": 2, "quality_cost": 1,
+    "quality_bars": 1, "published_pattern": 1, "headline": 2, "gain_forest": 2, "larger_models": 2, "quality_cost": 1,
 }  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_the_published_pattern_names_the_model_that_was_asked(rankings):
 
 def test_no_line_runs_from_model_to_model():
     table = pd.concat([measured(model=f"of {size}", millions=size) for size in (100, 1000)])
-    for axis in figures.ladder(in_both_groups(table)).axes:
+    for axis in figures.larger_models(in_both_groups(table)).axes:
         lines = [line for line in axis.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
         assert [list(line.get_ydata()) for line in lines] == [[0, 0]]  # the level of the best control
 

@@ -481,7 +481,7 @@ def event_log() -> pd.DataFrame:
 def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monkeypatch, capsys):
     event_log().to_parquet(tmp_path / "log.parquet")
     ratings = {"file": "log.parquet", "rating": "", "timestamp": "timestamp", "title": "name", "feedback": "counts"}
-    mine = settings(ratings, **QUICK, ladder=[])
+    mine = settings(ratings, **QUICK, larger_models=[])
     for variable in ("DATA", "SCRATCH", "RECORDINGS"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
     commands.data(mine)

@@ -460,20 +460,20 @@ def a_grid_of_what_is_not_fitted(study):
 
 @case
 def a_larger_model_that_nobody_asks(study):
-    study.only_settings(ladder=[{"model": "a", "users": {}}])
+    study.only_settings(larger_models=[{"model": "a", "users": {}}])
     assert "one mode or more, each with a whole number of users" in (yield)
-    study.values["ladder"][0]["users"]["listwise"] = 5
+    study.values["larger_models"][0]["users"]["listwise"] = 5
 
 
 @case
 def the_name_of_a_model_that_is_a_path(study):
-    study.only_settings(model="/models/Big Model", ladder=[])
+    study.only_settings(model="/models/Big Model", larger_models=[])
     assert "Give a server's model such a name" in (yield)
     study.values["model"] = "big-model"
 
 
 def _endpoint(study: Study, **parameters: Any) -> dict[str, Any]:
-    study.only_settings(modes=["listwise"], everybody_modes=[], topk_modes=[], ladder=[])
+    study.only_settings(modes=["listwise"], everybody_modes=[], topk_modes=[], larger_models=[])
     study.values["endpoint"] = {"base_url": "http://127.0.0.1/v1", "parameters": parameters}
     return parameters
 

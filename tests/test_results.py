@@ -85,13 +85,13 @@ def test_every_recommenders_lists_are_re_ranked_by_every_control_and_the_model(s
     assert max(row["ndcg_at_10_after"] for row in committed["topk"] if "oracle" in row["ranker"]) > 0.1
 
 
-def test_every_rung_of_the_ladder_says_how_many_users_were_asked(study):
+def test_every_larger_model_says_how_many_users_were_asked(study):
     settings, committed = study
-    asked = {(row["model"], row["ranker"]): row["users_asked"] for row in committed["ladder"]}
-    for rung in settings.ladder:
-        for mode, count in rung.users.items():
-            assert 0 < asked[rung.model, mode] <= count
-    assert all(row["users_scored"] <= row["users_asked"] for row in committed["ladder"])
+    asked = {(row["model"], row["ranker"]): row["users_asked"] for row in committed["larger_models"]}
+    for larger in settings.larger_models:
+        for mode, count in larger.users.items():
+            assert 0 < asked[larger.model, mode] <= count
+    assert all(row["users_scored"] <= row["users_asked"] for row in committed["larger_models"])
 
 
 def test_table_2_has_the_papers_numbers_where_the_paper_has_the_dataset(study):

@@ -123,7 +123,7 @@ def test_the_front_page_shows_the_finding_and_none_of_the_notes_behind_its_numbe
     text = front.select_one("article").get_text()
     assert "Not told apart from the null control" in text
     assert front.select_one("#what-we-found img") and front.select_one("#what-we-found table")
-    notes = r"<!--(?! hidden)|claims\.claim=|ladder\.model=|seeds\.dataset="
+    notes = r"<!--(?! hidden)|claims\.claim=|larger_models\.model=|seeds\.dataset="
     assert not re.search(notes, str(front.select_one("article")))
 
 

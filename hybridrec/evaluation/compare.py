@@ -425,7 +425,7 @@ def pooled_gain(
     return row
 
 
-def ladder(
+def larger_models(
     auc: Quality, settings: Sequence[Setting], asked: Mapping[tuple[str, str], Iterable[int]], seed: int, samples: int,
     permutations: int,
 ) -> pd.DataFrame:  # fmt: skip

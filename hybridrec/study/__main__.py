@@ -111,7 +111,7 @@ def _endpoint(settings: config.Experiment) -> Any:
 
 def compact(settings: config.Experiment) -> None:
     """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
-    for name in (settings.model, *(larger.model for larger in settings.ladder)):
+    for name in (settings.model, *(larger.model for larger in settings.larger_models)):
         recordings = study_models.recordings_for(settings.dataset, name)
         if len(recordings):
             recordings.compact()

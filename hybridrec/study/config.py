@@ -34,7 +34,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False, description="a list of na
 
 
 class LargerModel(Settings):
-    """Another open model on this machine: how many inactive users it is asked for, by mode. A table ``[[ladder]]``."""
+    """Another open model on this machine: how many inactive users it is asked for, by mode. A table ``[[larger_models]]``."""
 
     model: str
     users: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
@@ -81,7 +81,7 @@ class Experiment(Settings):
     shuffled_users: int = Field(ge=2, le=100_000)
     topk_modes: Names
     topk_users: int = Field(ge=2, le=100_000)
-    ladder: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
+    larger_models: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
     bootstrap_samples: int = Field(ge=100, le=100_000)
     permutations: int = Field(ge=100, le=1_000_000)
 
@@ -174,7 +174,7 @@ def _check_modes(settings: Experiment) -> None:
             raise SettingError(f"{key} has {quoted('', strange[0])}, which is not among modes{extra}. Leave it out.")
     for key in ("modes", "everybody_modes", "topk_modes"):
         _check_once(key, getattr(settings, key))
-    _check_once("ladder", [larger.model for larger in settings.ladder])
+    _check_once("larger_models", [larger.model for larger in settings.larger_models])
 
 
 def _check_ratings(settings: Experiment) -> None:

@@ -432,7 +432,7 @@ def gain_forest(table: pd.DataFrame, rankers: Sequence[str], rankings: pd.DataFr
     return figure
 
 
-def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
+def larger_models(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
     """What each model adds over the best control on a sample of inactive users, against its size; intervals over users.
 
     Args:
@@ -446,7 +446,7 @@ def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
     groups = {"asked": "the inactive users asked about", "routed": "those of them whom a recommender routes"}
     for axis, (group, called) in zip(axes, groups.items(), strict=True):
         rows = table[table["users"] == group]
-        _ladder_panel(axis, rows)
+        _larger_models_panel(axis, rows)
         axis.set_title(f"{called} ({_range(rows['users_scored'])} users)", fontsize=9)
     axes[0].set_ylabel("AUC gained over the best control")
     axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -458,7 +458,7 @@ def ladder(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
     return figure
 
 
-def _ladder_panel(axis: Axes, table: pd.DataFrame) -> None:
+def _larger_models_panel(axis: Axes, table: pd.DataFrame) -> None:
     rankers = list(table["ranker"].unique())
     # A way to ask has its colour in every experiment, also where others were left out; one's own follow the built-in.
     ways = dict.fromkeys([*modes.BUILT_IN, *rankers])
