@@ -17,6 +17,7 @@ from hybridrec.llm.recordings import Recordings
 
 Response = dict[str, Any]
 USAGE = ["prompt_tokens", "cached_tokens", "completion_tokens", "seconds"]
+ENDED_BY = {"stop": "model", "length": "our budget", "loop": "our stop rule"}  # by finish_reason
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,15 @@ def misfit(request: dict[str, Any], response: Response) -> str:
     1 in ``lengths``; one to "choose" the same, with a list of one number for each choice in ``log_probs``.
     """
     return next(_misfits(request, response), "")
+
+
+def ended_by(response: Response) -> str:
+    """Who ended a written answer: "model", "our budget" of tokens, "our stop rule", or "server" (for any other reason).
+
+    Args:
+        response: to a request to "generate".
+    """
+    return ENDED_BY.get(response["finish_reason"], "server")
 
 
 def recorded_answer(recordings: Recordings, asked: Asked, key: str) -> Response:

@@ -34,7 +34,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False, description="a list of na
 
 
 class LargerModel(Settings):
-    """Another open model on this machine: how many inactive users it is asked for, by mode. A table ``[[larger_models]]``."""
+    """Another open model here, and how many inactive users it is asked for, by mode. A table ``[[larger_models]]``."""
 
     model: str
     users: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(

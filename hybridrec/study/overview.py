@@ -69,8 +69,8 @@ def beyond_controls(names: list[str]) -> pd.DataFrame:
     """What each language model adds to the best control for a sample of inactive users, whatever its sign.
 
     Returns:
-        Columns dataset and those of ``evaluation.larger_models``: ``users`` is "asked" (all of the sample) or "routed" (those
-        of them whom a recommender routes).
+        Columns dataset and those of ``compare.larger_models``: ``users`` is "asked" (all of the sample) or "routed"
+        (those of them whom a recommender routes).
     """
     return pd.concat(
         [pd.DataFrame(metrics(name)["larger_models"]).assign(dataset=name) for name in names], ignore_index=True
