@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import json
-import re
 import shutil
 import time
 import warnings
@@ -20,14 +19,14 @@ import safetensors
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from hybridrec import files
 from hybridrec.data.downloads import fetch
 from hybridrec.errors import ModelError
 from hybridrec.files import shown
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import packed, writing
 from hybridrec.llm.models.cards import MODELS, ModelCard
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
@@ -36,13 +35,12 @@ from hybridrec.llm.runner import Asked, Finished, Keep, Response
 # killed run loses what was not answered yet.
 _CHARACTERS_TOGETHER = 12_000
 # How many answers are written together, and out of how many the most alike in length are taken.
-_GENERATED_TOGETHER = 16
+_GENERATED_TOGETHER = 48
 _WAITING = 256
 _OF_THE_HUB = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 # In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
 _SIZES = "sizes.json"
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 
 
 def converted_folder(card: ModelCard, models: Path, search: Sequence[Path] = ()) -> Path:
@@ -345,47 +343,47 @@ class HuggingFace:
 
     # --- generating ---------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def _generate(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Greedy continuations of a batch; each stops at its own end, at a repeated line or at the longest budget."""
+        """Greedy continuations of a batch; each stops at its own end, in a loop or at its own budget."""
         start = time.perf_counter()
-        inputs = self._padded(requests)
-        width = inputs["input_ids"].shape[1]
-        budgets = [self._budget(request["candidates"]) for request in requests]
-        stop = StoppingCriteriaList([_StopAtRepeatedLine(self.tokenizer, width, budgets)])
-        options = {"do_sample": False, "max_new_tokens": max(budgets), "pad_token_id": self.tokenizer.pad_token_id}
-        output = self.model.generate(**inputs, **options, stopping_criteria=stop)
+        prompts = [self._tokens("".join(self._around(request["instruction"]))) for request in requests]
+        budgets = [self._budget(request) for request in requests]
+        written = writing.write(self.model, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
         seconds = round((time.perf_counter() - start) / len(requests), 3)
-        answers = zip(output[:, width:].tolist(), inputs["attention_mask"].sum(1).tolist(), budgets, strict=True)
-        return [self._generated(new, n, budget, seconds) for new, n, budget in answers]
+        return [
+            {
+                "text": self._text(new),
+                "finish_reason": reason,
+                "prompt_tokens": len(prompt),
+                "cached_tokens": 0,
+                "completion_tokens": len(new),
+                "seconds": seconds,
+            }
+            for prompt, (new, reason) in zip(prompts, written, strict=True)
+        ]
 
-    def _padded(self, requests: list[dict[str, Any]]) -> Any:
-        """The prompts as one batch of tokens."""
-        prompts = ["".join(self._around(request["instruction"])) for request in requests]
-        return self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    @cached_property
+    def _ends(self) -> set[int]:
+        """The tokens that end a text: the tokenizer's, and those that the model's authors added for a chat."""
+        ends = self.model.generation_config.eos_token_id
+        return {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
-    def _generated(self, new: list[int], prompt_tokens: int, budget: int, seconds: float) -> dict[str, Any]:
-        ends = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        length = next((i for i, token in enumerate(new) if token in ends), len(new))
-        length = min(length, budget)
-        return {
-            "text": self.tokenizer.decode(new[:length], skip_special_tokens=True),
-            "finish_reason": "length" if length >= budget else "stop",
-            "prompt_tokens": prompt_tokens,
-            "cached_tokens": 0,
-            "completion_tokens": length,
-            "seconds": seconds,
-        }
+    def _text(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def count(self, request: dict[str, Any]) -> tuple[int, int]:
         """Tokens of the prompt (what the candidates share counted once), and the most that the answer can have."""
         if request["kind"] == "generate":
-            return len(self._tokens("".join(self._around(request["instruction"])))), self._budget(request["candidates"])
+            return len(self._tokens("".join(self._around(request["instruction"])))), self._budget(request)
         return self._prompt(request).size, 0
 
-    def _budget(self, candidates: list[str]) -> int:
-        """New tokens a complete answer can need: every candidate once, with its list mark and line break."""
-        return sum(len(self._tokens(title)) + 5 for title in candidates) + 16
+    def _budget(self, request: dict[str, Any]) -> int:
+        """The most new tokens of an answer: twice those of the request and of the candidates with their list marks.
+
+        So there is room for an answer that first restates what it was told, and for a draft.
+        """
+        candidates = sum(len(self._tokens(title)) + 5 for title in request["candidates"])
+        return 2 * (len(self._tokens(request["instruction"])) + candidates) + 64
 
     # --- text ---------------------------------------------------------------------------------------------------
 
@@ -404,27 +402,6 @@ class HuggingFace:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         before, after = text.split(mark)
         return before, after
-
-
-class _StopAtRepeatedLine(StoppingCriteria):
-    """Stop a sequence once it has written the same line twice, or has used its own budget.
-
-    Small models asked for a list go on repeating it; a line that was written before adds nothing to a ranking.
-    """
-
-    def __init__(self, tokenizer: Any, prompt_width: int, budgets: list[int]) -> None:
-        self.tokenizer, self.prompt_width, self.budgets = tokenizer, prompt_width, budgets
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        new = input_ids[:, self.prompt_width :]
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return torch.tensor([new.shape[1] >= b or _repeats(text) for text, b in zip(texts, self.budgets, strict=True)])
-
-
-def _repeats(text: str) -> bool:
-    """Whether two complete lines say the same, list marks aside."""
-    lines = [_LIST_MARK.sub("", line).strip() for line in text.split("\n")[:-1] if line.strip()]
-    return len(lines) != len(set(lines))
 
 
 def _without_candidates(request: dict[str, Any]) -> list[Any]:
