@@ -174,7 +174,7 @@ def flat(log_probs: list) -> list[float]:
 
 @pytest.mark.live
 def test_generation_is_greedy_and_stops_at_its_budget(model, monkeypatch):
-    monkeypatch.setattr(model, "_budget", len)
+    monkeypatch.setattr(model, "_budget", lambda request: len(request["candidates"]))
     instruction = PROMPTS[1]
     short, long = model.answer(
         [{"kind": "generate", "instruction": instruction, "candidates": ["x"] * n} for n in (2, 4)]
@@ -189,33 +189,9 @@ def test_generation_is_greedy_and_stops_at_its_budget(model, monkeypatch):
     assert long["text"] == model.tokenizer.decode(tokens[-4:])
 
 
-@pytest.mark.live
-def test_generation_stops_each_sequence_that_has_written_a_line_twice(model):
-    texts = ["1. Heat\n2. Heat\n", "1. Heat\n2. Fargo\n"]
-    written = model.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)["input_ids"]
-    prompt = torch.tensor([model._tokens("Heat\nHeat\n")] * 2)  # what the prompt repeats does not count
-    stop = local._StopAtRepeatedLine(model.tokenizer, prompt.shape[1], budgets=[100, 100])
-    assert stop(torch.cat([prompt, written], dim=1), scores=None).tolist() == [True, False]
-
-
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(ModelError, match=f"unknown model 'GPT-9'.*{NAME}"):
         HuggingFace("GPT-9")
-
-
-@pytest.mark.parametrize(
-    ("text", "repeated"),
-    [
-        ("Heat\nFargo\nHeat\n", True),
-        ("1. Heat\n2. Heat\n", True),
-        ("Heat\nHeat", False),  # the last line may still go on
-        ("Heat\n\n\nFargo\n", False),
-        ("- 187\n- 54\n- 1941\n", False),
-        ("", False),
-    ],
-)
-def test_only_complete_lines_count_as_repeated(text, repeated):
-    assert local._repeats(text) == repeated
 
 
 # --- the converted folder -------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _request(task: rankers.Task) -> dict:
 def run(address, folder, tasks, one_thread, tmp_path_factory) -> Run:
     local = study_models.local(MODEL)
     requests = [_request(task) for task in tasks]
-    allowed = min(_ENOUGH, *(local._budget(request["candidates"]) for request in requests))
+    allowed = min(_ENOUGH, *(local._budget(request) for request in requests))
     model = Overheard(
         str(folder),
         base_url=address,
