@@ -38,6 +38,12 @@ def own(model: Any, prompt: list[int], new: int) -> list[int]:
     return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
 
 
+def written(model: Any, budgets: list[int], ends: set[int], is_loop: Any) -> list[tuple[list[int], str]]:
+    """The tokens and the reason of each text, in the order of the prompts."""
+    texts = sorted(writing.write(model, PROMPTS, budgets, ends, is_loop), key=lambda text: text.prompt)
+    return [(text.tokens, text.reason) for text in texts]
+
+
 def never(new: list[int]) -> bool:
     return False
 
@@ -45,25 +51,37 @@ def never(new: list[int]) -> bool:
 def test_the_tokens_are_those_of_generate_whatever_else_is_in_the_batch(model):
     budgets = [40, 7, 150]  # further than the cache grows at once
     expected = [own(model, prompt, budget) for prompt, budget in zip(PROMPTS, budgets, strict=True)]
-    written = writing.write(model, PROMPTS, budgets, set(), never)
-    assert written == [(tokens, "length") for tokens in expected]
+    assert written(model, budgets, set(), never) == [(tokens, "length") for tokens in expected]
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_texts_that_come_in_later_change_nothing(model, together, monkeypatch):
+    monkeypatch.setattr(writing, "_TOGETHER", together)
+    rng = np.random.default_rng(4)
+    prompts = [rng.integers(3, 97, length).tolist() for length in (3, 30, 11, 50, 4, 18, 9)]
+    budgets = [20, 3, 40, 9, 33, 1, 25]
+    texts = list(writing.write(model, prompts, budgets, set(), never))
+    assert sorted(text.prompt for text in texts) == list(range(7))
+    for text in texts:
+        assert text.tokens == own(model, prompts[text.prompt], budgets[text.prompt])
+    assert all(text.seconds > 0 for text in texts)
 
 
 def test_a_text_ends_before_the_models_end_and_the_others_go_on(model):
     full = [own(model, prompt, 30) for prompt in PROMPTS]
     end = full[1][4]
     expected = [tokens[: tokens.index(end)] if end in tokens else tokens for tokens in full]
-    written = writing.write(model, PROMPTS, [30] * 3, {end}, never)
-    assert [tokens for tokens, _ in written] == expected
-    assert [why for _, why in written] == ["stop" if end in tokens else "length" for tokens in full]
+    texts = written(model, [30] * 3, {end}, never)
+    assert [tokens for tokens, _ in texts] == expected
+    assert [why for _, why in texts] == ["stop" if end in tokens else "length" for tokens in full]
 
 
 def test_a_loop_ends_the_text_that_is_in_one(model):
     full = [own(model, prompt, 64) for prompt in PROMPTS]
-    written = writing.write(model, PROMPTS, [64] * 3, set(), lambda new: new == full[2][: len(new)])
-    assert [why for _, why in written] == ["length", "length", "loop"]
-    assert written[2][0] == full[2][: len(written[2][0])]
-    assert len(written[2][0]) < 64
+    texts = written(model, [64] * 3, set(), lambda new: new == full[2][: len(new)])
+    assert [why for _, why in texts] == ["length", "length", "loop"]
+    assert texts[2][0] == full[2][: len(texts[2][0])]
+    assert len(texts[2][0]) < 64
 
 
 LIST = [f"Film number {letter} ({year})" for letter, year in zip("ABCDEFGH", range(1990, 1998), strict=True)]

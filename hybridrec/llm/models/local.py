@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,7 @@ from hybridrec.llm.runner import Asked, Finished, Keep, Response
 # How many characters of prompts and candidates are scored together (a token has about four): more is no faster, and a
 # killed run loses what was not answered yet.
 _CHARACTERS_TOGETHER = 12_000
-# How many answers are written together, and out of how many the most alike in length are taken.
-_GENERATED_TOGETHER = 48
+# How many requests for written answers are collected, so that those of one length are written together.
 _WAITING = 256
 _OF_THE_HUB = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 # In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
@@ -215,7 +214,7 @@ class HuggingFace:
         """
         if asked.request["kind"] == "generate":
             self._waiting.append((asked, keep))
-            return self._next_batch() if len(self._waiting) >= _WAITING else []
+            return self._written() if len(self._waiting) >= _WAITING else []
         size = sum(_characters(one.request) for one, _ in self._unscored)
         same = self._unscored and asked.user is not None and asked.user == self._unscored[-1][0].user
         finished = self._scored() if size + _characters(asked.request) > _CHARACTERS_TOGETHER and not same else []
@@ -224,7 +223,7 @@ class HuggingFace:
 
     def wait(self) -> Finished:
         """The next batch of what was collected."""
-        return self._scored() or (self._next_batch() if self._waiting else [])
+        return self._scored() or self._written()
 
     def usd(self, response: Response) -> float:
         """Nothing: this machine is not billed by the answer (notebook 06 prices its hours)."""
@@ -235,18 +234,16 @@ class HuggingFace:
         self._waiting.clear()
         self._unscored.clear()
 
-    def _next_batch(self) -> Finished:
-        """The shortest of what was collected, generated together (padding is wasted work)."""
-        self._waiting.sort(key=lambda one: (len(one[0].request["candidates"]), len(one[0].request["instruction"])))
-        batch, self._waiting = self._waiting[:_GENERATED_TOGETHER], self._waiting[_GENERATED_TOGETHER:]
-        return self._answered(batch)
+    def _written(self) -> Finished:
+        """Everything that was collected, the shortest first (padding is wasted work); kept the moment it has ended."""
+        self._waiting.sort(key=lambda one: (len(one[0].request["instruction"]), len(one[0].request["candidates"])))
+        batch, self._waiting = self._waiting, []
+        texts = self._generate([asked.request for asked, _ in batch]) if batch else ()
+        return [(batch[at][0], batch[at][1](batch[at][0], response)) for at, response in texts]
 
     def _scored(self) -> Finished:
         batch, self._unscored = self._unscored, []
-        return self._answered(batch) if batch else []
-
-    def _answered(self, batch: list[tuple[Asked, Keep]]) -> Finished:
-        responses = self.answer([asked.request for asked, _ in batch])
+        responses = self.answer([asked.request for asked, _ in batch]) if batch else []
         return [(asked, keep(asked, response)) for (asked, keep), response in zip(batch, responses, strict=True)]
 
     # --- loading ----------------------------------------------------------------------------------------------------
@@ -289,7 +286,9 @@ class HuggingFace:
 
     def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer requests together: all of them written ("generate"), or none."""
-        return self._generate(requests) if requests[0]["kind"] == "generate" else self._score(requests)
+        if requests[0]["kind"] != "generate":
+            return self._score(requests)
+        return [response for _, response in sorted(self._generate(requests), key=lambda one: one[0])]
 
     # --- scoring ------------------------------------------------------------------------------------------------
 
@@ -343,24 +342,27 @@ class HuggingFace:
 
     # --- generating ---------------------------------------------------------------------------------------------
 
-    def _generate(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Greedy continuations of a batch; each stops at its own end, in a loop or at its own budget."""
-        start = time.perf_counter()
+    def _generate(self, requests: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Greedy continuations; each ends at its own end, in a loop or at its own budget.
+
+        Yields:
+            As they end: a request's place among the requests, and the response to it.
+        """
         prompts = [self._tokens("".join(self._around(request["instruction"]))) for request in requests]
         budgets = [self._budget(request) for request in requests]
-        written = writing.write(self.model, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
-        seconds = round((time.perf_counter() - start) / len(requests), 3)
-        return [
-            {
-                "text": self._text(new),
-                "finish_reason": reason,
-                "prompt_tokens": len(prompt),
-                "cached_tokens": 0,
-                "completion_tokens": len(new),
-                "seconds": seconds,
-            }
-            for prompt, (new, reason) in zip(prompts, written, strict=True)
-        ]
+        texts = writing.write(self.model, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
+        for text in texts:
+            yield (
+                text.prompt,
+                {
+                    "text": self._text(text.tokens),
+                    "finish_reason": text.reason,
+                    "prompt_tokens": len(prompts[text.prompt]),
+                    "cached_tokens": 0,
+                    "completion_tokens": len(text.tokens),
+                    "seconds": round(text.seconds, 3),
+                },
+            )
 
     @cached_property
     def _ends(self) -> set[int]:
