@@ -398,7 +398,8 @@ class Endpoint:
             raise troubles.of_connection(error, self.endpoint.base_url, self._reached) from None
         self._reached = True
         parameters = sorted(body.keys() - {"model", "messages"})
-        sent = troubles.Sent(self.endpoint.base_url, self.name, self._key_in, parameters, self.censored)
+        key_in = self._key_in if self._api_key.get_secret_value() else ""
+        sent = troubles.Sent(self.endpoint.base_url, self.name, key_in, parameters, self.censored)
         if trouble := troubles.of_reply(reply, sent):
             raise trouble
         response = self.kept(read(reply.text, round(time.perf_counter() - start, 3)))

@@ -45,7 +45,7 @@ class Sent:
     Args:
         base_url: where the request went.
         model: the model's name.
-        key_in: what holds the key, in words.
+        key_in: what holds the key, in words; "" if none was sent.
         parameters: the names of what was sent beside the model and the message.
         shown: returns a server's words as they may be shown.
     """
@@ -95,8 +95,8 @@ def of_connection(error: httpx2.RequestError, base_url: str, reached: bool) -> E
         )
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return EndpointError(
-            f"{base_url}: {server} cannot be reached ({error or 'no answer to a connection'}). Check base_url, the "
-            "network and its firewall."
+            f"{base_url}: {server} cannot be reached ({str(error) or 'no answer to a connection'}). Check "
+            "base_url, the network and its firewall."
         )
     return NoAnswerError(kind, billed=True)
 
@@ -150,11 +150,15 @@ def of_reply(reply: httpx2.Response, sent: Sent) -> Exception | None:
 
 
 def _of_error(status: int, answer: Any, text: str, delay: float | None, sent: Sent) -> Exception:
-    said = sent.shown(said_by(text) or text) if answer is not None else sent.shown(_words(text))
+    said = sent.shown(said_by(text) or text if answer is not None else _words(text)).rstrip(". ")
     told = f"{sent.base_url} answered {status}: {said or 'nothing more'}"
     if status == 402 or "insufficient_quota" in said:
-        return EndpointError(f"{told}. Check the credit of the account that the key in {sent.key_in} belongs to.")
+        return EndpointError(f"{told}. Check the credit of the account that the key belongs to.")
     if status in (401, 403):
+        if not sent.key_in:
+            return EndpointError(
+                f"{told}. No key was sent: let key_variable name the environment variable that holds it."
+            )
         return EndpointError(f"{told}. Check the key in {sent.key_in}, and that it may use the model {sent.model}.")
     may_be_invalid = status in _INVALID or status < 400
     if may_be_invalid and (name := _refused_parameter(answer, said, sent.parameters)):
