@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import functools
 import json
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from hybridrec.errors import EndpointError, HybridrecError, SettingError
 from hybridrec.llm import rankers
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
+from hybridrec.study import __main__ as commands
+from hybridrec.study import config, paths
 
 CERTIFICATES = Path(__file__).parent / "certificates"  # of 127.0.0.1 and localhost, for these tests alone
 KEY = "sk-test-0123456789"
@@ -184,8 +188,8 @@ REPLIES: dict[str, tuple[Reply | Callable[[Request], Reply], list[str]]] = {
         error(404, 'model "toy" not found, try pulling it first', "not_found_error"),
         ["pulling", "model's name, toy"],
     ),
-    "another model than the one that is served": (
-        Reply("400", "{\"detail\": \"Server is pinned to model 'x', which does not support switching to 'toy'\"}", 400),
+    "an unknown model of transformers serve": (
+        Reply("400", """{"detail": "Server is pinned to 'data/x'; requested 'toy'."}""", 400),
         ["pinned", "model's name, toy"],
     ),
     "a wrong key": (
@@ -225,17 +229,6 @@ def test_an_address_without_v1_is_told_what_to_try(otherwise, users, recordings)
         assert [*rankers.rank([rank_users.task(0)], "listwise", model, recordings, noun="film", seed=1)]
 
 
-@pytest.mark.parametrize("end", ["/v1/chat/completions", "/v1/chat/completions/", "/v1/completions"])
-def test_an_address_that_goes_on_too_long_is_refused(end, recordings):
-    caught = told({"base_url": f"https://llm.example{end}"}, recordings, 1)
-    assert isinstance(caught, SettingError)
-    assert_says(caught, "base_url must end before /chat/completions")
-
-
-def test_an_address_with_an_impossible_port_is_refused(recordings):
-    assert_says(told({"base_url": "https://llm.example:99999/v1"}, recordings, 1), "base_url", "port")
-
-
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
@@ -262,9 +255,9 @@ PARAMETERS: dict[str, tuple[dict[str, Any], Reply, str]] = {
         "top_k",
     ),
     "by transformers serve": (
-        {"presence_penalty": 1},
-        Reply("422", '{"detail": "Unsupported fields in the request: {\'presence_penalty\'}"}', 422),
-        "presence_penalty",
+        {"top_k": 5},
+        Reply("422", """{"detail": "Unexpected fields in the request: {'top_k'}"}""", 422),
+        "top_k",
     ),
     "with status 200": ({"min_p": 0.1}, Reply("error", '{"error": {"message": "min_p: bad"}}'), "min_p"),
 }
@@ -319,6 +312,37 @@ def test_a_key_that_is_written_wrongly_is_told_without_being_shown(key, word, us
         caught = told({"base_url": server.url, "key_variable": "TOY_KEY"}, recordings, users)
     assert_says(caught, word, "environment variable TOY_KEY")
     assert not server.log
+
+
+# --- found without asking ---------------------------------------------------------------------------------------------
+
+WRITTEN = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": [], "larger_models": []}
+MODELS = {
+    "no price": (
+        {"model": "toy/chat-1", "endpoint": {"base_url": "http://127.0.0.1:9/v1"}},
+        ["no price", "prices.toml"],
+    ),
+    "unknown here": ({"model": "SmallLM2"}, ["unknown model 'SmallLM2'", "SmolLM2-135M-Instruct"]),
+    "larger unknown here": (
+        {"larger_models": [{"model": "Qwen9", "users": {"listwise": 2}}]},
+        ["unknown model 'Qwen9'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "command", [commands.data, commands.model, functools.partial(commands.run, notebook="01_data")]
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_cannot_be_asked_is_found_before_anything_is_fetched_or_fitted(name, command, monkeypatch):
+    changes, words = MODELS[name]
+    values = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
+    settings = config.build("toy", values | WRITTEN | changes, "toy.toml")
+    for module, function in ((commands.steps, "dataset"), (commands.notebooks, "run")):
+        monkeypatch.setattr(module, function, lambda *_: pytest.fail("too late"))
+    with pytest.raises(HybridrecError) as caught:
+        command(settings)
+    assert not [word for word in words if word not in str(caught.value)]
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------------

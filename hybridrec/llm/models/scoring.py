@@ -16,7 +16,7 @@ from hybridrec.llm.models.replies import NoAnswerError, opened, usage
 from hybridrec.llm.runner import USAGE, Response
 
 _MOST = 20  # of the likeliest tokens, more are not given by OpenAI, and by vLLM only if it is told so at its start
-_REMEDY = "Leave out the modes that read probabilities, or ask a server that gives them (docs/endpoints.md)."
+_REMEDY = "Leave out the modes that read probabilities, or ask a server that gives them."
 
 Read = Callable[[str, float], Response]
 

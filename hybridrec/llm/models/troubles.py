@@ -25,11 +25,17 @@ _INSTEAD = {
     "max_tokens": " Models that think want max_completion_tokens in its place.",
     "max_completion_tokens": " Older servers want max_tokens in its place.",
     "temperature": " Models that think want none at all.",
-    "response_format": " It is sent since json_schema is true.",
-    **dict.fromkeys(("logprobs", "top_logprobs"), " Where no parameter says so, it is sent for modes like pointwise."),
+}
+# What is sent although no parameter says so, and what to do about it.
+_OURS = {
+    "response_format": "It is sent since json_schema is true: set that to false.",
+    **dict.fromkeys(
+        ("logprobs", "top_logprobs"),
+        "It is sent for modes like pointwise, or since it stands in the endpoint's parameters: leave that out.",
+    ),
     **dict.fromkeys(
         ("prompt_logprobs", "continue_final_message", "add_generation_prompt"),
-        " It is sent for the mode likelihood, which needs a server like vLLM: leave that mode out.",
+        "It is sent for the mode likelihood, which needs a server like vLLM: leave that mode out.",
     ),
 }
 
@@ -162,10 +168,11 @@ def _of_error(status: int, answer: Any, text: str, delay: float | None, sent: Se
         return EndpointError(f"{told}. Check the key in {sent.key_in}, and that it may use the model {sent.model}.")
     may_be_invalid = status in _INVALID or status < 400
     if may_be_invalid and (name := _refused_parameter(answer, said, sent.parameters)):
-        return EndpointError(
-            f"{told}. Every user would be refused: leave {name} out of the endpoint's parameters "
-            f"([endpoint.parameters] of an experiment), or change it.{_INSTEAD.get(name, '')}"
+        remedy = (
+            f"Every user would be refused: leave {name} out of the endpoint's parameters ([endpoint.parameters] of an "
+            f"experiment), or change it.{_INSTEAD.get(name, '')}"
         )
+        return EndpointError(f"{told}. {_OURS.get(name, remedy)}")
     if may_be_invalid and _is_about_model(status, said, sent.model):
         return EndpointError(f"{told}. Check the model's name, {sent.model}: the endpoint has none that is called so.")
     if status in (404, 405):
@@ -236,5 +243,5 @@ def _refused_parameter(answer: Any, said: str, names: Collection[str]) -> str:
 def _is_about_model(status: int, said: str, model: str) -> bool:
     if "model_not_found" in said:
         return True
-    unknown = status == 404 or re.search(r"exist|found|unknown|no such|invalid|available|expect|support", said)
-    return model in said and "model" in said.lower() and bool(unknown)
+    unknown = status == 404 or re.search(r"exist|found|unknown|no such|invalid|available|support|requested", said)
+    return bool(unknown and re.search(rf"(?<!\w){re.escape(model)}(?!\w)", said))
