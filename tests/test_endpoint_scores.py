@@ -20,6 +20,7 @@ from hybridrec.llm.models import endpoint
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.recordings import Recordings
+from hybridrec.study import models as study_models
 
 SETTINGS: dict[str, Any] = {"logprobs": True, "requests_per_minute": 1e6, "retries": 1}
 
@@ -132,6 +133,33 @@ def test_what_is_sent_for_a_choice_is_one_question_a_candidate_with_one_token_to
     assert asked == {request["instruction"] + question for question in request["candidates"]}
     rest = {"model": "toy", "logprobs": True, "top_logprobs": 20, **parameters, "max_completion_tokens": 1}
     assert all({**one, "messages": 0} == {**rest, "messages": 0} for one in sent)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_yes_and_no_of_the_studys_model_are_all_their_spellings_and_titles_score_as_they_do_here():
+    """Without a server of its own: ``transformers serve`` gives no log-probabilities.
+
+    "Yes" and "No" are not compared with the local model's: it reads one spelling of each, and its tokenizer is given
+    question and history apart, which can divide the line ends between them otherwise.
+    """
+    here = study_models.local("SmolLM2-135M-Instruct")
+    served = model_server.Served(here.folder())
+    titles = request_of("likelihood")
+    titles["candidates"] = titles["candidates"][:2]
+    request = request_of("pointwise")
+    with serve(served) as server:
+        there = model(server, timeout=300, concurrency=1)
+        found, scored = answer(there, request), answer(there, titles)
+    for question, values in zip(request["candidates"], found["log_probs"], strict=True):
+        tokens = served.prompt({"messages": [{"role": "user", "content": request["instruction"] + question}]})
+        top = served.log_probs(tokens)[-1].exp().topk(20)
+        said = [served.tokenizer.decode(token).strip().lower() for token in top.indices.tolist()]
+        for word, value in zip(("yes", "no"), values, strict=True):
+            shares = [p for text, p in zip(said, top.values.tolist(), strict=True) if text and word.startswith(text)]
+            assert shares, "the test says nothing where neither word is listed"
+            assert value == pytest.approx(math.log(sum(shares)), abs=1e-3)
+    assert scored["log_probs"] == pytest.approx(answer(here, titles)["log_probs"], abs=1e-3)
 
 
 # --- what a server may list ------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ def parts(body: dict[str, Any], request: dict[str, Any]) -> list[tuple[dict[str,
     shown = _said("user", request["instruction"])
     asked = {name: body[name] for name in body if name not in ("logprobs", "top_logprobs")}
     asked |= {"prompt_logprobs": 0, bound: 1}
-    answered = {"add_generation_prompt": False, "continue_final_message": True}
-    whole = [{"messages": [shown, _said("assistant", text)]} | answered for text in request["candidates"]]
+    answered: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+    whole = [answered | {"messages": [shown, _said("assistant", text)]} for text in request["candidates"]]
     return [(asked | one, _prompt) for one in ({"messages": [shown]}, *whole)]
 
 

@@ -150,8 +150,8 @@ def of_reply(reply: httpx2.Response, sent: Sent) -> Exception | None:
         error = answer.get("error") if isinstance(answer, dict) and not answer.get("choices") else None
         if not error:
             return None
-        code = error.get("code") if isinstance(error, dict) else None
-        status = int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else status
+        code = str(error.get("code")) if isinstance(error, dict) else ""
+        status = int(code) if re.fullmatch("[45][0-9]{2}", code) else status
     return _of_error(status, answer, text, retry_after(reply.headers), sent)
 
 
