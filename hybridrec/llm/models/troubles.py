@@ -77,17 +77,16 @@ def of_connection(error: httpx2.RequestError, base_url: str, reached: bool) -> E
     behind = list(_behind(error))
     url = httpx2.URL(base_url)
     server = f"{url.host}:{url.port or {'http': 80}.get(url.scheme, 443)}"
-    for one in behind:
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return EndpointError(f"{base_url}: {_certificate(one, server)}")
-        if isinstance(one, ssl.SSLError):
-            return EndpointError(
-                f"{base_url}: no secure connection to {server} ({one.reason or one}). If it is a server of your own "
-                "that speaks plain HTTP, begin base_url with http://."
-            )
     kind = "timeout" if isinstance(error, httpx2.TimeoutException) else f"connection: {type(error).__name__}"
+    if untrusted := next((one for one in behind if isinstance(one, ssl.SSLCertVerificationError)), None):
+        return EndpointError(f"{base_url}: {_certificate(untrusted, server)}")
     if reached:
         return NoAnswerError(kind, billed=not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
+    if insecure := next((one for one in behind if isinstance(one, ssl.SSLError)), None):
+        return EndpointError(
+            f"{base_url}: no secure connection to {server} ({insecure.reason or insecure}). If it is a server of your "
+            "own that speaks plain HTTP, begin base_url with http://."
+        )
     if isinstance(error, httpx2.ProxyError):
         return EndpointError(
             f"{base_url}: the proxy of this machine's network settings does not let us through ({error}). Put it "
