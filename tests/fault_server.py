@@ -14,6 +14,7 @@ import os
 import random
 import re
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 HANG = 60.0  # longer than any timeout of a test
@@ -226,10 +228,13 @@ class Schedule:
 
 
 class FaultServer:
-    """The server; ``url`` is its base URL. ``requests`` holds what arrived in full, if wanted (it takes memory)."""
+    """The server; ``url`` is its base URL. ``requests`` holds what arrived in full, if wanted (it takes memory).
 
-    def __init__(self, script: Script, keep_requests: bool = False) -> None:
-        self.script, self.keep_requests = script, keep_requests
+    With a ``certificate`` (a file with a key and its certificate) it speaks HTTPS.
+    """
+
+    def __init__(self, script: Script, keep_requests: bool = False, certificate: Path | None = None) -> None:
+        self.script, self.keep_requests, self.certificate = script, keep_requests, certificate
         self.url = ""
         self.log: list[Seen] = []
         self.requests: list[Request] = []
@@ -237,8 +242,11 @@ class FaultServer:
 
     async def run(self, started: Callable[[], None]) -> None:
         """Serve until cancelled."""
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if self.certificate else None
+        if secure:
+            secure.load_cert_chain(self.certificate)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=secure)
+        self.url = f"http{'s' if secure else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         started()
         await server.serve_forever()
 
@@ -285,9 +293,9 @@ class FaultServer:
 
 
 @contextlib.contextmanager
-def serve(script: Script = ranked) -> Iterator[FaultServer]:
+def serve(script: Script = ranked, certificate: Path | None = None) -> Iterator[FaultServer]:
     """A server in a thread, which keeps every request."""
-    server = FaultServer(script, keep_requests=True)
+    server = FaultServer(script, keep_requests=True, certificate=certificate)
     started, loops = threading.Event(), []
 
     async def run() -> None:

@@ -170,7 +170,7 @@ def test_a_key_that_is_not_set_is_an_error_that_names_the_variable_and_nothing_i
 
 
 def test_a_key_with_impossible_characters_is_refused_without_being_quoted(recordings, monkeypatch):
-    monkeypatch.setenv("TOY_KEY", "sk-“quoted”")
+    monkeypatch.setenv("TOY_KEY", "sk-“strange”-key")
     with serve() as server, pytest.raises(EndpointError, match="TOY_KEY holds characters that no key") as caught:
         rank(model(server.url, key_variable="TOY_KEY"), recordings)
     assert "sk-" not in str(caught.value)
@@ -191,6 +191,7 @@ def test_no_variable_but_the_one_that_is_named_says_who_is_asking(recordings, mo
     """The client would send others that are set for OpenAI to whatever server this is."""
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
         monkeypatch.setenv(f"OPENAI_{name}", KEY)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Mine: {KEY}\nAuthorization: Bearer {KEY}")
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{closed_port()}/v1")
     with serve() as server:
         rank(model(server.url), recordings)
@@ -224,26 +225,32 @@ def test_replay_needs_no_key_and_no_server(recordings, monkeypatch):
     assert not {"_client", "_api_key"} & vars(replaying).keys()
 
 
-@pytest.mark.parametrize("status", [302, 307, 308])
-def test_a_redirect_does_not_carry_the_key_to_another_server(status, recordings, monkeypatch):
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_with_the_key_and_says_where_it_leads(status, recordings, monkeypatch):
     monkeypatch.setenv("TOY_KEY", KEY)
     with serve() as other:
-        elsewhere = Reply("redirect", status=status, headers={"Location": f"{other.url}/chat/completions"})
-        with serve(lambda request: elsewhere) as server:
-            rank(model(server.url, key_variable="TOY_KEY", retries=0), recordings)
-        assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
-        assert not [request for request in other.requests if KEY in f"{request}"]
-        assert other.requests or status == 302  # which makes a GET of it, and that is answered with something else
+        elsewhere = Reply("redirect", status=status, headers={"Location": f"{other.url}/chat/completions?key={KEY}"})
+        with serve(lambda request: elsewhere) as server, pytest.raises(EndpointError) as caught:
+            rank(model(server.url, key_variable="TOY_KEY"), recordings)
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert not other.requests
+    assert f"redirects to another address, {other.url}. " in str(caught.value)
+    assert "base_url" in str(caught.value)
+    assert KEY not in str(caught.value)
 
 
 # --- what ends the run, and what is one user's failure ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404])
-def test_an_endpoint_that_cannot_be_used_ends_the_run_at_once_and_says_what_to_check(status, recordings, monkeypatch):
+@pytest.mark.parametrize(
+    ("status", "check"), [(401, "TOY_KEY"), (402, "credit"), (403, "TOY_KEY.*toy"), (404, "base_url.*toy")]
+)
+def test_an_endpoint_that_cannot_be_used_ends_the_run_at_once_and_says_what_to_check(
+    status, check, recordings, monkeypatch
+):
     monkeypatch.setenv("TOY_KEY", KEY)
     with serve(lambda request: error(status, "no such thing", "some_code")) as server:
-        wanted = f"{server.url} answered {status}: some_code no such thing. Check .*toy.*TOY_KEY"
+        wanted = rf"{server.url} answered {status}: some_code no such thing\. Check .*{check}"
         with pytest.raises(EndpointError, match=wanted):
             rank(model(server.url, key_variable="TOY_KEY"), recordings, users=100)
     assert len(server.log) <= 4  # one for each thread
@@ -291,13 +298,14 @@ def test_after_the_declared_tries_it_is_a_reported_failure_and_not_recorded(reco
     assert len(recordings) == 0
 
 
-def test_a_dead_endpoint_ends_the_run_instead_of_failing_every_user(recordings):
+def test_a_server_that_is_always_busy_ends_the_run_instead_of_failing_every_user(recordings):
     tally = runner.Tally()
-    dead = model(f"http://127.0.0.1:{closed_port()}/v1")
-    with pytest.raises(EndpointError, match="20 requests in a row failed; the last: no answer after 2 tries.*Connect"):
-        rank(dead, recordings, users=1_000, tally=tally)
-    assert 20 <= tally.done <= 20 + 2 * dead.endpoint.concurrency
-    assert dead.faults.total() >= 40
+    with serve(in_turn(ranked, *[error(503)] * 1_000)) as server:
+        busy = model(server.url)
+        with pytest.raises(EndpointError, match="20 requests in a row failed; the last: no answer after 2 tries.*503"):
+            rank(busy, recordings, users=1_000, tally=tally)
+    assert 20 <= tally.done <= 21 + 2 * busy.endpoint.concurrency
+    assert busy.faults.total() >= 40
 
 
 def test_an_endpoint_that_dies_on_the_way_loses_nothing_and_the_same_model_goes_on_when_it_is_back(recordings):
@@ -490,8 +498,8 @@ def test_all_threads_pause_when_one_is_told_to(retries, recordings):
 
 
 def test_a_client_that_takes_long_to_build_is_not_followed_by_a_burst(recordings, monkeypatch):
-    build = endpoint.openai.AsyncOpenAI
-    monkeypatch.setattr(endpoint.openai, "AsyncOpenAI", lambda **settings: (time.sleep(0.5), build(**settings))[1])
+    build = endpoint.httpx2.AsyncClient
+    monkeypatch.setattr(endpoint.httpx2, "AsyncClient", lambda **settings: (time.sleep(0.5), build(**settings))[1])
     with serve() as server:
         rank(model(server.url, requests_per_minute=600), recordings, users=5)
     assert server.log[-1].at - server.log[0].at > 0.35  # four times a tenth of a second
@@ -554,7 +562,7 @@ def test_the_run_stops_before_the_cap_is_exceeded_keeps_what_it_paid_for_and_can
 def test_the_cap_also_holds_where_answers_are_paid_for_and_then_lost(loss, recordings):
     """At worst: every byte of the request is a token, and the answer is as long as allowed."""
 
-    def script(request: Request) -> Reply:
+    def lost(request: Request) -> Reply:
         whole = replace(ranked(request), tokens=(len(request.raw), 20))
         silent = json.dumps(json.loads(whole.content) | {"usage": None})
         return {
@@ -565,8 +573,11 @@ def test_the_cap_also_holds_where_answers_are_paid_for_and_then_lost(loss, recor
         }[loss]
 
     cap = 5.0
-    with serve(script) as server, pytest.raises(SpendingCapError):
-        rank(capped(server.url, cap, timeout=0.5, retries=3), recordings, users=30)
+    with serve(in_turn(ranked, *[lost] * 100)) as server:
+        one = capped(server.url, cap, timeout=0.5, retries=3)
+        rank(one, recordings)
+        with pytest.raises(SpendingCapError):
+            rank(one, recordings, users=30)
     assert 2 < len(server.log) < 20
     assert cap / 2 < billed(server.log) <= cap
 
@@ -674,7 +685,6 @@ def test_usage_that_is_not_told_or_nonsense_counts_as_nothing(usage, counts):
     [
         ({"message": {"content": None}, "finish_reason": "length"}, "", "length"),
         ({"message": {"role": "assistant"}, "finish_reason": "length"}, "", "length"),
-        ({"message": {"content": "", "reasoning_content": "Hm."}, "finish_reason": "stop"}, "", "stop"),
         ({"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}, "No.", "refusal"),
         (
             {"message": {"content": "C1", "refusal": None, "tool_calls": [], "logprobs": {}}, "finish_reason": "stop"},
@@ -688,6 +698,47 @@ def test_usage_that_is_not_told_or_nonsense_counts_as_nothing(usage, counts):
 def test_an_unusual_completion_is_still_a_completion(choice, text, reason):
     read = replies.completion(body(choices=[choice], service_tier="default", system_fingerprint=None))
     assert (read["text"], read["finish_reason"]) == (text, reason)
+
+
+TEXT = {"type": "text", "text": "C1"}
+
+
+@pytest.mark.parametrize(
+    ("message", "usage", "text"),
+    [
+        ({"content": "C1", "reasoning_content": "Hm."}, {}, "C1"),
+        ({"content": "", "reasoning_content": "Hm."}, {}, "<think>Hm."),
+        ({"content": None, "reasoning": "Hm.", "reasoning_content": None}, {}, "<think>Hm."),
+        ({"content": " \n", "reasoning": "Hm."}, {}, "<think>Hm."),
+        ({"content": ""}, {"completion_tokens_details": {"reasoning_tokens": 20}}, "<think>"),
+        ({"content": ""}, {"completion_tokens_details": {"reasoning_tokens": 0}}, ""),
+        ({"content": None, "refusal": "No.", "reasoning": "Hm."}, {}, "No."),
+        ({"content": [TEXT, {"type": "text", "text": " > C2"}]}, {}, "C1 > C2"),
+        ({"content": []}, {}, ""),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, TEXT]}, {}, "C1"),
+        ({"content": [{"type": "thinking", "thinking": "Hm."}]}, {}, "<think>Hm."),
+    ],
+)
+def test_the_answer_is_read_and_not_the_thoughts_unless_there_is_nothing_else(message, usage, text):
+    choice = {"message": message, "finish_reason": "stop"}
+    assert replies.completion(body(choices=[choice], usage=usage))["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason", "who"),
+    [({}, "context", "server"), ({"max_tokens": 20}, "length", "our budget")]
+    + [({"max_completion_tokens": 20}, "length", "our budget")],
+)
+def test_an_answer_that_is_cut_off_was_ended_by_us_only_if_we_bounded_it(parameters, reason, who, recordings):
+    def script(request: Request) -> Reply:
+        whole = completion(request, "C1 > C2")
+        return replace(whole, content=whole.content.replace('"stop"', '"length"'))
+
+    with serve(script) as server:
+        rank(model(server.url, parameters=parameters), recordings)
+    (key,) = recordings
+    assert recordings[key]["finish_reason"] == reason
+    assert runner.ended_by(recordings[key]) == who
 
 
 @pytest.mark.parametrize(
@@ -713,7 +764,7 @@ def test_an_unusual_completion_is_still_a_completion(choice, text, reason):
         (body(choices=[{"message": {"content": "C1"}}]), "no finish_reason"),
         (body(choices=[{"message": {"content": "C1"}, "finish_reason": None}]), "no finish_reason"),
         (body(choices=[{"message": {"content": "C1"}, "finish_reason": 7}]), "no finish_reason"),
-        (body(choices=[{"message": {"content": [{"type": "text", "text": "C1"}]}}]), "no message"),
+        (body(choices=[{"message": {"content": ["C1"]}}]), "no message"),
         (body(choices=[{"message": {"content": None, "refusal": {"why": 1}}}]), "no message"),
     ],
 )

@@ -20,7 +20,6 @@ from hybridrec.study.config import Experiment, LargerModel
 DEFAULT = paths.EXPERIMENTS / "ml-100k.toml"
 VALUES = tomllib.loads(DEFAULT.read_text(encoding="utf-8"))
 ENDPOINT = {"base_url": "https://llm.example/v1"}
-SECRET = "sk-proj-4fGh2Kl9"
 
 
 def build(**changes: object) -> config.Experiment:
@@ -369,9 +368,11 @@ def test_modes_that_do_not_exist_are_refused_before_anything_runs(modes, says):
         build(modes=modes, everybody_modes=[])
 
 
-def test_an_endpoint_is_not_asked_for_probabilities():
-    with pytest.raises(SettingError, match=r"modes has 'likelihood', but an endpoint answers in text"):
-        build(modes=["listwise", "likelihood"], everybody_modes=[], endpoint={"base_url": "http://127.0.0.1/v1"})
+def test_an_endpoint_is_asked_for_probabilities_only_if_it_is_said_to_give_them():
+    asked = {"modes": ["listwise", "likelihood"], "everybody_modes": ["likelihood"], "topk_modes": ["likelihood"]}
+    with pytest.raises(SettingError, match=r"modes has 'likelihood', but an endpoint answers in text.*logprobs = true"):
+        build(**asked, endpoint=ENDPOINT)
+    assert build(**asked, endpoint=ENDPOINT | {"logprobs": True}).modes == ("listwise", "likelihood")
 
 
 # --- larger models --------------------------------------------------------------------------------------------------
@@ -406,33 +407,7 @@ def test_retrieved_lists_are_re_ranked_by_probabilities_that_were_asked_for(mode
         build(modes=["listwise", "likelihood"], topk_modes=[mode])
 
 
-# --- the endpoint ---------------------------------------------------------------------------------------------------
-
-
-def test_an_endpoint_needs_no_more_than_its_address():
-    endpoint = with_endpoint()
-    assert endpoint == EndpointSettings(base_url="https://llm.example/v1")
-    assert (endpoint.key_variable, endpoint.parameters, endpoint.spending_cap_usd) == ("", {}, None)
-
-
-def test_an_endpoints_values_arrive_as_declared():
-    given = {
-        "base_url": "http://127.0.0.1:8000/v1",
-        "key_variable": "MY_KEY_2",
-        "parameters": {"temperature": 0, "max_tokens": 400, "stop": ["\n\n"]},
-        "json_schema": True,
-        "requests_per_minute": 500,
-        "tokens_per_minute": 200_000,
-        "concurrency": 16,
-        "timeout": 30,
-        "retries": 0,
-        "attempts": 1,
-        "spending_cap_usd": 2,
-    }
-    endpoint = build(endpoint=given).endpoint
-    assert {key: getattr(endpoint, key) for key in given} == given
-    assert isinstance(endpoint.requests_per_minute, float)
-    assert isinstance(endpoint.spending_cap_usd, float)
+# --- the endpoint (the rest: test_settings.py) ----------------------------------------------------------------------
 
 
 def test_an_endpoint_is_read_from_its_table(tmp_path):
@@ -443,212 +418,6 @@ def test_an_endpoint_is_read_from_its_table(tmp_path):
     )
     file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")
     assert config.read(file).endpoint == EndpointSettings(**ENDPOINT, parameters={"temperature": 0})
-
-
-def test_an_unknown_key_of_the_endpoint_is_named_with_the_table():
-    with pytest.raises(SettingError, match=r"toy\.toml: endpoint: unknown key 'url'.*base_url"):
-        with_endpoint(url="https://llm.example/v1")
-
-
-def test_a_key_where_no_key_belongs_is_not_repeated():
-    with pytest.raises(SettingError, match="unknown key 'api_key'") as caught:
-        with_endpoint(api_key=SECRET)
-    assert SECRET not in str(caught.value)
-
-
-def test_an_endpoint_without_an_address_says_so():
-    with pytest.raises(SettingError, match=r"toy\.toml: endpoint: missing key 'base_url'"):
-        build(endpoint={"key_variable": "MY_KEY"})
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "wanted"),
-    [
-        ("json_schema", 1, "bool"),
-        ("json_schema", "yes", "bool"),
-        ("concurrency", 2.5, "whole number"),
-        ("retries", True, "whole number"),
-        ("timeout", "60", "number"),
-        ("tokens_per_minute", "many", "number"),
-        ("spending_cap_usd", True, "number"),
-    ],
-)
-def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, value, wanted):
-    with pytest.raises(SettingError) as caught:
-        with_endpoint(**{key: value})
-    assert f"toy.toml: endpoint: {key} is {value!r}; it must be a " in str(caught.value)
-    assert wanted in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("requests_per_minute", 0),
-        ("tokens_per_minute", 0.5),
-        ("concurrency", 0),
-        ("concurrency", 257),
-        ("timeout", 0),
-        ("timeout", float("inf")),
-        ("retries", -1),
-        ("attempts", 0),
-        ("attempts", 11),
-        ("spending_cap_usd", -1),
-        ("spending_cap_usd", float("nan")),
-    ],
-)
-def test_a_value_of_the_endpoint_out_of_range_names_file_key_and_limits(key, value):
-    with pytest.raises(
-        SettingError, match=rf"toy\.toml: endpoint: {key} is {value}(\.0)?; it must be a .*number from .* to "
-    ):
-        with_endpoint(**{key: value})
-
-
-# --- secrets in the wrong place -------------------------------------------------------------------------------------
-
-
-def chain(error: BaseException | None) -> str:
-    """What a traceback would show: the error, and what it was raised from or during."""
-    return "" if error is None else f"{error!r}" + chain(error.__cause__ or error.__context__)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "why"),
-    [
-        ("key_variable", SECRET, "must be the NAME of an environment variable, not a key"),
-        ("key_variable", f"OPENAI_API_KEY={SECRET}", "must be the NAME of an environment variable, not a key"),
-        ("key_variable", f"Bearer {SECRET}", "must be the NAME"),
-        ("key_variable", "K" * 65 + SECRET, "must be the NAME"),
-        ("key_variable", [SECRET], "key_variable is not what it should be"),
-        ("base_url", f"https://me:{SECRET}@llm.example/v1", "without a user, password or query"),
-        ("base_url", f"https://{SECRET}@llm.example/v1", "without a user, password or query"),
-        ("base_url", f"https://llm.example/v1@{SECRET}", "without a user, password or query"),
-        ("base_url", f"https://llm.example/v1?key={SECRET}", "without a user, password or query"),
-        ("base_url", f"https://llm.example/v1#{SECRET}", "without a user, password or query"),
-        ("base_url", SECRET, "base_url must be like https://host/v1"),
-        ("base_url", f"ftp://llm.example/{SECRET}", "base_url must be like https://host/v1"),
-        ("base_url", {"key": SECRET}, "base_url is not what it should be"),
-        ("parameters", SECRET, "parameters is not what it should be; it must be a table"),
-    ],
-)
-def test_what_may_be_a_secret_is_refused_without_being_repeated(key, value, why):
-    with pytest.raises(SettingError, match=rf"toy\.toml.*{key}") as caught:
-        with_endpoint(**{key: value})
-    assert why in str(caught.value)
-    assert SECRET not in chain(caught.value)
-
-
-def test_an_endpoint_that_is_no_table_is_not_repeated():
-    with pytest.raises(SettingError) as caught:
-        build(endpoint=f"https://me:{SECRET}@llm.example")
-    assert str(caught.value).startswith("toy.toml: endpoint is not what it should be")
-    assert SECRET not in chain(caught.value)
-
-
-@pytest.mark.parametrize(
-    "base_url",
-    [
-        "https://api.openai.com/v1",
-        "http://localhost:11434/v1",
-        "http://[::1]:8000/v1",
-        "https://llm.example",
-        "http://h/",
-    ],
-)
-def test_addresses_in_use_are_accepted(base_url):
-    assert with_endpoint(base_url=base_url).base_url == base_url
-
-
-# --- what is sent with every request ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"temperature": 0, "max_tokens": 400},
-        {"temperature": 0.7, "seed": 1, "max_completion_tokens": 4000, "reasoning_effort": "low"},
-        {
-            "top_p": 0.9,
-            "top_k": -1,
-            "min_p": 0.1,
-            "repetition_penalty": 1.05,
-            "logprobs": True,
-            "stop": ["\n\n", "###"],
-        },
-        {"chat_template_kwargs": {"enable_thinking": False}, "logit_bias": {"50256": -100}},
-        {"presence_penalty": -2, "frequency_penalty": 2.0, "user": "study"},
-    ],
-)
-def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters):
-    assert with_endpoint(parameters=parameters).parameters == parameters
-
-
-@pytest.mark.parametrize(
-    "key",
-    "n best_of tools web_search_options service_tier messages prompt input documents model models stream "
-    "stream_options response_format extra_body options extra_headers api_key authorization num_predict".split(),
-)
-def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key):
-    with pytest.raises(
-        SettingError, match=rf"toy\.toml: endpoint: parameters has '{key}': leave it out, since"
-    ) as caught:
-        with_endpoint(parameters={"temperature": 0, key: SECRET})
-    assert SECRET not in chain(caught.value)
-
-
-@pytest.mark.parametrize(
-    "key",
-    "chat_template continue_final_message echo previous_response_id lora adapter_id min_tokens ignore_eos thinking "
-    "use_beam_search prompt_embeds audio".split()
-    + ["N", " model", "Max_Tokens", SECRET],
-)
-def test_a_name_that_is_not_known_is_not_sent(key):
-    """Whatever it may mean to a server: a longer prompt, another model, more tokens than the cap counts with."""
-    with pytest.raises(SettingError, match=r"parameters: unknown key .*temperature") as caught:
-        with_endpoint(parameters={key: SECRET})
-    assert SECRET not in chain(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("stop", 7), ("stop", ["."] * 17), ("stop", [None]), ("reasoning_effort", SECRET * 20), ("user", {}),
-        ("logprobs", 5), ("enable_thinking", "false"), ("chat_template_kwargs", {"enable_thinking": SECRET}),
-        ("chat_template_kwargs", {"documents": True}), ("chat_template_kwargs", True),
-        ("logit_bias", {"50256": math.nan}), ("logit_bias", {"prompt": 1}), ("logit_bias", {"1": "2"}),
-    ],
-)  # fmt: skip
-def test_what_is_no_number_has_its_form_and_is_not_repeated(key, value):
-    with pytest.raises(SettingError, match=rf"toy\.toml: endpoint: parameters: {key} .*must be a?") as caught:
-        with_endpoint(parameters={key: value})
-    assert SECRET not in chain(caught.value)
-
-
-def test_two_bounds_on_the_answer_are_one_too_many():
-    with pytest.raises(SettingError, match="parameters has both max_tokens and max_completion_tokens"):
-        with_endpoint(parameters={"max_tokens": 20, "max_completion_tokens": 10**6})
-
-
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [
-        ("max_tokens", [0, -1, 1.5, math.nan, math.inf, True, SECRET, 10**9, [400]]),
-        ("max_completion_tokens", [0, -1, 400.0, "400"]),
-        ("temperature", [-0.1, 2.1, math.nan, "0", False, SECRET]),
-        ("top_p", [-0.1, 1.1, math.nan, SECRET]),
-        ("top_k", [-2, 1.5, math.nan, SECRET]),
-        ("repetition_penalty", [0, -1, math.inf]),
-        ("seed", [-1, 1.0, math.nan, True, SECRET, 2**31]),
-        ("presence_penalty", [-2.1, 2.1, math.nan]),
-        ("frequency_penalty", [-2.1, 2.1, math.inf]),
-    ],
-)
-def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeated(key, values):
-    for value in values:
-        with pytest.raises(
-            SettingError, match=rf"toy\.toml: endpoint: parameters: {key} .*must be a .*from .* to"
-        ) as caught:
-            with_endpoint(parameters={key: value})
-        assert SECRET not in chain(caught.value)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

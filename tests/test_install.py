@@ -16,6 +16,8 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.endpoint": "endpoint",
     "hybridrec.llm.models.limits": "endpoint",
     "hybridrec.llm.models.replies": "endpoint",
+    "hybridrec.llm.models.scoring": "endpoint",
+    "hybridrec.llm.models.troubles": "endpoint",
     "hybridrec.llm.models.local": "local",
     "hybridrec.llm.models.packed": "local",
     "hybridrec.recommenders.cornac_models": "cornac",

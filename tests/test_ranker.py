@@ -147,6 +147,20 @@ def test_the_characters_of_scored_candidates_count_for_the_prompt(cache):
     assert table["completion_tokens"] == 0
 
 
+def test_an_endpoint_that_scores_is_estimated_with_the_prompt_once_a_candidate(tmp_path, cache):
+    class Behind(ToyModel):
+        endpoint = None
+
+    # eve's history has 16 characters ("- Alien\n- Brazil"), her text therefore 100; she has two candidates, bob one.
+    own = 'name = "short"\nkind = "choose"\ntext = "{history}' + "x" * 84 + '"\nquestion = "{title}?"'
+    (tmp_path / "short.toml").write_text(own, encoding="utf-8")
+    once, each = (
+        Ranker(one, tmp_path / "short.toml", cache).estimate(DATA, CANDIDATES) for one in (ToyModel(), Behind())
+    )
+    more = (each["prompt_tokens"] - once["prompt_tokens"]).tolist()
+    assert dict(zip(each["user"], more, strict=True)) == {"eve": 25, "bob": 0}
+
+
 def test_an_open_model_on_this_machine_is_estimated_as_it_answers(tmp_path, cache):
     ranker = Ranker(HuggingFace(tiny_model.save(tmp_path / "tiny")), "pointwise", cache)
     estimated, ranked = ranker.estimate(DATA, CANDIDATES), ranker.rank(DATA, CANDIDATES)

@@ -1,6 +1,12 @@
-"""The settings of an endpoint, and how any settings are checked: an error names the key, and shows no secret."""
+"""The settings of an endpoint, and how any settings are checked: an error names the key, and shows no secret.
+
+An endpoint's settings come through two doors, the library's and an experiment's file; each test goes through both.
+"""
 
 import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pydantic
 import pytest
@@ -8,30 +14,56 @@ import pytest
 from hybridrec.errors import SettingError
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.settings import Settings, checked
+from hybridrec.study import config, paths
 
+VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
+WRITTEN = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": []}
 ENDPOINT = {"base_url": "https://llm.example/v1"}
 SECRET = "sk-proj-4fGh2Kl9"
 
 
-def settled(**changes: object) -> EndpointSettings:
-    return checked(EndpointSettings, ENDPOINT | changes, "toy.toml")
+@dataclass(frozen=True)
+class Door:
+    """One way to an endpoint's settings, and what its errors begin with."""
+
+    build: Callable[[object], EndpointSettings]
+    where: str
+
+    def __call__(self, **changes: object) -> EndpointSettings:
+        return self.build(ENDPOINT | changes)
+
+
+def of_experiment(endpoint: object) -> EndpointSettings:
+    return config.build("toy", VALUES | WRITTEN | {"endpoint": endpoint}, "toy.toml").endpoint
+
+
+DOORS = {
+    "library": Door(lambda endpoint: checked(EndpointSettings, endpoint, "toy.toml"), "toy.toml"),
+    "experiment": Door(of_experiment, "toy.toml: endpoint"),
+}
+
+
+@pytest.fixture(params=DOORS)
+def settled(request) -> Door:
+    return DOORS[request.param]
 
 
 # --- the endpoint ---------------------------------------------------------------------------------------------------
 
 
-def test_an_endpoint_needs_no_more_than_its_address():
+def test_an_endpoint_needs_no_more_than_its_address(settled):
     endpoint = settled()
     assert endpoint == EndpointSettings(base_url="https://llm.example/v1")
     assert (endpoint.key_variable, endpoint.parameters, endpoint.spending_cap_usd) == ("", {}, None)
 
 
-def test_an_endpoints_values_arrive_as_declared():
+def test_an_endpoints_values_arrive_as_declared(settled):
     given = {
         "base_url": "http://127.0.0.1:8000/v1",
         "key_variable": "MY_KEY_2",
         "parameters": {"temperature": 0, "max_tokens": 400, "stop": ["\n\n"]},
         "json_schema": True,
+        "logprobs": True,
         "requests_per_minute": 500,
         "tokens_per_minute": 200_000,
         "concurrency": 16,
@@ -46,15 +78,28 @@ def test_an_endpoints_values_arrive_as_declared():
     assert isinstance(endpoint.spending_cap_usd, float)
 
 
-def test_a_key_where_no_key_belongs_is_not_repeated():
+def test_a_key_where_no_key_belongs_is_not_repeated(settled):
     with pytest.raises(SettingError, match="unknown key 'api_key'") as caught:
         settled(api_key=SECRET)
     assert SECRET not in str(caught.value)
 
 
-def test_an_endpoint_without_an_address_says_so():
-    with pytest.raises(SettingError, match=r"toy\.toml: missing key 'base_url'"):
-        checked(EndpointSettings, {"key_variable": "MY_KEY"}, "toy.toml")
+def test_an_endpoint_without_an_address_says_so(settled):
+    with pytest.raises(SettingError, match=f"{settled.where}: missing key 'base_url'"):
+        settled.build({"key_variable": "MY_KEY"})
+
+
+def test_an_unknown_key_of_the_endpoint_is_named(settled):
+    with pytest.raises(SettingError, match=f"{settled.where}: unknown key 'url'.*base_url"):
+        settled(url="https://llm.example/v1")
+
+
+@pytest.mark.parametrize("given", [f"https://me:{SECRET}@llm.example", [SECRET]])
+def test_an_endpoint_that_is_no_table_is_not_repeated(given):
+    with pytest.raises(SettingError) as caught:
+        of_experiment(given)
+    assert str(caught.value).startswith("toy.toml: endpoint is not what it should be")
+    assert SECRET not in chain(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +114,11 @@ def test_an_endpoint_without_an_address_says_so():
         ("spending_cap_usd", True, "number from 0 to 1,000,000"),
     ],
 )
-def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, value, wanted):
+def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, value, wanted, settled):
     with pytest.raises(SettingError) as caught:
         settled(**{key: value})
     told = str(caught.value)
-    assert told.startswith(f"toy.toml: {key} is {value!r}; it must be a ")
+    assert told.startswith(f"{settled.where}: {key} is {value!r}; it must be a ")
     assert wanted in told
 
 
@@ -93,8 +138,8 @@ def test_a_mistyped_value_of_the_endpoint_names_table_key_value_and_type(key, va
         ("spending_cap_usd", float("nan")),
     ],
 )
-def test_a_value_of_the_endpoint_out_of_range_names_file_key_and_limits(key, value):
-    with pytest.raises(SettingError, match=rf"toy\.toml: {key} is {value}; it must be a .*number from .* to "):
+def test_a_value_of_the_endpoint_out_of_range_names_file_key_and_limits(key, value, settled):
+    with pytest.raises(SettingError, match=rf"{settled.where}: {key} is {value}; it must be a .*number from .* to "):
         settled(**{key: value})
 
 
@@ -125,8 +170,8 @@ def chain(error: BaseException | None) -> str:
         ("parameters", SECRET, "parameters is not what it should be; it must be a table"),
     ],
 )
-def test_what_may_be_a_secret_is_refused_without_being_repeated(key, value, why):
-    with pytest.raises(SettingError, match=rf"toy\.toml.*{key}") as caught:
+def test_what_may_be_a_secret_is_refused_without_being_repeated(key, value, why, settled):
+    with pytest.raises(SettingError, match=rf"{settled.where}: .*{key}") as caught:
         settled(**{key: value})
     assert why in str(caught.value)
     assert SECRET not in chain(caught.value)
@@ -142,8 +187,19 @@ def test_what_may_be_a_secret_is_refused_without_being_repeated(key, value, why)
         "http://h/",
     ],
 )
-def test_addresses_in_use_are_accepted(base_url):
+def test_addresses_in_use_are_accepted(base_url, settled):
     assert settled(base_url=base_url).base_url == base_url
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/completions/", "/v1/completions"])
+def test_an_address_that_goes_on_too_long_is_refused(path, settled):
+    with pytest.raises(SettingError, match=f"{settled.where}: base_url must end before /chat/completions"):
+        settled(base_url=f"https://llm.example{path}")
+
+
+def test_an_address_with_an_impossible_port_is_refused(settled):
+    with pytest.raises(SettingError, match=f"{settled.where}: base_url must have a port"):
+        settled(base_url="https://llm.example:99999/v1")
 
 
 # --- what is sent with every request ----------------------------------------------------------------------------------
@@ -166,7 +222,7 @@ def test_addresses_in_use_are_accepted(base_url):
         {"presence_penalty": -2, "frequency_penalty": 2.0, "user": "study"},
     ],
 )
-def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters):
+def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters, settled):
     assert settled(parameters=parameters).parameters == parameters
 
 
@@ -175,8 +231,8 @@ def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters):
     "n best_of tools web_search_options service_tier messages prompt input documents model models stream "
     "stream_options response_format extra_body options extra_headers api_key authorization num_predict".split(),
 )
-def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key):
-    with pytest.raises(SettingError, match=rf"toy\.toml: parameters has '{key}': leave it out, since") as caught:
+def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key, settled):
+    with pytest.raises(SettingError, match=rf"{settled.where}: parameters has '{key}': leave it out, since") as caught:
         settled(parameters={"temperature": 0, key: SECRET})
     assert SECRET not in chain(caught.value)
 
@@ -187,7 +243,7 @@ def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key
     "use_beam_search prompt_embeds audio".split()
     + ["N", " model", "Max_Tokens", SECRET],
 )
-def test_a_name_that_is_not_known_is_not_sent(key):
+def test_a_name_that_is_not_known_is_not_sent(key, settled):
     """Whatever it may mean to a server: a longer prompt, another model, more tokens than the cap counts with."""
     with pytest.raises(SettingError, match=r"parameters: unknown key .*leave it out.*temperature") as caught:
         settled(parameters={key: SECRET})
@@ -203,13 +259,13 @@ def test_a_name_that_is_not_known_is_not_sent(key):
         ("logit_bias", {"50256": math.nan}), ("logit_bias", {"prompt": 1}), ("logit_bias", {"1": "2"}),
     ],
 )  # fmt: skip
-def test_what_is_no_number_has_its_form_and_is_not_repeated(key, value):
-    with pytest.raises(SettingError, match=rf"toy\.toml: parameters: {key} is .*must be (a |true)") as caught:
+def test_what_is_no_number_has_its_form_and_is_not_repeated(key, value, settled):
+    with pytest.raises(SettingError, match=rf"{settled.where}: parameters: {key} is .*must be (a |true)") as caught:
         settled(parameters={key: value})
     assert SECRET not in chain(caught.value)
 
 
-def test_two_bounds_on_the_answer_are_one_too_many():
+def test_two_bounds_on_the_answer_are_one_too_many(settled):
     with pytest.raises(SettingError, match="parameters has both max_tokens and max_completion_tokens"):
         settled(parameters={"max_tokens": 20, "max_completion_tokens": 10**6})
 
@@ -228,14 +284,16 @@ def test_two_bounds_on_the_answer_are_one_too_many():
         ("frequency_penalty", [-2.1, 2.1, math.inf]),
     ],
 )
-def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeated(key, values):
+def test_a_parameter_that_every_server_knows_is_held_to_its_range_and_not_repeated(key, values, settled):
     for value in values:
-        with pytest.raises(SettingError, match=rf"toy\.toml: parameters: {key} is .* a .*number from .* to") as caught:
+        with pytest.raises(
+            SettingError, match=rf"{settled.where}: parameters: {key} is .* a .*number from .* to"
+        ) as caught:
             settled(parameters={key: value})
         assert SECRET not in chain(caught.value)
 
 
-def test_parameters_are_sent_as_they_were_written():
+def test_parameters_are_sent_as_they_were_written(settled):
     """0 and 0.0 are equal, but not the same request: each has a recording of its own."""
     assert f"{settled(parameters={'temperature': 0, 'top_p': 1.0}).parameters}" == "{'temperature': 0, 'top_p': 1.0}"
 
@@ -249,7 +307,7 @@ def test_every_number_of_an_endpoint_has_a_range():
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_the_ends_of_a_range_are_in_it_and_what_lies_beyond_is_not(name):
+def test_the_ends_of_a_range_are_in_it_and_what_lies_beyond_is_not(name, settled):
     least, most = EndpointSettings.model_fields[name].metadata
     low, high = least.ge, most.le
     assert [getattr(settled(**{name: end}), name) for end in (low, high)] == [low, high]

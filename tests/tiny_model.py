@@ -6,7 +6,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-CHAT = "{% for m in messages %}Q: {{ m.content }}{% endfor %} A:"
+CHAT = (
+    "{% for m in messages %}"
+    "{% if m.role == 'user' %}Q: {{ m.content }} A:{% else %}{{ m.content }}{% endif %}"
+    "{% endfor %}"
+)
 
 
 def save(folder: Path, chat: bool = True, seed: int = 3) -> Path:

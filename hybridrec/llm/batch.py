@@ -87,7 +87,7 @@ def write(asked: Iterable[Asked], model: Endpoint, folder: Path, name: str) -> l
     which a custom_id occurs twice.
 
     Raises:
-        ValueError: a request that an endpoint cannot answer.
+        SettingError: a request for probabilities.
     """
     once = {model.key(one): one for one in asked}
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,8 @@ def _outcome(line: Mapping, model: Endpoint) -> tuple[Response | str, list[str]]
     if body is None and number is None:
         return said or "no response", []
     try:
-        answer = model.kept(completion(body if isinstance(body, str) else json.dumps(body)))
+        whole = body if isinstance(body, str) else json.dumps(body)
+        answer = model.kept(completion(whole, bounded=model.bounded))
     except NoAnswerError as broken:
         return f"{broken.kind}: {said}" if said else broken.kind, []
     odd = {

@@ -126,7 +126,9 @@ class Ranker:
             prompt, completion = self.llm.count(request)
         else:
             listed = sum(map(len, request["candidates"]))
-            shown = len(request["instruction"]) + (0 if self.mode.writes else listed)
+            # An endpoint that scores is sent the user's prompt with each candidate.
+            times = 1 if self.mode.writes or not hasattr(self.llm, "endpoint") else len(request["candidates"])
+            shown = times * len(request["instruction"]) + (0 if self.mode.writes else listed)
             # A written answer has a line for each candidate: its title, a list mark and the line's end.
             written = listed + 4 * len(request["candidates"]) if self.mode.writes else 0
             prompt, completion = (-(-size // _CHARACTERS_PER_TOKEN) for size in (shown, written))

@@ -55,9 +55,13 @@ def _short(value: str) -> str:
 
 
 def data(settings: config.Experiment) -> None:
-    """Fetch and verify an experiment's dataset; ratings of one's own must be enough for the study, too."""
+    """Fetch and verify an experiment's dataset; ratings of one's own must be enough for the study, too.
+
+    A model that could not be asked is an error here, before anything is fitted.
+    """
     from hybridrec.study import enough
 
+    study_models.check(settings)
     dataset = steps.dataset(settings.dataset, settings.ratings)
     users, items = dataset.interactions["user"].nunique(), len(dataset.items)
     counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
@@ -68,6 +72,7 @@ def data(settings: config.Experiment) -> None:
 
 def model(settings: config.Experiment) -> None:
     """Fetch, verify and convert an experiment's language model."""
+    study_models.check(settings)
     if settings.endpoint:
         print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
         return
@@ -167,8 +172,10 @@ def overview() -> None:
 
 
 def run(settings: config.Experiment, notebook: str) -> None:
-    """Execute one notebook; ratings of one's own are checked before the first."""
+    """Execute one notebook; the model and ratings of one's own are checked before the first."""
     name = notebook.removesuffix(".ipynb")
+    if name == notebooks.FIRST:
+        study_models.check(settings)
     if settings.ratings and name == notebooks.FIRST:
         data(settings)  # says in a second what would fail later, or after hours
     notebooks.run(settings, name)

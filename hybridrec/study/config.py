@@ -163,9 +163,10 @@ def _check_modes(settings: Experiment) -> None:
             f"modes has none in which the model writes the order, and notebook 04 reads what it writes: add "
             f"{PUBLISHED_MODE!r}, or a mode of your own of that kind."
         )
-    if settings.endpoint and scored:
+    if settings.endpoint and scored and not settings.endpoint.logprobs:
         raise SettingError(
-            f"modes has {scored[0]!r}, but an endpoint answers in text, without probabilities: leave it out."
+            f"modes has {scored[0]!r}, but an endpoint answers in text, without probabilities: leave it out; or set "
+            "logprobs = true in [endpoint], if its server gives log-probabilities."
         )
     for key, allowed in (("everybody_modes", settings.modes), ("topk_modes", scored)):
         strange = [name for name in getattr(settings, key) if name not in allowed]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
+from hybridrec.llm.models.cards import MODELS
 from hybridrec.llm.recordings import Recordings, remove
 from hybridrec.study import paths
 
 if TYPE_CHECKING:
     from hybridrec.llm.models.local import HuggingFace
+    from hybridrec.study.config import Experiment
 
 
 def policy() -> str:
@@ -41,6 +43,24 @@ def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.M
     from hybridrec.llm.models.endpoint import Endpoint
 
     return Endpoint(name, price=read_prices(paths.PRICES).of_endpoint(name), **endpoint)
+
+
+def check(settings: "Experiment") -> None:
+    """See that an experiment's models can be asked: each is known, and has a price if it is behind an endpoint.
+
+    Nothing is loaded and no connection is made; a model of the Hugging Face hub is not looked up.
+
+    Raises:
+        ModelError, PriceError, SettingError: what is wrong with the first that cannot.
+    """
+    names = [one.model for one in settings.larger_models]
+    if settings.endpoint:
+        open_model(settings.model, settings.endpoint.model_dump())
+    else:
+        names.append(settings.model)
+    for name in names:
+        if name not in MODELS:  # else there is no need to wait for torch
+            local(name)
 
 
 def local(name: str) -> "HuggingFace":

@@ -1,9 +1,15 @@
-"""A language model behind an OpenAI-compatible endpoint, through the ``openai`` client.
+"""A language model behind an OpenAI-compatible endpoint.
 
 OpenAI itself, vLLM, llama.cpp, Ollama, ``transformers serve``: whatever answers ``POST /chat/completions``. Requests
 are tasks of one event loop, which runs in a thread of its own, within the declared pace and spending cap. Two kinds of
 fault, two layers: what comes back without a completion (no connection, timeout, 429, 5xx, a broken body) is tried again
 here; a completion that is no ranking is asked for again by ``runner.ask``, as another attempt with its own recording.
+
+Until a completion has come, a setting is likelier to be wrong than a server to be busy: what cannot heal ends the run
+at once, anything else after two tries (``troubles`` says what is which).
+
+httpx2 sends them, and not the client of OpenAI: that one adds headers from environment variables to each request, and
+follows redirects with the key.
 """
 
 import asyncio
@@ -21,33 +27,32 @@ from functools import cached_property
 from typing import Any
 
 import httpx2
-import openai
 import pydantic
 import tenacity
 
 from hybridrec.errors import EndpointError, SettingError, SpendingCapError
 from hybridrec.evaluation.prices import Price, price_of
+from hybridrec.llm.models import scoring, troubles
 from hybridrec.llm.models.limits import Budget, Pace
-from hybridrec.llm.models.replies import LONGEST_WAIT, NoAnswerError, completion, retry_after, said_by
+from hybridrec.llm.models.replies import NoAnswerError, completion
 from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.llm.models.troubles import RefusedError
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.runner import Asked, Failure, Finished, Keep, Response
 from hybridrec.settings import checked
 
 _FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 60.0
-# So many users in a row without an answer mean that the endpoint is gone, not that these users are difficult.
-_GIVE_UP_AFTER = 20
-_TRANSIENT = {408, 409, 425, 429}
-_FATAL = {401, 402, 403, 404}
+# So many users in a row without an answer mean that the endpoint is gone, not that these users are difficult. Where
+# none has got an answer yet, fewer will do if all failed of the same.
+_GIVE_UP_AFTER, _ALIKE = 20, 3
+_FIRST_TRIES = 2  # of a request, while nothing has shown that the endpoint can answer
+_LONGEST_CONNECT = 5.0  # seconds
 # A shorter key is a placeholder ("EMPTY", "1") for a server that wants none, and may well be a word of an answer.
 _SHORTEST_KEY = 8
 _LONGEST_SAID = 300  # characters that are shown of what a server said
-# The loggers of the client and its transport: at DEBUG they show a server's status lines and headers.
-_LOGGERS = "openai._base_client httpx2 httpcore2.connection httpcore2.http11 httpcore2.proxy httpcore2.socks".split()
-
-
-class _RefusedError(Exception):
-    """The endpoint refuses this one request, and would again."""
+# The loggers of the transport: at DEBUG they show a server's status lines and headers.
+_LOGGERS = "httpx2 httpcore2.connection httpcore2.http11 httpcore2.proxy httpcore2.socks".split()
+_QUOTES = "'\"`“”‘’„«»"
 
 
 @functools.cache
@@ -60,6 +65,9 @@ def _background() -> asyncio.AbstractEventLoop:
 
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint; it answers "generate" requests.
+
+    With ``logprobs`` among the settings it also answers "choose" requests, and where the server is vLLM "score"
+    requests: with one request to the server for each candidate, whose replies become one response.
 
     No key is read and no connection opened before the first request has to be sent.
 
@@ -94,9 +102,7 @@ class Endpoint:
         self.faults: Counter[str] = Counter()
         self._given = key
         self._key_in = f"the environment variable {key_variable}" if key_variable else "key (or key_variable)"
-        bounds = [self.endpoint.parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
-        self._longest_answer = bounds[0] or bounds[1] or 0
-        if self.endpoint.spending_cap_usd is not None and (price is None or not self._longest_answer):
+        if self.endpoint.spending_cap_usd is not None and (price is None or not self.bounded):
             raise SettingError(
                 "spending_cap_usd needs the model's price, and max_tokens among the endpoint's parameters."
             )
@@ -106,14 +112,17 @@ class Endpoint:
         self._under_way: dict[concurrent.futures.Future[Response | Failure | None], Asked] = {}
         # Of the run, and changed by the event loop's thread alone: tasks that wait for something else than an answer.
         self._waiting: set[asyncio.Task[Any]] = set()
-        self._stopped, self._failed_in_a_row = False, 0
+        self._stopped, self._failed_in_a_row = False, list[str]()
         self._fatal: Exception | None = None
+        self._reached = self._completed = False  # whether any reply has come, and whether any completion
 
     # --- the interface of runner.Model ------------------------------------------------------------------------------
 
     def key(self, asked: Asked) -> str:
-        """The hash of the body that is sent, and the attempt. The address is no part of it: a batch gives the same."""
-        return request_key(self.body(asked), asked.attempt)
+        """The hash of what is sent, and the attempt. The address is no part of it: a batch gives the same."""
+        if asked.request["kind"] == "generate":
+            return request_key(self.body(asked), asked.attempt)
+        return request_key({"bodies": [body for body, _ in self._parts(asked)], **_choices(asked)}, asked.attempt)
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         """Send a request as soon as there is room for it; return what has finished meanwhile.
@@ -153,7 +162,7 @@ class Endpoint:
             concurrent.futures.wait(self._under_way)
             asyncio.run_coroutine_threadsafe(self._disconnect(), _background()).result()
         self._under_way.clear()
-        self._stopped, self._fatal, self._failed_in_a_row = False, None, 0  # the next run has none of these troubles
+        self._stopped, self._fatal, self._failed_in_a_row = False, None, []  # the next run has none of these troubles
 
     async def _stop(self) -> None:
         """End all waits, but not for answers to what has been sent."""
@@ -163,7 +172,7 @@ class Endpoint:
 
     async def _disconnect(self) -> None:
         if client := vars(self).pop("_client", None):
-            await client.close()
+            await client.aclose()
 
     def censored(self, text: str) -> str:
         """A server's words as they may be shown: one printable line of bounded length, without the key."""
@@ -177,48 +186,77 @@ class Endpoint:
     # --- what is sent -----------------------------------------------------------------------------------------------
 
     def body(self, asked: Asked) -> dict[str, Any]:
-        """The body of the request: model, message, and the configured parameters. Nothing else is ever sent.
+        """The body of a request to write: model, message, and the configured parameters. Nothing else is ever sent.
 
         With ``seed`` among the parameters a further attempt draws from the next seed.
 
         Raises:
-            ValueError: a request for probabilities, which an endpoint cannot give (names the kind).
+            SettingError: a request for probabilities, which are several requests to the server (names the kind).
         """
         request = asked.request
         if request["kind"] != "generate":
-            raise ValueError(
-                f"an endpoint answers in text, not with probabilities: it cannot do {request['kind']!r} requests. "
-                "Leave the modes likelihood and pointwise out of the experiment, or run a local model."
+            raise SettingError(
+                f"a batch is answered in text, without probabilities: it cannot do {request['kind']!r} requests. Leave "
+                "the modes that read probabilities out of it."
             )
-        body: dict[str, Any] = {"model": self.name, "messages": [{"role": "user", "content": request["instruction"]}]}
-        body |= self.endpoint.parameters
-        if "seed" in body:
-            body["seed"] += asked.attempt
+        body = self._base(asked) | {"messages": [{"role": "user", "content": request["instruction"]}]}
         if self.endpoint.json_schema:
             body["response_format"] = {"type": "json_schema", "json_schema": _schema(request["candidates"])}
         return body
 
+    def _base(self, asked: Asked) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.name} | self.endpoint.parameters
+        if "seed" in body:
+            body["seed"] += asked.attempt
+        return body
+
+    def _parts(self, asked: Asked) -> list[tuple[dict[str, Any], scoring.Read]]:
+        """The bodies that a request comes to, each with what reads its reply.
+
+        Raises:
+            SettingError: a request for probabilities that the settings do not allow for (names the kind).
+        """
+        if asked.request["kind"] == "generate":
+            return [(self.body(asked), functools.partial(completion, bounded=self.bounded))]
+        if not self.endpoint.logprobs:
+            raise SettingError(
+                f"an endpoint answers in text, without probabilities: it cannot do {asked.request['kind']!r} requests. "
+                "Leave the modes likelihood and pointwise out of the experiment; or set logprobs = true for the "
+                "endpoint, if its server gives log-probabilities; or run a local model."
+            )
+        return scoring.parts(self._base(asked), asked.request)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the length of a written answer is bounded by us."""
+        return _longest_answer(self.endpoint.parameters) > 0
+
     @cached_property
-    def _client(self) -> openai.AsyncOpenAI:
+    def _client(self) -> httpx2.AsyncClient:
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self._censor)
-        nothing: Any = openai.Omit()  # in place of what the client would read from the environment
-        return openai.AsyncOpenAI(
+        key = self._api_key.get_secret_value()
+        connect = min(self.endpoint.timeout, _LONGEST_CONNECT)
+        return httpx2.AsyncClient(
             base_url=self.endpoint.base_url,
-            api_key=self._api_key.get_secret_value() or "none",
-            default_headers={"OpenAI-Organization": nothing, "OpenAI-Project": nothing},
-            timeout=self.endpoint.timeout,
-            max_retries=0,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(self.endpoint.timeout, connect=connect, pool=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self.endpoint.concurrency),
         )
 
     @cached_property
     def _api_key(self) -> pydantic.SecretStr:
-        key = self._key_as_set
+        secret = self._key_as_set
+        key = secret.get_secret_value()
         if self.endpoint.key_variable and not key:
             raise EndpointError(f"{self._key_in} is not set; it must hold the endpoint's key.")
-        if not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
-            raise EndpointError(f"{self._key_in} holds characters that no key can have.")  # which would be quoted
-        return key
+        if key.strip(_QUOTES) != key:
+            raise EndpointError(f"{self._key_in} holds the key in quotation marks: set it without them.")
+        if key.casefold().startswith("bearer "):
+            raise EndpointError(f'{self._key_in} holds "Bearer " before the key: set it to the key alone.')
+        if not (key.isascii() and key.isprintable()) or " " in key:  # which would be quoted
+            raise EndpointError(f"{self._key_in} holds characters that no key can have: set it to the key alone.")
+        return secret
 
     @property
     def _key_as_set(self) -> pydantic.SecretStr:
@@ -233,22 +271,29 @@ class Endpoint:
     # --- one request, a task of the event loop ----------------------------------------------------------------------
 
     async def _answer(self, asked: Asked, keep: Keep) -> Response | Failure | None:
-        """The response, tried as often as declared and kept at once; None if the run ended before there was one."""
+        """The response, from all its parts and kept at once; None if the run ended before there was one."""
+        try:
+            replies = await asyncio.gather(*(self._part(*part) for part in self._parts(asked)))
+            failure = next((reply for reply in replies if isinstance(reply, Failure)), None)
+            responses = [reply for reply in replies if isinstance(reply, dict)]
+            if not failure and len(responses) < len(replies):
+                return None
+            outcome = failure or keep(asked, self._joined(asked, responses))
+        except Exception as error:
+            await self._end(error)
+            return None
+        await self._note(outcome)
+        return outcome
+
+    async def _part(self, body: dict[str, Any], read: scoring.Read) -> Response | Failure | None:
+        """What comes of one body, tried as often as declared; None if the run ended before anything did."""
         if self._stopped:
             return None
         task = _this_task()
         self._waiting.add(task)
         try:
             async with self._room:
-                outcome = await self._response(self.body(asked))
-                if not isinstance(outcome, Failure):
-                    outcome = keep(asked, outcome)
-            self._failed_in_a_row = self._failed_in_a_row + 1 if isinstance(outcome, Failure) else 0
-            if isinstance(outcome, Failure) and self._failed_in_a_row == _GIVE_UP_AFTER:
-                await self._end(
-                    EndpointError(f"{_GIVE_UP_AFTER} requests in a row failed; the last: {outcome.reason}.")
-                )
-            return outcome
+                return await self._response(body, read)
         except asyncio.CancelledError:
             return None
         except Exception as error:
@@ -257,6 +302,26 @@ class Endpoint:
         finally:
             self._waiting.discard(task)
 
+    def _joined(self, asked: Asked, responses: list[Response]) -> Response:
+        return responses[0] if asked.request["kind"] == "generate" else scoring.joined(asked.request, responses)
+
+    async def _note(self, outcome: Response | Failure) -> None:
+        """End the run where failures show that nobody will get an answer."""
+        if not isinstance(outcome, Failure):
+            self._failed_in_a_row.clear()
+            return
+        self._failed_in_a_row.append(outcome.reason)
+        last = self._failed_in_a_row[-_ALIKE:]
+        alike = not self._completed and len(last) == _ALIKE and len(set(last)) == 1
+        if alike or len(self._failed_in_a_row) == _GIVE_UP_AFTER:
+            often = len(self._failed_in_a_row)
+            await self._end(
+                EndpointError(
+                    f"{self.endpoint.base_url}: {often} requests in a row failed; the last: {outcome.reason}. Answers "
+                    "so far are recorded; run again when the endpoint can answer."
+                )
+            )
+
     async def _end(self, error: Exception) -> None:
         """Begin nothing more; the first error is raised when everything under way has been returned."""
         self._waiting.discard(_this_task())  # this task is through, and must not cancel itself
@@ -264,35 +329,46 @@ class Endpoint:
         if not isinstance(error, SpendingCapError):  # what may still fit under the cap is let through
             await self._stop()
 
-    async def _response(self, body: dict[str, Any]) -> Response | Failure:
+    async def _response(self, body: dict[str, Any], read: scoring.Read) -> Response | Failure:
         backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_BACKOFF)
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
+            stop=self._is_enough,
             retry=tenacity.retry_if_exception_type(NoAnswerError),
             # As long as the server says, else longer and longer with chance in it, so that not all return together.
             wait=lambda state: _told(state) or backoff(state),
             reraise=True,
         )
         try:
-            return await retrying(self._try, body)
+            return await retrying(self._try, body, read)
         except NoAnswerError as error:
-            return Failure(f"no answer after {self.endpoint.retries + 1} tries, the last: {error.kind}")
-        except _RefusedError as error:
+            if error.why and not self._completed:
+                raise EndpointError(error.why) from None
+            tries = retrying.statistics["attempt_number"]
+            return Failure(f"no answer after {tries} tr{'ies' if tries > 1 else 'y'}, the last: {error.kind}")
+        except RefusedError as error:
             return Failure(str(error))
 
-    async def _try(self, body: dict[str, Any]) -> Response:
+    def _is_enough(self, state: tenacity.RetryCallState) -> bool:
+        """Whether a request has been tried often enough."""
+        error = state.outcome.exception() if state.outcome else None
+        tries = self.endpoint.retries + 1
+        if not self._completed and isinstance(error, NoAnswerError) and not error.busy:
+            tries = min(tries, _FIRST_TRIES)
+        return state.attempt_number >= tries
+
+    async def _try(self, body: dict[str, Any], read: scoring.Read) -> Response:
         """Send once, within the limits."""
-        size = len(json.dumps(body, ensure_ascii=False).encode())
+        size, longest = len(json.dumps(body, ensure_ascii=False).encode()), _longest_answer(body)
         _ = self._client  # built first: whoever has been given a time to send must not wait for it
-        await self._tokens.wait(size / 3 + self._longest_answer)  # servers count the longest possible answer, too
+        await self._tokens.wait(size / 3 + longest)  # servers count the longest possible answer, too
         await self._requests.wait()
         # A token is a byte or longer, so this can only be too high.
-        worst = self.usd({"prompt_tokens": size, "cached_tokens": 0, "completion_tokens": self._longest_answer})
+        worst = self.usd({"prompt_tokens": size, "cached_tokens": 0, "completion_tokens": longest})
         await self.budget.reserve(worst)
         cost = worst
         self._waiting.discard(_this_task())
         try:
-            response = await self._send(body)
+            response = await self._send(body, read)
             cost = self.usd(response) if response["prompt_tokens"] else worst
             return response
         except NoAnswerError as error:
@@ -303,44 +379,42 @@ class Endpoint:
             if self._stopped:
                 raise asyncio.CancelledError from None
             raise
-        except (_RefusedError, EndpointError):
+        except (RefusedError, EndpointError):
             cost = 0.0
             raise
         finally:
             self.budget.settle(worst, cost)
             self._waiting.add(_this_task())
 
-    async def _send(self, body: dict[str, Any]) -> Response:
-        """One HTTP exchange; every way it can fail becomes one of our three errors.
+    async def _send(self, body: dict[str, Any], read: scoring.Read) -> Response:
+        """One HTTP exchange; every way it can fail becomes one of the three errors of ``troubles``.
 
         None of them quotes the key or drags the client's own error along, which quotes what the server said.
         """
         start = time.perf_counter()
         try:
-            reply = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
-        except openai.APITimeoutError:
-            raise NoAnswerError("timeout", billed=True) from None
-        except openai.APIConnectionError as error:
-            raise NoAnswerError(f"connection: {type(error.__cause__).__name__}", billed=True) from None
-        except openai.APIStatusError as error:
-            reply = error.response
-        if not reply.is_success:
-            raise self._status_error(reply)
-        return self.kept(completion(reply.text, round(time.perf_counter() - start, 3)))
+            reply = await self._client.post("chat/completions", json=body)
+        except httpx2.RequestError as error:
+            raise troubles.of_connection(error, self.endpoint.base_url, self._reached) from None
+        self._reached = True
+        parameters = sorted(body.keys() - {"model", "messages"})
+        key_in = self._key_in if self._api_key.get_secret_value() else ""
+        sent = troubles.Sent(self.endpoint.base_url, self.name, key_in, parameters, self.censored)
+        if trouble := troubles.of_reply(reply, sent):
+            raise trouble
+        response = self.kept(read(reply.text, round(time.perf_counter() - start, 3)))
+        self._completed = True
+        return response
 
-    def _status_error(self, reply: httpx2.Response) -> Exception:
-        status, said = reply.status_code, self.censored(said_by(reply.text) or reply.text) or "nothing more"
-        delay = retry_after(reply.headers)
-        if status in _FATAL or "insufficient_quota" in said:
-            return EndpointError(
-                f"{self.endpoint.base_url} answered {status}: {said}. Check base_url, the model's name ({self.name}), "
-                f"and the key in {self._key_in}."
-            )
-        if delay is not None and delay > LONGEST_WAIT:
-            return EndpointError(f"{self.endpoint.base_url} wants us to wait {delay:.0f} s ({said}): go on later.")
-        if status in _TRANSIENT or status >= 500:
-            return NoAnswerError(str(status), delay)
-        return _RefusedError(f"refused with {status}: {said}")
+
+def _longest_answer(parameters: Mapping[str, Any]) -> int:
+    """The declared bound on the tokens of an answer; 0 if there is none."""
+    return parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
+
+
+def _choices(asked: Asked) -> dict[str, Any]:
+    """What decides how the replies to a scored request are read."""
+    return {name: asked.request[name] for name in ("kind", "choices") if name in asked.request}
 
 
 def _this_task() -> "asyncio.Task[Any]":

@@ -19,18 +19,25 @@ _DEEPEST = 5  # so deep are errors in JSON looked through
 
 
 class NoAnswerError(Exception):
-    """No completion came back this time; ``kind`` is its name in the counts, ``billed`` whether it may cost money."""
+    """No completion came back this time; another try may bring one.
 
-    def __init__(self, kind: str, retry_after: float | None = None, billed: bool = False) -> None:
+    Args:
+        kind: its name in the counts.
+        retry_after: seconds that the server asks us to wait.
+        billed: whether it may cost money all the same.
+        busy: the server is there and says that it cannot answer now, so that waiting longer makes sense.
+        why: the cause and its remedy, if this is hardly chance: where no completion came before, it ends the run.
+    """
+
+    def __init__(
+        self, kind: str, retry_after: float | None = None, billed: bool = False, busy: bool = False, why: str = ""
+    ) -> None:
         super().__init__(kind)
-        self.kind, self.retry_after, self.billed = kind, retry_after, billed
+        self.kind, self.retry_after, self.billed, self.busy, self.why = kind, retry_after, billed, busy, why
 
 
-def completion(text: str, seconds: float = 0.0) -> Response:
-    """The response in a completion's JSON body, online or from a batch.
-
-    A server that refuses in its own field gives ``finish_reason`` "refusal". Where there is no text at
-    all, the model wrote nothing: an empty answer. Usage that is not told counts as 0.
+def opened(text: str) -> dict[str, Any]:
+    """The JSON body of a completion, as far as all kinds of requests need it: its ``choices`` begin with an object.
 
     Raises:
         NoAnswerError: the body holds no completion (says what is wrong with it).
@@ -42,20 +49,76 @@ def completion(text: str, seconds: float = 0.0) -> Response:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
         raise NoAnswerError("broken body: no choices", billed=True)
-    message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    texts: list[Any] = [message.get("content"), message.get("refusal")] if isinstance(message, dict) else [0]
-    if not all(isinstance(one, str | None) for one in texts):
+    if not isinstance(choices[0], dict):
         raise NoAnswerError("broken body: no message", billed=True)
-    reason = "refusal" if texts[1] else choices[0].get("finish_reason")
+    return body
+
+
+def completion(text: str, seconds: float = 0.0, bounded: bool = True) -> Response:
+    """The response in a completion's JSON body, online or from a batch.
+
+    A server that refuses in its own field gives ``finish_reason`` "refusal". Where there is no text at
+    all, the model wrote nothing: an empty answer; or only thoughts, which then are the text, behind a "<think>" that is
+    not closed. Usage that is not told counts as 0.
+
+    Args:
+        text: the body.
+        seconds: how long it took.
+        bounded: whether the request bounded the answer's tokens. If not, an answer that ends by "length" has met the
+            server's own limit: its ``finish_reason`` is "context".
+
+    Raises:
+        NoAnswerError: the body holds no completion (says what is wrong with it).
+    """
+    body = opened(text)
+    choice, message = body["choices"][0], body["choices"][0].get("message")
+    refusal = message.get("refusal") if isinstance(message, dict) else None
+    parts = _parts(message.get("content")) if isinstance(message, dict) else None
+    if parts is None or not isinstance(refusal, str | None):
+        raise NoAnswerError("broken body: no message", billed=True)
+    reason = "refusal" if refusal else choice.get("finish_reason")
     if not (isinstance(reason, str) and reason):
         raise NoAnswerError("broken body: no finish_reason", billed=True)
-    usage = body.get("usage")
+    said = parts[0] or refusal or ""
+    if not said.strip() and (thoughts := _thoughts(body, message, parts[1])) is not None:
+        said = f"<think>{thoughts}"
     return {
-        "text": _writable(texts[0] or texts[1] or ""),
-        "finish_reason": _writable(reason),
-        "prompt_tokens": _count(usage, "prompt_tokens"),
-        "cached_tokens": _count(usage, "prompt_tokens_details", "cached_tokens"),
-        "completion_tokens": _count(usage, "completion_tokens"),
+        "text": _writable(said),
+        "finish_reason": "context" if reason == "length" and not bounded else _writable(reason),
+        **usage(body, seconds),
+    }
+
+
+def _parts(content: Any) -> tuple[str, str] | None:
+    """The text of a message and the thoughts within it, which a list of typed parts may hold; None if it is neither."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    found: dict[bool, list[str]] = {False: [], True: []}
+    for part in content:
+        thought = str(part.get("type")) in ("thinking", "reasoning")
+        inner = part.get("text") or part.get("thinking") or part.get("reasoning")
+        inner = inner if isinstance(inner, str) else (_parts(inner) or ("", ""))[0]
+        found[thought].append(inner)
+    return "".join(found[False]), "".join(found[True])
+
+
+def _thoughts(body: dict[str, Any], message: dict[str, Any], within: str) -> str | None:
+    """What the model thought: as far as the server shows it, "" if it only bills it; None if it did not think."""
+    for thoughts in (within, message.get("reasoning_content"), message.get("reasoning")):
+        if isinstance(thoughts, str) and thoughts.strip():
+            return thoughts
+    return "" if _count(body.get("usage"), "completion_tokens_details", "reasoning_tokens") else None
+
+
+def usage(body: dict[str, Any], seconds: float) -> Response:
+    """The part of a response that tells what it took."""
+    told = body.get("usage")
+    return {
+        "prompt_tokens": _count(told, "prompt_tokens"),
+        "cached_tokens": _count(told, "prompt_tokens_details", "cached_tokens"),
+        "completion_tokens": _count(told, "completion_tokens"),
         "seconds": seconds,
     }
 

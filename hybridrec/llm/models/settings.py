@@ -1,6 +1,7 @@
 """The settings of an endpoint, checked before anything is sent or paid for."""
 
 import re
+import urllib.parse
 from typing import Annotated, Any
 
 import pydantic
@@ -71,7 +72,8 @@ class EndpointSettings(Settings):
     """An OpenAI-compatible endpoint: where it is, how it may be used. The table ``[endpoint]`` of an experiment.
 
     ``key_variable`` is the *name* of the environment variable that holds the key, never the key. ``parameters`` are
-    sent as they stand (temperature, max_tokens, seed, ...), and nothing else is. Build it with ``settings.checked``,
+    sent as they stand (temperature, max_tokens, seed, ...), and nothing else is. ``logprobs`` says that the server
+    gives log-probabilities, so that modes may be used that read them. Build it with ``settings.checked``,
     whose errors name the key and never repeat a value that may be a secret in the wrong place.
     """
 
@@ -79,6 +81,7 @@ class EndpointSettings(Settings):
     key_variable: str = ""
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     json_schema: bool = False
+    logprobs: bool = False
     requests_per_minute: float = pydantic.Field(60.0, ge=1, le=1_000_000)
     tokens_per_minute: float | None = pydantic.Field(None, ge=1, le=1_000_000_000)
     concurrency: int = pydantic.Field(8, ge=1, le=256)
@@ -99,6 +102,12 @@ class EndpointSettings(Settings):
     def _is_an_address(cls, given: str) -> str:
         if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?", given):
             raise ValueError("base_url must be like https://host/v1, without a user, password or query.")
+        if re.search(r"/completions/?$", given):
+            raise ValueError("base_url must end before /chat/completions, such as in /v1: the rest is added to it.")
+        try:
+            _ = urllib.parse.urlsplit(given).port
+        except ValueError:
+            raise ValueError("base_url must have a port from 0 to 65535, and a host that can be one.") from None
         return given
 
     @pydantic.field_validator("parameters")

@@ -1,0 +1,298 @@
+"""Probabilities from an endpoint: those of a real model behind the test server are those of the same model here."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import model_server
+import pytest
+import rank_users
+import tiny_model
+from fault_server import FaultServer, Reply, Request, completion, error, serve
+
+from hybridrec.errors import EndpointError, SettingError, SpendingCapError
+from hybridrec.evaluation.prices import Price
+from hybridrec.llm import rankers, runner
+from hybridrec.llm.models import endpoint
+from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.recordings import Recordings
+from hybridrec.study import models as study_models
+
+SETTINGS: dict[str, Any] = {"logprobs": True, "requests_per_minute": 1e6, "retries": 1}
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.01)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny_model.save(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def served(folder) -> model_server.Served:
+    return model_server.Served(folder)
+
+
+@pytest.fixture(scope="module")
+def server(served) -> Iterator[FaultServer]:
+    with serve(served) as running:
+        yield running
+
+
+@pytest.fixture
+def recordings(tmp_path) -> Recordings:
+    return Recordings(tmp_path / "toy.sqlite")
+
+
+def model(server: FaultServer, **settings: Any) -> Endpoint:
+    return Endpoint("toy", server.url, **(SETTINGS | settings))
+
+
+def answer(model: runner.Model, request: dict[str, Any]) -> runner.Response | runner.Failure:
+    (found,) = runner.ask([runner.Asked(1, request)], model, Recordings(None))
+    return found.outcome
+
+
+def request_of(mode: str, user: int = 0) -> dict[str, Any]:
+    return rankers.request_of(rank_users.task(user), mode, "film").request
+
+
+# --- against the same model here -------------------------------------------------------------------------------------
+
+
+def likeliest(served: model_server.Served, request: dict[str, Any]) -> list[str]:
+    """Letters and signs of one byte among the 20 likeliest tokens after any question, none of them in both cases."""
+    found: set[str] = set()
+    for question in request["candidates"]:
+        tokens = served.prompt({"messages": [{"role": "user", "content": request["instruction"] + question}]})
+        top = served.log_probs(tokens)[-1].topk(20).indices.tolist()
+        found |= {text for text in map(served.tokenizer.decode, top) if text.isascii() and text.isprintable()}
+    return sorted(text for text in found if text.strip() and (text == text.swapcase() or text.swapcase() not in found))
+
+
+def test_choices_have_the_log_probabilities_that_the_model_gives_here(served, server, folder):
+    """A choice that is not among the 20 likeliest tokens gets the least of their log-probabilities."""
+    request = request_of("pointwise")
+    words = likeliest(served, request)
+    assert len(words) >= 4
+    here, there = HuggingFace(folder), model(server)
+    compared = 0
+    for first, second in zip(words[::2], words[1::2], strict=False):
+        asked = request | {"choices": [first, second]}
+        local, remote = answer(here, asked), answer(there, asked)
+        for question, own, other in zip(request["candidates"], local["log_probs"], remote["log_probs"], strict=True):
+            tokens = served.prompt({"messages": [{"role": "user", "content": request["instruction"] + question}]})
+            least = served.log_probs(tokens)[-1].topk(20).values.min().item()
+            assert other == pytest.approx([max(value, least) for value in own], abs=1e-3)
+            compared += sum(value > least for value in own)
+    assert compared >= 10
+
+
+def test_titles_have_the_log_likelihoods_and_lengths_that_the_model_gives_here(server, folder):
+    request = request_of("likelihood")
+    local, remote = answer(HuggingFace(folder), request), answer(model(server), request)
+    assert remote["log_probs"] == pytest.approx(local["log_probs"], abs=1e-3)
+    assert remote["lengths"] == local["lengths"]
+    assert remote["prompt_tokens"] > 5 * local["prompt_tokens"] / 6  # the prompt is sent with each title
+
+
+@pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
+def test_users_are_ranked_and_a_second_run_asks_nothing(mode, server, recordings):
+    tasks = [rank_users.task(user) for user in range(3)]
+    first = list(rankers.rank(tasks, mode, model(server), recordings, noun="film", seed=1))
+    sent = len(server.log)
+    again = list(rankers.rank(tasks, mode, model(server, concurrency=1), recordings, noun="film", seed=1))
+    assert len(server.log) == sent
+    assert {one.user: one.scores for one in first} == {one.user: one.scores for one in again}
+    assert not [one for one in first if one.failure or (mode == "likelihood" and len(set(one.scores)) < 5)]
+    assert len(recordings) == 3
+
+
+def test_a_prior_is_asked_for_and_recorded_like_any_score(server, folder, recordings):
+    asked = runner.Asked(None, rankers.build_request("prior", [], list(rank_users.task(0).items), "film"))
+    (found,) = runner.ask([asked], model(server), recordings)
+    assert found.outcome["log_probs"] == pytest.approx(
+        answer(HuggingFace(folder), asked.request)["log_probs"], abs=1e-3
+    )
+
+
+def test_what_is_sent_for_a_choice_is_one_question_a_candidate_with_one_token_to_answer(server):
+    before = len(server.requests)
+    parameters = {"temperature": 0, "max_completion_tokens": 50, "chat_template_kwargs": {"thinking": False}}
+    request = request_of("pointwise")
+    answer(model(server, parameters=parameters, json_schema=True), request)
+    sent = [one.body for one in server.requests[before:]]
+    asked = {one["messages"][0]["content"] for one in sent}
+    assert asked == {request["instruction"] + question for question in request["candidates"]}
+    rest = {"model": "toy", "logprobs": True, "top_logprobs": 20, **parameters, "max_completion_tokens": 1}
+    assert all({**one, "messages": 0} == {**rest, "messages": 0} for one in sent)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_yes_and_no_of_the_studys_model_are_all_their_spellings_and_titles_score_as_they_do_here():
+    """Without a server of its own: ``transformers serve`` gives no log-probabilities.
+
+    "Yes" and "No" are not compared with the local model's: it reads one spelling of each, and its tokenizer is given
+    question and history apart, which can divide the line ends between them otherwise.
+    """
+    here = study_models.local("SmolLM2-135M-Instruct")
+    served = model_server.Served(here.folder())
+    titles = request_of("likelihood")
+    titles["candidates"] = titles["candidates"][:2]
+    request = request_of("pointwise")
+    with serve(served) as server:
+        there = model(server, timeout=300, concurrency=1)
+        found, scored = answer(there, request), answer(there, titles)
+    for question, values in zip(request["candidates"], found["log_probs"], strict=True):
+        tokens = served.prompt({"messages": [{"role": "user", "content": request["instruction"] + question}]})
+        top = served.log_probs(tokens)[-1].exp().topk(20)
+        said = [served.tokenizer.decode(token).strip().lower() for token in top.indices.tolist()]
+        for word, value in zip(("yes", "no"), values, strict=True):
+            shares = [p for text, p in zip(said, top.values.tolist(), strict=True) if text and word.startswith(text)]
+            assert shares, "the test says nothing where neither word is listed"
+            assert value == pytest.approx(math.log(sum(shares)), abs=1e-3)
+    assert scored["log_probs"] == pytest.approx(answer(here, titles)["log_probs"], abs=1e-3)
+
+
+# --- what a server may list ------------------------------------------------------------------------------------------
+
+
+def lists(*told: tuple[str, float]) -> Any:
+    """A server that lists these tokens for the first one, each with its probability."""
+    top = [{"token": token, "logprob": math.log(share)} for token, share in told]
+    choice = {"message": {"content": "?"}, "finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}
+    return lambda request: Reply("answered", json.dumps({"choices": [choice]}))
+
+
+@pytest.mark.parametrize(
+    ("told", "yes", "no"),
+    [
+        ([("Yes", 0.6), (" yes", 0.1), ("YES", 0.05), ("No", 0.2)], 0.75, 0.2),
+        ([("Y", 0.5), ("N", 0.25), ("Nope", 0.2)], 0.5, 0.25),
+        ([("Yes", 0.9), ("Sure", 0.01)], 0.9, 0.01),
+        ([("", 0.5), (" ", 0.3), ("\n", 0.1)], 0.1, 0.1),
+        ([("Yesterday", 0.5), ("No", 0.3), ("Not", 0.1)], 0.1, 0.3),
+    ],
+)
+def test_tokens_that_say_a_choice_count_together_and_others_do_not(told, yes, no):
+    with serve(lists(*told)) as server:
+        found = answer(model(server), request_of("pointwise"))
+    assert found["log_probs"] == [pytest.approx([math.log(yes), math.log(no)], abs=1e-5)] * 5
+
+
+@pytest.mark.parametrize("told", [None, [], [{"token": "Yes"}], [{"token": 1, "logprob": -1.0}]])
+def test_a_server_without_log_probabilities_ends_the_run_with_what_to_do(told, recordings):
+    choice = {"message": {"content": "Yes"}, "finish_reason": "length"}
+    logprobs = {"logprobs": {"content": [{"top_logprobs": told}]}} if told is not None else {}
+    reply = Reply("answered", json.dumps({"choices": [choice | logprobs]}))
+    with (
+        serve(lambda request: reply) as server,
+        pytest.raises(EndpointError, match="top_logprobs.*Leave out the modes"),
+    ):
+        tasks = [rank_users.task(user) for user in range(100)]
+        list(rankers.rank(tasks, "pointwise", model(server), recordings, noun="film", seed=1))
+    assert len(server.log) <= 2 * 8
+    assert not recordings
+
+
+def test_a_server_that_is_not_vllm_is_told_to_be_unable_to_score_titles(recordings):
+    with (
+        serve(lambda request: completion(request, "Yes")) as server,
+        pytest.raises(EndpointError, match="prompt_logprobs.*vLLM.*Leave out the modes"),
+    ):
+        list(rankers.rank([rank_users.task(0)], "likelihood", model(server), recordings, noun="film", seed=1))
+
+
+def test_a_template_that_begins_answers_differently_when_it_goes_on_is_no_score(served, recordings):
+    def script(request: Request) -> Reply:
+        reply = served(request)
+        if "continue_final_message" not in request.body:
+            return reply
+        changed = json.loads(reply.content)
+        changed["prompt_logprobs"][5] = {"7": {"logprob": -1.0}}
+        return replace(reply, content=json.dumps(changed))
+
+    with serve(script) as server, pytest.raises(EndpointError, match="chat template.*likelihood"):
+        list(rankers.rank([rank_users.task(0)], "likelihood", model(server), recordings, noun="film", seed=1))
+
+
+def test_without_the_setting_nothing_is_sent_and_it_is_named(recordings):
+    with serve() as server, pytest.raises(SettingError, match="logprobs = true"):
+        list(
+            rankers.rank([rank_users.task(0)], "pointwise", model(server, logprobs=False), recordings, noun="f", seed=1)
+        )
+    assert not server.log
+
+
+# --- the same rules as for written answers ---------------------------------------------------------------------------
+
+
+def test_faults_are_tried_again_and_a_candidate_that_stays_refused_is_the_users_failure(served, recordings):
+    def script(request: Request) -> Reply:
+        if "New Film 1-3" in request.message:
+            return error(400, "we do not speak of this")
+        return error(503) if request.earlier == 0 and "-2" in request.message else served(request)
+
+    tasks = [rank_users.task(user) for user in range(3)]
+    with serve(script) as server:
+        one = model(server)
+        found = {r.user: r for r in rankers.rank(tasks, "pointwise", one, recordings, noun="film", seed=1)}
+    assert [user for user in found if found[user].failure] == [1]
+    assert "refused with 400" in found[1].failure
+    assert one.faults["503"] >= 3
+    assert len(recordings) == 2
+
+
+def test_the_cap_holds_for_every_candidate_and_whole_users_alone_are_recorded(served, recordings):
+    price = Price(prompt=1_000.0, completion=4_000.0)
+    with serve(served) as server:
+        one = model(server, price=price, spending_cap_usd=3.0, parameters={"max_tokens": 400})
+        tasks = [rank_users.task(user) for user in range(20)]
+        with pytest.raises(SpendingCapError):
+            list(rankers.rank(tasks, "pointwise", one, recordings, noun="film", seed=1))
+    billed = sum(prompt / 1_000 + 4 / 1_000 for prompt, _ in (seen.tokens for seen in server.log))
+    assert 1.5 < billed <= 3.0
+    assert billed == pytest.approx(one.budget.spent)
+    assert 0 < len(recordings) <= len(server.log) / 5
+
+
+def test_the_usage_of_all_candidates_is_summed(served):
+    with serve(served) as server:
+        found = answer(model(server), request_of("pointwise"))
+    assert found["prompt_tokens"] == sum(seen.tokens[0] for seen in server.log)
+    assert found["completion_tokens"] == len(server.log) == 5
+
+
+def test_no_more_calls_are_under_way_than_declared_and_a_reader_that_stops_loses_one_users(served, recordings):
+    with serve(lambda request: replace(served(request), delay=0.05)) as server:
+        tasks = [rank_users.task(user) for user in range(20)]
+        found = rankers.rank(tasks, "pointwise", model(server, concurrency=2), recordings, noun="film", seed=1)
+        next(found)
+        found.close()
+    assert 5 <= len(server.log) <= 12
+    assert max_at_once(server) <= 2
+    assert 1 <= len(recordings) <= 2
+
+
+def max_at_once(server: FaultServer) -> int:
+    starts = sorted(seen.at for seen in server.log)
+    return max(sum(start <= other < start + 0.045 for other in starts) for start in starts)
+
+
+def test_keys_differ_by_what_is_asked_and_by_how_it_is_read():
+    one = Endpoint("toy", "http://here/v1", logprobs=True)
+    request = request_of("pointwise")
+    asked = [request, request_of("likelihood"), request | {"choices": ["Ja", "Nein"]}, request_of("listwise")]
+    keys = [one.key(runner.Asked(0, each)) for each in asked]
+    assert len(set(keys)) == len(keys)
+    elsewhere = Endpoint("toy", "http://there/v1", logprobs=True, concurrency=3)
+    assert [elsewhere.key(runner.Asked(0, each)) for each in asked] == keys
+    assert keys[3] == Endpoint("toy", "http://here/v1").key(runner.Asked(0, asked[3]))
