@@ -173,7 +173,8 @@ def run(settings: config.Experiment, notebook: str) -> None:
     """Execute one notebook; models and ratings of one's own are checked before the first."""
     name = notebook.removesuffix(".ipynb")
     if name == notebooks.FIRST:  # says in seconds what would fail later, or after hours
-        data(settings) if settings.ratings else study_models.check(settings)
+        check = data if settings.ratings else study_models.check
+        check(settings)
     notebooks.run(settings, name)
 
 

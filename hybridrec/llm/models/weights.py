@@ -164,7 +164,7 @@ class _OfHub(Source):
         return self._snapshot(self._revision, ["config.json"]).name
 
     def look_up(self) -> None:
-        assert self._commit
+        _ = self._commit
 
     def folder(self) -> Path:
         folder = self._snapshot(self._commit, ["config.json"])
