@@ -41,10 +41,14 @@ _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safe
 
 
 class Source(ABC):
-    """A model's weights. ``name`` is what tables call the model, ``card`` the card it has, if it has one."""
+    """A model's weights; ``name`` is what tables call the model."""
 
     name: str
-    card: ModelCard | None = None
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The card of these weights, if they have one."""
+        return None
 
     @property
     @abstractmethod
@@ -97,16 +101,20 @@ def find(
 
 class _OfCard(Source):
     def __init__(self, card: ModelCard, models: Path, search: Sequence[Path]) -> None:
-        self.name, self.card, self._of = card.name, card, card
+        self.name, self._card = card.name, card
         self._models, self._search = models, search or (models,)
 
     @property
+    def card(self) -> ModelCard:
+        return self._card
+
+    @property
     def identity(self) -> str:
-        return self._of.identity
+        return self._card.identity
 
     def folder(self) -> Path:
-        gguf = functools.partial(fetch, self._of.file, self._search[-1], self._search)
-        return converted_folder(self.name, self._of.file.sha256, gguf, self._models)
+        gguf = functools.partial(fetch, self._card.file, self._search[-1], self._search)
+        return converted_folder(self.name, self._card.file.sha256, gguf, self._models)
 
 
 class _OfGguf(Source):
@@ -120,7 +128,7 @@ class _OfGguf(Source):
         return _file_hash(self._path)
 
     @property
-    def card(self) -> ModelCard | None:  # type: ignore[override]
+    def card(self) -> ModelCard | None:
         return next((card for card in MODELS.values() if card.file.sha256 == self._sha256), None)
 
     @property
