@@ -28,8 +28,8 @@ from hybridrec.llm.models.cards import MODELS
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.runner import Asked
+from hybridrec.study import __main__, config, paths
 from hybridrec.study import models as study_models
-from hybridrec.study import paths
 
 NAME = "SmolLM2-135M-Instruct"
 INSTRUCTION = "Here are 2 films that I have rated:\n- Alien (1979)\n- Fargo (1996)\n\n"
@@ -167,6 +167,15 @@ def test_a_device_that_is_not_there_is_told_when_it_is_needed_and_not_before(tin
     assert "'cuda' is not there" in model.find()
     with pytest.raises(ModelError, match="'cuda' is not there: .*cpu"):
         model.answer(WAYS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_the_command_that_fetches_a_model_says_where_it_is_and_that_its_device_is_not(tiny, capsys):
+    values = config.parameters(config.load("ml-100k")) | {"model": str(tiny), "local": {"device": "cuda"}}
+    del values["name"]
+    __main__.model(config.build("mine", values, "mine.toml"))
+    where, lacking = capsys.readouterr().out.splitlines()
+    assert where.startswith("tiny: ") and "'cuda' is not there" in lacking
 
 
 def test_a_device_beyond_the_last_is_told_with_the_number_there_are(monkeypatch):
