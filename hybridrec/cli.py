@@ -87,8 +87,13 @@ def _rank(given: argparse.Namespace) -> None:
 
 
 def _model(given: argparse.Namespace) -> Any:
+    loaded = {key: getattr(given, key) for key in ("revision", "dtype", "device") if getattr(given, key) is not None}
     if not given.endpoint:
-        return hr.HuggingFace(given.model)
+        return hr.HuggingFace(given.model, **loaded)
+    if loaded:
+        raise errors.CommandError(
+            f"--{next(iter(loaded))} is about a model on this machine: leave it or --endpoint out."
+        )
     try:
         settings = tomllib.loads(given.endpoint.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -150,7 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     _ratings(sub)
     sub.add_argument("--candidates", type=Path, required=True, help="what is ranked: user, item")
     sub.add_argument("--users", type=Path, help="for whom: a table with a column user; all if left out")
-    sub.add_argument("--model", required=True, help="a folder, a hub id, or the endpoint's name for its model")
+    sub.add_argument(
+        "--model", required=True, help="a folder, a .gguf file, a hub id, or the endpoint's name for its model"
+    )
+    sub.add_argument("--revision", help="of a hub id: a branch, a tag or a commit (its main branch)")
+    sub.add_argument("--dtype", help="of a model on this machine: float32 or bfloat16 (float32)")
+    sub.add_argument("--device", help="of a model on this machine: cpu, cuda or cuda:1 (cpu)")
     sub.add_argument("--endpoint", type=Path, help="a .toml file with base_url, key_variable, ... of an endpoint")
     sub.add_argument("--mode", default="likelihood", help="how to ask: a name, or a .toml file of your own")
     sub.add_argument("--answers", type=Path, default=Path("answers.sqlite"), help="where answers are recorded")

@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_model
 
 import hybridrec as hr
 from hybridrec import cli
+from hybridrec.llm.models.settings import LocalSettings
+from hybridrec.llm.ranker import Ranker
 
 
 @pytest.fixture
@@ -25,6 +28,9 @@ def shop(tmp_path, monkeypatch) -> None:
     known[["user", "item"]].assign(score=rng.random(len(known))).to_csv("out_of_fold.csv", index=False)
     later[["user", "item"]].assign(score=rng.random(len(later))).to_csv("scores.csv", index=False)
     later.to_csv("later.csv", index=False)
+
+
+RANK = ["rank", "ratings.csv", "--items", "items.csv", "--candidates", "later.csv", "-o", "new.csv"]
 
 
 def run(*words: str) -> int:
@@ -78,12 +84,28 @@ def test_from_ratings_to_a_verdict(capsys):
         (["combine", "scores.csv", "scores.csv", "-o", "final.xlsx"], "final.xlsx"),
         (["combine", "scores.csv", "scores.csv", "-o", "items.csv/final.csv"], "cannot be written"),
         (["combine", "scores.csv", "out_of_fold.csv", "-o", "f.csv"], "no candidate"),
+        ([*RANK, "--model", "nowhere.gguf"], "nowhere.gguf"),
+        ([*RANK, "--model", "org/m", "--dtype", "float16"], "bfloat16"),
+        ([*RANK, "--model", "org/m", "--device", "gpu"], "cuda"),
+        ([*RANK, "--model", "SmolLM2-135M-Instruct", "--revision", "v2"], "v2"),
+        ([*RANK, "--model", "m", "--endpoint", "e.toml", "--dtype", "bfloat16"], "--dtype"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(words, says, capsys):
     assert run(*words) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and says in said and "Traceback" not in said
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_model_is_loaded_as_the_options_say(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Ranker, "rank", lambda self, *_, **__: seen.append(self.llm.loaded) or pd.DataFrame({"a": [1]}))
+    tiny = str(tiny_model.save(tmp_path / "My model"))
+    assert run(*RANK, "--model", tiny, "--dtype", "bfloat16", "--device", "cuda:1") == 0
+    assert run(*RANK, "--model", "org/m", "--revision", "v2") == 0
+    assert run(*RANK, "--model", tiny) == 0
+    assert seen == [LocalSettings(dtype="bfloat16", device="cuda:1"), LocalSettings(revision="v2"), LocalSettings()]
 
 
 @pytest.mark.usefixtures("shop")

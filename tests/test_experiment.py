@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrec.data.sources import own
-from hybridrec.errors import SettingError
-from hybridrec.llm.models.settings import EndpointSettings
-from hybridrec.study import config, models, paths, steps
+from hybridrec.errors import PriceError, SettingError
+from hybridrec.llm.models.settings import EndpointSettings, LocalSettings
+from hybridrec.study import __main__, config, models, paths, steps
 from hybridrec.study.config import Experiment, LargerModel
 
 DEFAULT = paths.EXPERIMENTS / "ml-100k.toml"
@@ -229,8 +229,9 @@ LEADING_OUT += ["a" * 300, "a b", "//", "a//b", "a/", "~", "$HOME", "a;b", "\u20
 @pytest.mark.parametrize("name", LEADING_OUT)
 @pytest.mark.parametrize("key", ["dataset", "model"])
 def test_a_name_that_leads_out_of_its_folder_names_the_key_the_value_and_what_is_allowed(key, name):
+    behind = {"endpoint": ENDPOINT} if key == "model" else {}
     with pytest.raises(SettingError) as caught:
-        build(**{key: name})
+        build(**{key: name, **behind})
     assert str(caught.value).startswith(f"toy.toml: {key} is {name!r:.77}")
     assert "letters, digits" in str(caught.value)
 
@@ -243,8 +244,6 @@ def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule
         config.build(name, VALUES, "toy.toml")
     with pytest.raises(SettingError, match="dataset is .*letters, digits"):
         steps.dataset(name, {"file": "r.csv"})
-    with pytest.raises(SettingError, match="model is .*letters, digits"):
-        build(larger_models=[{"model": f"../{name}", "users": {"listwise": 1}}])
 
 
 @pytest.mark.parametrize(
@@ -254,6 +253,38 @@ def test_names_of_experiments_and_of_ones_own_datasets_are_held_to_the_same_rule
 )
 def test_names_that_models_have_are_accepted(name):
     assert build(model=name, larger_models=[]).model == name
+
+
+@pytest.mark.parametrize(
+    "name", ["/models/Big Model", "../models/m", "~/m.gguf", r"C:\models\Big Model", "./Modèle (Q4).gguf", "x" * 1000]
+)
+def test_a_model_on_this_machine_may_be_given_by_any_path(name):
+    settings = build(model=name, larger_models=[{"model": name, "users": {"listwise": 1}}])
+    assert settings.model == settings.larger_models[0].model == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\0b", "m ", "\u202em", "x" * 1001])
+def test_what_can_be_no_path_of_a_model_is_told_with_what_can(name):
+    for changes in ({"model": name}, {"larger_models": [{"model": name, "users": {"listwise": 1}}]}):
+        with pytest.raises(SettingError, match="model is .*hub, or a path"):
+            build(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"),
+        ("Qwen/Qwen2.5-7B", "Qwen--Qwen2.5-7B"),
+        ("data/models/m", "data--models--m"),
+        ("qwen2.5:7b", "qwen2.5:7b"),
+        ("/home/somebody/Big Model/", "Big_Model"),
+        (r"C:\models\m", "m"),
+        ("models/m.Q4.gguf", "m.Q4.gguf"),
+        ("../..", "model"),
+    ],
+)
+def test_a_models_answers_lie_in_a_file_of_its_name_without_the_folders_of_a_machine(name, file):
+    assert models._path("ml-100k", name) == paths.RECORDINGS / "ml-100k" / f"{file}.sqlite"
 
 
 @given(st.text(alphabet="ab/.\\-:\0~ _@\n", max_size=12), st.text(alphabet="ab/.\\-\0", max_size=8))
@@ -375,6 +406,72 @@ def test_an_endpoint_is_asked_for_probabilities_only_if_it_is_said_to_give_them(
     assert build(**asked, endpoint=ENDPOINT | {"logprobs": True}).modes == ("listwise", "likelihood")
 
 
+# --- a model on this machine ----------------------------------------------------------------------------------------
+
+
+def test_how_a_model_is_loaded_survives_the_way_through_a_notebook():
+    assert build().local is config.parameters(build())["local"] is None
+    plain = config.parameters(build(local={"dtype": "bfloat16"}))["local"]
+    assert plain == {"revision": None, "dtype": "bfloat16", "device": "cpu"}
+    assert LocalSettings(**plain) == build(local=plain).local
+
+
+@pytest.mark.parametrize(
+    ("local", "says"),
+    [
+        ({"dtype": "float16"}, "local: dtype is 'float16'; it must be .*float32.*bfloat16"),
+        ({"device": "gpu"}, "local: device is 'gpu'; it must be .*cpu.*cuda"),
+        ({"device": 1}, "local: device is 1; it must be"),
+        ({"revision": "a b"}, "local: revision is 'a b'; it must be a branch"),
+        ({"revision": ""}, "local: revision is ''"),
+        ({"precision": 16}, "local: unknown key 'precision'.*device, dtype, revision"),
+    ],
+)
+def test_a_way_to_load_that_is_none_names_the_key_and_what_is_possible(local, says):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {says}"):
+        build(local=local)
+    if "precision" not in local:
+        with pytest.raises(SettingError, match=r"toy\.toml: larger_models: 0: .* it must be"):
+            build(larger_models=[{"model": "a", "users": {"listwise": 1}, **local}])
+
+
+def test_a_model_answers_here_or_behind_an_endpoint_but_not_both():
+    with pytest.raises(SettingError, match=r"toy\.toml: local is there, and so is \[endpoint\].*Leave one"):
+        build(local={}, endpoint=ENDPOINT)
+
+
+def test_a_larger_model_is_loaded_as_the_first_unless_it_says_otherwise():
+    larger = [
+        {"model": "org/a", "users": {"listwise": 1}},
+        {"model": "org/b", "users": {"listwise": 1}, "dtype": "float32", "revision": "v2"},
+    ]
+    plain = config.parameters(
+        build(local={"revision": "v1", "dtype": "bfloat16", "device": "cuda:1"}, larger_models=larger)
+    )
+    assert plain["larger_models"] == larger  # so that the notebooks' own defaults are still those of ml-100k
+    first = models.open_model("org/a", None, plain["local"])
+    one, other = (models.open_larger(one, plain["local"]) for one in plain["larger_models"])
+    assert first.loaded == LocalSettings(revision="v1", dtype="bfloat16", device="cuda:1")
+    assert one.loaded == LocalSettings(dtype="bfloat16", device="cuda:1")  # a revision is of one model alone
+    assert other.loaded == LocalSettings(revision="v2", dtype="float32", device="cuda:1")
+    assert models.open_larger(larger[0]).loaded == LocalSettings()
+
+
+@pytest.mark.parametrize("unknown", ["GPT-9", "/nowhere/m", "./m.gguf"])
+def test_an_unknown_model_is_told_before_any_data_is_read(unknown, monkeypatch, capsys):
+    known = {"model": VALUES["model"], "users": {"listwise": 1}}
+    assert models.check(build(larger_models=[known])) == []
+    for changes in ({"model": unknown}, {"larger_models": [known | {"model": unknown}]}):
+        monkeypatch.setattr(config, "load", lambda name, changes=changes: build(**changes))
+        assert __main__.main(["data", "toy"]) == 2
+        assert unknown in capsys.readouterr().err
+
+
+def test_a_model_behind_an_endpoint_without_a_price_is_told_before_any_data_is_read():
+    with pytest.raises(PriceError, match="org/none"):
+        models.check(build(model="org/none", endpoint=ENDPOINT, larger_models=[]))
+
+
 # --- larger models --------------------------------------------------------------------------------------------------
 
 
@@ -477,7 +574,7 @@ def test_the_default_experiment_holds_the_published_settings():
     assert settings.history_length == 20
 
 
-@pytest.mark.parametrize("key", [*Experiment.model_fields, *EndpointSettings.model_fields])
+@pytest.mark.parametrize("key", [*Experiment.model_fields, *EndpointSettings.model_fields, *LocalSettings.model_fields])
 def test_every_key_is_explained_beside_the_experiments(key):
     text = (paths.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     assert key == "name" or f"| `{key}` |" in text or f"## The table `[{key}]`" in text

@@ -18,8 +18,10 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.replies": "endpoint",
     "hybridrec.llm.models.scoring": "endpoint",
     "hybridrec.llm.models.troubles": "endpoint",
+    "hybridrec.llm.models.devices": "local",
     "hybridrec.llm.models.local": "local",
     "hybridrec.llm.models.packed": "local",
+    "hybridrec.llm.models.weights": "local",
     "hybridrec.recommenders.cornac_models": "cornac",
 }
 # argv: the packages that are not there, then an empty word, then the modules to import. Prints those that fail.

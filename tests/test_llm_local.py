@@ -1,19 +1,10 @@
 """The open model: scores that share a prefix are the scores of plain forward passes. Needs its weights on this disk."""
 
-import json
-import shutil
-import threading
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import tiny_model
 import torch
-from processes import until
-from safetensors.torch import save_file
 from toy_model import reply
 
 from hybridrec.errors import ModelError
@@ -21,7 +12,7 @@ from hybridrec.llm import runner
 from hybridrec.llm.models import local, packed
 from hybridrec.llm.models.cards import MODELS
 from hybridrec.llm.models.local import HuggingFace
-from hybridrec.llm.recordings import Recordings, request_key
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import models as study_models
 from hybridrec.study import paths
@@ -194,205 +185,14 @@ def test_unknown_model_lists_the_known_ones():
         HuggingFace("GPT-9")
 
 
-# --- the converted folder -------------------------------------------------------------------------------------------
-
-JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
-WEIGHTS = "model.safetensors"
-CARD = MODELS[NAME]
-
-
-class Converter:
-    """In place of transformers: writes small files of the right names, and counts. It can be stopped on the way."""
-
-    def __init__(self) -> None:
-        self.conversions = 0
-        self.dies: type[BaseException] | None = None
-        self.go = threading.Event()
-        self.go.set()
-
-    def tokenizer(self, folder: Path, gguf_file: str) -> SimpleNamespace:
-        assert (folder / gguf_file).is_file()
-        return SimpleNamespace(save_pretrained=self.save_tokenizer)
-
-    def model(self, folder: Path, gguf_file: str, dtype: torch.dtype) -> SimpleNamespace:
-        return SimpleNamespace(
-            config=SimpleNamespace(quantization_config={}), is_quantized=True, save_pretrained=self.save_model
-        )
-
-    def save_tokenizer(self, folder: Path) -> None:
-        self.conversions += 1
-        folder.mkdir()
-        for name in JSON[1:]:
-            (folder / name).write_text(json.dumps({"name": name}), encoding="utf-8")
-        assert self.go.wait(60)
-        if self.dies:
-            raise self.dies
-
-    def save_model(self, folder: Path) -> None:
-        (folder / JSON[0]).write_text("{}", encoding="utf-8")
-        save_file({"weights": torch.ones(100)}, folder / WEIGHTS)
-
-
-@pytest.fixture
-def converter(tmp_path, monkeypatch) -> Converter:
-    fake = Converter()
-    (tmp_path / CARD.file.name).touch()
-    monkeypatch.setattr(paths, "MODELS", tmp_path / "models")
-    monkeypatch.setattr(local, "fetch", lambda file, *_: tmp_path / file.name)
-    monkeypatch.setattr(local.AutoTokenizer, "from_pretrained", fake.tokenizer)
-    monkeypatch.setattr(local.AutoModelForCausalLM, "from_pretrained", fake.model)
-    return fake
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def test_a_model_is_converted_once_and_found_afterwards(converter):
-    folder = study_models.local(CARD.name).folder()
-    assert folder.parent == paths.MODELS and {*JSON, WEIGHTS} < set(contents(folder))
-    assert study_models.local(CARD.name).folder() == folder
-    assert converter.conversions == 1
-
-
-def test_of_two_who_want_a_model_at_once_one_converts_it_and_the_other_waits(converter, capsys):
-    converter.go.clear()
-    found: list[Path] = []
-    two = [threading.Thread(target=lambda: found.append(study_models.local(CARD.name).folder())) for _ in range(2)]
-    said = ""
-
-    def waiting() -> bool:
-        nonlocal said
-        said += capsys.readouterr().err
-        return f"waiting for another conversion of {NAME}" in said
-
-    for one in two:
-        one.start()
-    try:
-        until(waiting)
-    finally:
-        converter.go.set()
-        for one in two:
-            one.join()
-    assert found == [study_models.local(CARD.name).folder()] * 2
-    assert converter.conversions == 1
-
-
-def test_a_conversion_that_is_cut_short_is_no_model_and_the_next_one_starts_anew(converter, monkeypatch):
-    converter.dies = KeyboardInterrupt
-    with monkeypatch.context() as killed:
-        killed.setattr("hybridrec.files._remove", lambda path: None)  # a process that is killed removes nothing
-        with pytest.raises(KeyboardInterrupt):
-            study_models.local(CARD.name).folder()
-    assert any(file.is_dir() for file in paths.MODELS.iterdir()), "nothing was left, so nothing is tried here"
-    converter.dies = None
-    folder = study_models.local(CARD.name).folder()
-    assert {*JSON, WEIGHTS} < set(contents(folder))
-    assert [file for file in paths.MODELS.iterdir() if file.is_dir()] == [folder]
-
-
-DAMAGE = {
-    "missing": lambda file: file.unlink(),
-    "empty": lambda file: file.write_bytes(b""),
-    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
-}
-
-
-@pytest.mark.parametrize("listed", [True, False], ids=["with sizes", "of an earlier version"])
-@pytest.mark.parametrize("name", [*JSON, WEIGHTS])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_folder_is_told_of_and_made_again(converter, name, damage, listed):
-    folder = study_models.local(CARD.name).folder()
-    whole = contents(folder)
-    if not listed:
-        (folder / local._SIZES).unlink()
-    DAMAGE[damage](folder / name)
-    with pytest.warns(UserWarning, match=rf"{folder.name} is damaged \({name} .*converted again") as told:
-        assert study_models.local(CARD.name).folder() == folder
-    assert len(told) == 1 and "\n" not in str(told[0].message)
-    assert contents(folder) == whole
-    assert study_models.local(CARD.name).folder() == folder
-    assert converter.conversions == 2
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1"])
-def test_a_damaged_list_of_sizes_is_damage_too(converter, text):
-    folder = study_models.local(CARD.name).folder()
-    (folder / local._SIZES).write_text(text, encoding="utf-8")
-    with pytest.warns(UserWarning, match=f"{local._SIZES} is not readable"):
-        study_models.local(CARD.name).folder()
-    assert converter.conversions == 2
-
-
-def test_a_whole_folder_of_an_earlier_version_is_used_as_it_is(converter):
-    folder = study_models.local(CARD.name).folder()
-    (folder / local._SIZES).unlink()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert study_models.local(CARD.name).folder() == folder
-    assert converter.conversions == 1
-
-
-def test_a_damaged_folder_stays_until_there_is_a_new_one(converter):
-    folder = study_models.local(CARD.name).folder()
-    (folder / WEIGHTS).write_bytes(b"")
-    damaged = contents(folder)
-    converter.dies = OSError
-    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(OSError):
-        study_models.local(CARD.name).folder()
-    assert contents(folder) == damaged
-
-
-# --- a folder, and the hub --------------------------------------------------------------------------------------------
-
 WAYS = [
     {"kind": "score", "instruction": PROMPTS[0], "candidates": TITLES},
     {"kind": "choose", "instruction": INSTRUCTION, "candidates": TITLES, "choices": ["Yes", "No"]},
 ]
 
 
-def numbers(model: HuggingFace) -> list[float]:
-    return [p for answer in model.answer(WAYS) for p in flat(answer["log_probs"])]
-
-
-@pytest.fixture
-def tiny(tmp_path) -> Path:
-    return tiny_model.save(tmp_path / "tiny")
-
-
-def test_a_folder_gives_the_scores_that_the_card_of_the_same_weights_gives(tiny, monkeypatch):
-    monkeypatch.setattr(local, "converted_folder", lambda *_: tiny)
-    folder, card = HuggingFace(tiny), HuggingFace(NAME)
-    assert numbers(folder) == numbers(card)
-    assert (folder.name, folder.chat) == ("tiny", True)
-    assert folder.key(Asked(1, WAYS[0])) != card.key(Asked(1, WAYS[0]))
-
-
-def test_a_folders_scores_are_those_of_plain_passes(tiny):
-    model = HuggingFace(tiny)
-    prefix, suffix = model._tokens(f"Q: {PROMPTS[0]} A:"), model._tokens(TITLES[0])
-    table = plain_log_probs(model, prefix + suffix)
-    expected = sum(float(table[len(prefix) + i - 1, token]) for i, token in enumerate(suffix))
-    assert numbers(model)[0] == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_model_without_a_chat_template_goes_on_with_the_text(tmp_path):
-    model = HuggingFace(tiny_model.save(tmp_path / "base", chat=False))
-    assert not model.chat
-    assert model._around("Name a film.") == ("<end>Name a film.", "\n")
-
-
-def test_a_folders_answers_are_found_by_its_weights_wherever_it_lies(tiny, tmp_path):
-    asked = Asked(1, WAYS[0])
-    key = HuggingFace(tiny).key(asked)
-    moved = shutil.copytree(tiny, tmp_path / "elsewhere" / "another-name")
-    assert HuggingFace(moved).key(asked) == key
-    other = HuggingFace(tiny_model.save(moved, seed=4))
-    assert other.key(asked) != key
-
-
-def test_the_tokens_of_a_request_are_those_that_its_answer_reports(tiny):
-    model = HuggingFace(tiny)
+def test_the_tokens_of_a_request_are_those_that_its_answer_reports(tmp_path):
+    model = HuggingFace(tiny_model.save(tmp_path))
     for request, answer in zip(WAYS, (model.answer([way])[0] for way in WAYS), strict=True):
         assert model.count(request) == (answer["prompt_tokens"], 0)
     written = {"kind": "generate", "instruction": PROMPTS[1], "candidates": ["ab", "c"]}
@@ -400,37 +200,6 @@ def test_the_tokens_of_a_request_are_those_that_its_answer_reports(tiny):
     prompt, most = model.count(written)
     assert prompt == answer["prompt_tokens"] == len(f"Q: {PROMPTS[1]} A:")  # a token is a byte
     assert answer["completion_tokens"] <= most
-
-
-@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
-def test_a_folder_without_a_model_is_refused_at_once(tiny, lacking):
-    (tiny / lacking).unlink()
-    with pytest.raises(ModelError, match=lacking.replace("model.", "").replace(".", r"\.")):
-        HuggingFace(tiny)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """A cache of the Hugging Face hub that holds one commit of org/tiny; nothing else can be fetched."""
-    cache, commit = tmp_path / "hub", "0123456789abcdef0123456789abcdef01234567"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    repository = cache / "models--org--tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
-    return tiny_model.save(repository / "snapshots" / commit)
-
-
-def test_a_model_of_the_hub_is_found_in_its_cache_and_keyed_by_its_commit(hub):
-    model = HuggingFace("org/tiny")
-    assert model.key(Asked(1, WAYS[0])) == request_key({"model": f"org/tiny@{hub.name}", **WAYS[0]})
-    assert numbers(model) == numbers(HuggingFace(hub))
-
-
-def test_a_model_that_the_hub_does_not_give_is_an_error_with_its_name(hub):
-    model = HuggingFace("org/none")  # nothing is looked up yet
-    with pytest.raises(ModelError, match="'org/none'"):
-        model.key(Asked(1, WAYS[0]))
 
 
 # --- taking requests on ---------------------------------------------------------------------------------------------

@@ -427,10 +427,10 @@ def priced(tmp_path, monkeypatch) -> None:
 
 
 def test_a_local_model_is_opened_without_being_loaded(monkeypatch):
-    def loaded(card: object) -> Path:
+    def loaded(*_: object) -> Path:
         raise AssertionError("the model was loaded though nothing had to be computed")
 
-    monkeypatch.setattr("hybridrec.llm.models.local.converted_folder", loaded)
+    monkeypatch.setattr("hybridrec.llm.models.weights.converted_folder", loaded)
     model = study_models.open_model("SmolLM2-135M-Instruct")
     assert isinstance(model, HuggingFace)
     assert len(model.key(rankers.request_of(three(), "listwise", "film"))) == 64

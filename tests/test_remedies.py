@@ -466,8 +466,9 @@ def a_larger_model_that_nobody_asks(study):
 
 
 @case
-def the_name_of_a_model_that_is_a_path(study):
-    study.only_settings(model="/models/Big Model", larger_models=[])
+def the_name_of_a_servers_model_that_is_a_path(study):
+    _endpoint(study)
+    study.values["model"] = "/models/Big Model"
     assert "Give a server's model such a name" in (yield)
     study.values["model"] = "big-model"
 
@@ -476,6 +477,13 @@ def _endpoint(study: Study, **parameters: Any) -> dict[str, Any]:
     study.only_settings(modes=["listwise"], everybody_modes=[], topk_modes=[], larger_models=[])
     study.values["endpoint"] = {"base_url": "http://127.0.0.1/v1", "parameters": parameters}
     return parameters
+
+
+@case
+def a_model_that_is_loaded_here_and_asked_there(study):
+    _endpoint(study)
+    study.values["local"] = {"dtype": "bfloat16"}
+    del study.values[re.search(r"(\w+) is there, and so is .*Leave one of the two", (yield))[1]]
 
 
 @case

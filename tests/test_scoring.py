@@ -1,30 +1,32 @@
 """Scores from one forward pass over many users are those of plain passes over one candidate each."""
 
+import copy
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_model
 import torch
 import transformers
 
-from hybridrec.errors import ModelError
+from hybridrec import progress
 from hybridrec.llm.models import packed
 from hybridrec.llm.models.packed import Prompt
 
-# Small enough for a moment's pass; weights are random. Gemma looks back eight tokens only, in every other layer.
-SIZES = {
-    "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.5,
-}  # fmt: skip
-KINDS = {
-    "Llama": (transformers.LlamaConfig, {}),
-    "Qwen2": (transformers.Qwen2Config, {}),
-    "Gemma3": (
-        transformers.Gemma3TextConfig,
-        {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8},
-    ),
+LIKE = torch.zeros(1)
+SIZES = tiny_model.SIZES | {"vocab_size": 97}
+# What the token tree does not do, and what of it: these get plain passes.
+PLAIN = {
+    "Gemma2": (transformers.Gemma2Config, {"query_pre_attn_scalar": 8}, "softcap"),
+    "Gemma3 with capped logits": (transformers.Gemma3TextConfig, {"final_logit_softcapping": 30.0}, "its logits"),
+    "Granite": (transformers.GraniteConfig, {"logits_scaling": 2.0}, "its logits"),
+    "GptOss": (transformers.GptOssConfig, {"num_local_experts": 4}, "s_aux"),
+    "Bloom": (transformers.BloomConfig, {"n_layer": 2, "n_head": 4}, "off by"),
+    "Lfm2": (transformers.Lfm2Config, {"layer_types": ["conv", "full_attention"]}, "off by"),
+    "Phimoe": (transformers.PhimoeConfig, {"sliding_window": 64, "num_local_experts": 4}, "how far they look back"),
 }
 
 
@@ -36,9 +38,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=tiny_model.KINDS)
 def model(request: pytest.FixtureRequest) -> Any:
-    kind, more = KINDS[request.param]
+    kind, more = tiny_model.KINDS[request.param]
     torch.manual_seed(3)
     return transformers.AutoModelForCausalLM.from_config(kind(**SIZES, **more)).eval()
 
@@ -107,6 +109,7 @@ def test_scores_do_not_depend_on_what_is_computed_together(model, monkeypatch, p
 
 def test_a_history_longer_than_a_pass_is_read_once(model, monkeypatch):
     passes = []
+    monkeypatch.setitem(packed._tried, model, "")
     monkeypatch.setattr(packed, "_TOKENS_PER_PASS", 20)
     monkeypatch.setattr(packed, "_pass", lambda _, prompts: passes.append(prompts) or [[None] * 4] * len(prompts))
     packed.log_probs(model, [Prompt([1] * 50, [[2] * 5] * 4)])
@@ -161,12 +164,12 @@ def test_users_share_what_their_prompts_begin_with():
 def test_a_lone_history_keeps_the_fast_kernel_and_candidates_get_a_mask():
     row = packed._row([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
     history, candidates = row.branches
-    assert history.mask(None) is None
+    assert history.mask(None, LIKE) is None
     asked, own = packed._row([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
-    assert (asked.own, own.own, own.mask(None)) == (slice(0, 1), slice(1, 21), None)  # nearly a square: fast, too
-    assert history.mask(19) is not None  # a layer that sees no further
-    assert history.mask(20) is None
-    seen = candidates.mask(None) == 0
+    assert (asked.own, own.own, own.mask(None, LIKE)) == (slice(0, 1), slice(1, 21), None)  # nearly a square: fast, too
+    assert history.mask(19, LIKE) is not None  # a layer that sees no further
+    assert history.mask(20, LIKE) is None
+    seen = candidates.mask(None, LIKE) == 0
     assert seen.tolist() == [
         [*[True] * 20, True, False, False],
         [*[True] * 20, False, True, False],
@@ -174,13 +177,37 @@ def test_a_lone_history_keeps_the_fast_kernel_and_candidates_get_a_mask():
     ]
 
 
-def test_a_model_that_changes_its_logits_is_refused():
-    torch.manual_seed(0)
-    capped = transformers.AutoModelForCausalLM.from_config(
-        transformers.Gemma3TextConfig(**SIZES, final_logit_softcapping=30.0)
-    )
-    with pytest.raises(ModelError, match="final_logit_softcapping"):
-        packed.log_probs(capped, families())
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_model_that_the_tree_is_wrong_for_gets_plain_passes_and_that_is_told_once(kind, monkeypatch):
+    settings, more, why = PLAIN[kind]
+    told: list[str] = []
+    monkeypatch.setattr(progress, "tell", told.append)
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(settings(**SIZES, **more)).eval()
+    prompts = families()
+    for _ in range(2):
+        for found, prompt in zip(scored(model, prompts), prompts, strict=True):
+            assert flat(found) == pytest.approx(flat(plain(model, prompt)), abs=1e-4)
+    assert len(told) == 1 and type(model).__name__ in told[0] and why in told[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_in_bfloat16_the_tree_is_trusted_unless_more_than_rounding_is_between(model, monkeypatch, scale):
+    """The scores are multiplied as by a layer that does something of its own."""
+    rough = copy.deepcopy(model).to(torch.bfloat16)
+    told: list[str] = []
+    monkeypatch.setattr(progress, "tell", told.append)
+    attend = packed._attend
+    scaled = functools.partial(lambda *given, scaling=None, **more: attend(*given, scaling=scaling * scale, **more))
+    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, packed._ATTENTION, scaled)
+    prompts = families()
+    apart = [
+        abs(one - other)
+        for found, prompt in zip(scored(rough, prompts), prompts, strict=True)
+        for one, other in zip(flat(found), flat(plain(rough, prompt)), strict=True)
+    ]
+    assert bool(told) == (scale != 1)
+    assert np.mean(apart) < 0.05
 
 
 def test_parts_are_taken_in_order_and_as_many_as_fit():

@@ -55,17 +55,14 @@ def _short(value: str) -> str:
 
 
 def data(settings: config.Experiment) -> None:
-    """Fetch and verify an experiment's dataset; ratings of one's own must be enough for the study, too.
-
-    A model that could not be asked is an error here, before anything is fitted.
-    """
+    """Fetch and verify an experiment's dataset; ratings of one's own must be enough, and its models known."""
     from hybridrec.study import enough
 
-    study_models.check(settings)
+    told = study_models.check(settings)
     dataset = steps.dataset(settings.dataset, settings.ratings)
     users, items = dataset.interactions["user"].nunique(), len(dataset.items)
     counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
-    print(f"{dataset.name}: {counts} (from {dataset.source})", *dataset.notes, sep="\n")
+    print(f"{dataset.name}: {counts} (from {dataset.source})", *dataset.notes, *told, sep="\n")
     if settings.ratings:
         print(f"{dataset.name}: {enough.check(dataset, settings)}", flush=True)
 
@@ -76,9 +73,11 @@ def model(settings: config.Experiment) -> None:
     if settings.endpoint:
         print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
         return
-    llm = study_models.local(settings.model)
+    llm = study_models.local(settings.model, **(config.parameters(settings)["local"] or {}))
     licence = f" ({llm.card.licence})" if llm.card else ""
     print(f"{llm.name}{licence}: {paths.within_root(llm.folder())}")
+    if told := llm.find():
+        print(told)
 
 
 def batch(settings: config.Experiment) -> None:
@@ -172,12 +171,11 @@ def overview() -> None:
 
 
 def run(settings: config.Experiment, notebook: str) -> None:
-    """Execute one notebook; the model and ratings of one's own are checked before the first."""
+    """Execute one notebook; models and ratings of one's own are checked before the first."""
     name = notebook.removesuffix(".ipynb")
-    if name == notebooks.FIRST:
-        study_models.check(settings)
-    if settings.ratings and name == notebooks.FIRST:
-        data(settings)  # says in a second what would fail later, or after hours
+    if name == notebooks.FIRST:  # says in seconds what would fail later, or after hours
+        check = data if settings.ratings else study_models.check
+        check(settings)
     notebooks.run(settings, name)
 
 
@@ -186,7 +184,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
     return {
         "run": (run, "execute one notebook into results/EXPERIMENT"),
         "summary": (summary, "print the claims table"),
-        "data": (data, "fetch and verify the dataset"),
+        "data": (data, "fetch and verify the dataset, and see whether the models are known"),
         "model": (model, "fetch, verify and convert the language model"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),

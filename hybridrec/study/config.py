@@ -11,7 +11,7 @@ from pydantic import Field
 
 from hybridrec.errors import SettingError
 from hybridrec.llm import modes as ways_to_ask
-from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.llm.models.settings import EndpointSettings, LocalSettings
 from hybridrec.recommenders.recipes import RECIPES
 from hybridrec.settings import Settings, check_name, checked, is_number, quoted
 from hybridrec.study import paths
@@ -34,17 +34,32 @@ Names = Annotated[tuple[str, ...], Field(strict=False, description="a list of na
 
 
 class LargerModel(Settings):
-    """Another open model here, and how many inactive users it is asked for, by mode. A table ``[[larger_models]]``."""
+    """Another open model here, and how many inactive users it is asked for, by mode. A table ``[[larger_models]]``.
+
+    ``dtype`` and ``device`` left out are those of the first model; ``revision`` left out is the main branch.
+    """
 
     model: str
     users: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
         min_length=1, description="a table of one mode or more, each with a whole number of users from 1 to 100,000"
     )
 
+    revision: str | None = None
+    dtype: str | None = None
+    writing_dtype: str | None = None
+    device: str | None = None
+
     @pydantic.field_validator("model")
     @classmethod
-    def _is_a_name(cls, given: str) -> str:
-        return check_name("model", given)
+    def _is_a_model(cls, given: str) -> str:
+        return _check_local(given)
+
+    @pydantic.field_validator("revision", "dtype", "writing_dtype", "device")
+    @classmethod
+    def _is_as_in_local(cls, given: str | None, about: pydantic.ValidationInfo) -> str | None:
+        if given is not None:
+            checked(LocalSettings, {str(about.field_name): given}, "", ValueError)
+        return given
 
     @pydantic.field_validator("users")
     @classmethod
@@ -72,6 +87,7 @@ class Experiment(Settings):
     performance_threshold: float = Field(ge=0.0, le=1.0)
     sparsity_threshold: float | None = Field(None, ge=0.0, le=1.0)
     model: str
+    local: LocalSettings | None = None
     endpoint: EndpointSettings | None = None
     modes: Names
     everybody_modes: Names
@@ -85,7 +101,7 @@ class Experiment(Settings):
     bootstrap_samples: int = Field(ge=100, le=100_000)
     permutations: int = Field(ge=100, le=1_000_000)
 
-    @pydantic.field_validator("name", "dataset", "model")
+    @pydantic.field_validator("name", "dataset")
     @classmethod
     def _is_a_name(cls, given: str, about: pydantic.ValidationInfo) -> str:
         return check_name(str(about.field_name), given)
@@ -125,6 +141,7 @@ class Experiment(Settings):
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> "Experiment":
+        _check_model(self)
         _check_grids(self)
         _check_modes(self)
         _check_ratings(self)
@@ -141,6 +158,28 @@ def _known_mode(key: str, name: str) -> ways_to_ask.Mode:
         return mode(name)
     except SettingError as error:
         raise SettingError(f"{key} has {quoted('', name)}: {error}") from None
+
+
+def _check_model(settings: Experiment) -> None:
+    if settings.endpoint is None:
+        _check_local(settings.model)
+        return
+    check_name("model", settings.model)
+    if settings.local:
+        raise SettingError(
+            "local is there, and so is [endpoint]: the model answers on this machine or behind an endpoint. Leave one "
+            "of the two tables out."
+        )
+
+
+def _check_local(model: str) -> str:
+    """A name, an id of the hub or a path; whether there is such a model is seen when it is opened."""
+    if 0 < len(model) <= 1000 and model.isprintable() and model == model.strip():
+        return model
+    raise SettingError(
+        f"model is {quoted('model', model)}; it must be the name of a model, an id of the Hugging Face hub, or a path, "
+        "in one line without blanks around it."
+    )
 
 
 def _check_grids(settings: Experiment) -> None:
@@ -248,4 +287,6 @@ def build(name: str, values: Mapping[str, Any], source: str) -> Experiment:
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """The settings as plain values, as papermill passes them to a notebook."""
     plain = experiment.model_dump()
+    # As they are written in a file: what is left out is the first model's.
+    plain["larger_models"] = [one.model_dump(exclude_none=True) for one in experiment.larger_models]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

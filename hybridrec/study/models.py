@@ -1,6 +1,7 @@
 """The language models of this repository's experiments, and where their answers are recorded."""
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
-from hybridrec.llm.models.cards import MODELS
 from hybridrec.llm.recordings import Recordings, remove
-from hybridrec.study import paths
+from hybridrec.study import config, paths
 
 if TYPE_CHECKING:
     from hybridrec.llm.models.local import HuggingFace
-    from hybridrec.study.config import Experiment
 
 
 def policy() -> str:
@@ -26,7 +25,9 @@ def policy() -> str:
     return given
 
 
-def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.Model:
+def open_model(
+    name: str, endpoint: Mapping[str, Any] | None = None, loaded: Mapping[str, Any] | None = None
+) -> runner.Model:
     """The model of an experiment: behind its endpoint if it names one, else on this machine.
 
     Nothing is loaded, no key is read and no connection is made until something has to be asked.
@@ -34,40 +35,52 @@ def open_model(name: str, endpoint: Mapping[str, Any] | None = None) -> runner.M
     Args:
         name: the model's name.
         endpoint: the keys of EndpointSettings, as a notebook gets them.
+        loaded: the keys of LocalSettings, likewise.
 
     Raises:
         ModelError, PriceError: an unknown local model; a model behind an endpoint without a price.
     """
     if endpoint is None:
-        return local(name)
+        return local(name, **(loaded or {}))
     from hybridrec.llm.models.endpoint import Endpoint
 
     return Endpoint(name, price=read_prices(paths.PRICES).of_endpoint(name), **endpoint)
 
 
-def check(settings: "Experiment") -> None:
-    """See that an experiment's models can be asked: each is known, and has a price if it is behind an endpoint.
+def open_larger(one: Mapping[str, Any], loaded: Mapping[str, Any] | None = None) -> "HuggingFace":
+    """A larger model of an experiment: of the first one's dtype and on its device, unless it says otherwise.
 
-    Nothing is loaded and no connection is made; a model of the Hugging Face hub is not looked up.
-
-    Raises:
-        ModelError, PriceError, SettingError: what is wrong with the first that cannot.
+    Args:
+        one: a table ``[[larger_models]]``, as a notebook gets it.
+        loaded: the keys of LocalSettings of the first model; None where that is behind an endpoint, too.
     """
-    names = [one.model for one in settings.larger_models]
-    if settings.endpoint:
-        open_model(settings.model, settings.endpoint.model_dump())
-    else:
-        names.append(settings.model)
-    for name in names:
-        if name not in MODELS:  # else there is no need to wait for torch
-            local(name)
+    own = {key: one[key] for key in ("revision", "dtype", "writing_dtype", "device") if one.get(key) is not None}
+    return local(one["model"], **{**(loaded or {}), "revision": None, **own})
 
 
-def local(name: str) -> "HuggingFace":
-    """An open model in this repository's folders."""
+def local(name: str, **loaded: Any) -> "HuggingFace":
+    """An open model in this repository's folders; ``loaded`` has the keys of LocalSettings."""
     from hybridrec.llm.models.local import HuggingFace  # torch: only who asks a local model waits for it
 
-    return HuggingFace(name, folder=paths.MODELS, search=paths.data_folders())
+    return HuggingFace(name, folder=paths.MODELS, search=paths.data_folders(), **loaded)
+
+
+def check(settings: config.Experiment) -> list[str]:
+    """Find out before anything is computed whether an experiment's models are to be had; fetches no weights.
+
+    Returns:
+        What is to be told of them, a line each.
+
+    Raises:
+        ModelError, PriceError: an unknown model, or one without a price (names it and the remedy).
+    """
+    plain = config.parameters(settings)
+    here = [open_larger(one, plain["local"]) for one in plain["larger_models"]]
+    if settings.endpoint is None:
+        here.insert(0, local(settings.model, **(plain["local"] or {})))
+    else:
+        open_model(settings.model, plain["endpoint"])
+    return [line for one in here if (line := one.find())]
 
 
 def recordings_for(dataset: str, model: str) -> Recordings:
@@ -95,4 +108,11 @@ def keep_live_recordings(dataset: str, model: str) -> None:
 
 
 def _path(dataset: str, model: str) -> Path:
-    return paths.RECORDINGS / dataset / f"{model.replace('/', '--')}.sqlite"
+    """The database of a model's answers; of a model given by a path, the last part of it is the file's name.
+
+    Two paths may end alike: their answers share a file, and have keys of their own.
+    """
+    is_path = model[:1] in ("/", "~", ".") or "\\" in model or model.lower().endswith(".gguf")
+    name = re.split(r"[/\\]", model.rstrip("/\\"))[-1] if is_path else model.replace("/", "--")
+    name = re.sub(r"[^\w.:@+-]", "_", name, flags=re.ASCII).lstrip(".-") or "model"
+    return paths.RECORDINGS / dataset / f"{name[:200]}.sqlite"

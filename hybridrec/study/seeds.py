@@ -70,7 +70,8 @@ def _ask(settings: Experiment, prepared: steps.Prepared) -> pd.DataFrame:
     tasks = steps.tasks(prepared.interactions, prepared.candidates, *shown)
     asked = steps.asked(tasks, prepared.inactive, [MODE], [])[MODE]
     recordings = study_models.recordings_for(settings.dataset, settings.model)
-    llm = study_models.open_model(settings.model, parameters(settings)["endpoint"])
+    plain = parameters(settings)
+    llm = study_models.open_model(settings.model, plain["endpoint"], plain["local"])
     return rankers.table(rankers.rank(asked, MODE, llm, recordings, noun=settings.noun, seed=settings.seed))
 
 

@@ -4,12 +4,8 @@ Nothing here knows of items or rankings; it answers requests (plain dictionaries
 """
 
 import functools
-import hashlib
 import itertools
-import json
-import shutil
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,195 +13,77 @@ from typing import Any
 
 import safetensors
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from hybridrec import files
-from hybridrec.data.downloads import fetch
+from hybridrec import progress
 from hybridrec.errors import ModelError
-from hybridrec.files import shown
-from hybridrec.llm.models import packed, writing
-from hybridrec.llm.models.cards import MODELS, ModelCard
+from hybridrec.llm.models import devices, packed, weights, writing
+from hybridrec.llm.models.cards import ModelCard
+from hybridrec.llm.models.settings import LocalSettings
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.runner import Asked, Finished, Keep, Response
+from hybridrec.settings import checked
 
 # How many characters of prompts and candidates are scored together (a token has about four): more is no faster, and a
 # killed run loses what was not answered yet.
 _CHARACTERS_TOGETHER = 12_000
 # How many requests for written answers are collected, so that those of one length are written together.
 _WAITING = 256
-_OF_THE_HUB = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-# In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
-_SIZES = "sizes.json"
-_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-
-
-def converted_folder(card: ModelCard, models: Path, search: Sequence[Path] = ()) -> Path:
-    """The model as safetensors, converted from GGUF on first use (loading is then tens of times faster).
-
-    The folder appears under its final name only when it is complete. Whoever asks for it meanwhile waits. One that was
-    damaged since is told of (a UserWarning) and made again; bytes that changed and left the size alone are not seen.
-
-    Args:
-        card: which model.
-        models: the folder of converted models.
-        search: folders in which the GGUF file may lie; the last one is where it is fetched to (None: ``models``).
-
-    Raises:
-        DownloadError: the GGUF file is not to be had.
-        LockError: the folder of models cannot be written.
-    """
-    folder = models / f"{card.name}-{card.file.sha256[:12]}"
-    if _fault(folder):
-        with files.lock(models / f".{folder.name}.lock", f"conversion of {card.name}"):
-            fault = _fault(folder)  # none if it was converted while we waited
-            if fault and folder.exists():
-                warnings.warn(f"{shown(folder)} is damaged ({fault}): it is converted again.", stacklevel=2)
-            if fault:
-                _convert(card, folder, search or (models,))
-    return folder
-
-
-def _convert(card: ModelCard, folder: Path, search: Sequence[Path]) -> None:
-    gguf = fetch(card.file, search[-1], search)
-    options = {"gguf_file": gguf.name}
-    with files.replacing(folder, stale_after=0) as scratch:
-        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
-        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
-        # The weights are plain float32 now; transformers refuses to save what it still believes to be quantised.
-        model.hf_quantizer, model.is_quantized = None, False
-        del model.config.quantization_config
-        model.save_pretrained(scratch)
-        written = sorted(file for file in scratch.rglob("*") if file.is_file())
-        sizes = {file.relative_to(scratch).as_posix(): file.stat().st_size for file in written}
-        (scratch / _SIZES).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # the damaged one: a folder can only take an empty place
-
-
-def _fault(folder: Path) -> str:
-    """What is wrong with a converted folder, as far as it can be seen without reading the weights; "" if nothing is."""
-    if not folder.is_dir():
-        return "it is not there"
-    if not (folder / _SIZES).is_file():
-        return _fault_without_sizes(folder)
-    try:
-        sizes = json.loads((folder / _SIZES).read_text(encoding="utf-8"))
-    except ValueError:
-        return f"{_SIZES} is not readable"
-    for name, size in sizes.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes, not {size}"
-    return ""
-
-
-def _fault_without_sizes(folder: Path) -> str:
-    """The same for a folder that lists no sizes. It is accepted if it looks whole: its GGUF file may be gone by now."""
-    for name in _NEEDED:
-        file = folder / name
-        try:
-            if file.suffix == ".json":
-                json.loads(file.read_text(encoding="utf-8"))
-            else:
-                with safetensors.safe_open(file, "pt"):  # reads the header, and compares the length with it
-                    pass
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except (ValueError, safetensors.SafetensorError) as error:
-            return f"{name} is not readable: {error}"
-    return ""
-
-
-def _hub_folder(name: str) -> Path:
-    """A model of the Hugging Face hub, whose folder is named by its commit: from the local cache, else fetched.
-
-    Raises:
-        ModelError: it is not to be had.
-    """
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-        if _is_whole(folder):
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=_OF_THE_HUB))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{name!r} is none of {', '.join(MODELS)}, no folder here, and was not to be had from the Hugging Face hub "
-            f"({what}). Correct the name, or give the path of a folder with its safetensors."
-        ) from None
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder from the hub has tokenizer and all weights; others may have fetched only a part of it."""
-    index = folder / "model.safetensors.index.json"
-    parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else _NEEDED[-1:]
-    return all((folder / name).is_file() for name in {"config.json", "tokenizer_config.json", *parts})
-
-
-def _weights_hash(folder: Path) -> str:
-    """SHA-256 of a folder's weights: of their files' hashes in the order of their names."""
-    stats = [(file, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
-    return hashlib.sha256("".join(_file_hash(file, s.st_size, s.st_mtime_ns) for file, s in stats).encode()).hexdigest()
-
-
-@functools.cache
-def _file_hash(file: Path, size: int, changed: int) -> str:
-    """Of a file as it is at this size and time, so that one that is as it was is read once in a process."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+# How answers are written; part of their keys. Another number: another budget or stop rule, so they are asked for again.
+_WRITING = 2
 
 
 class HuggingFace:
-    """A causal language model in float32 on the CPU; it answers "score", "choose" and "generate" requests.
+    """A causal language model on this machine; it answers "score", "choose" and "generate" requests.
 
     Its weights are loaded when the first request has to be computed.
 
-    Recordings are keyed by the weights: of a card by the name and the hash of its file, of a folder by the hash of its
-    safetensors, of a model on the hub by its id and commit. A model on the hub is therefore looked up, and fetched if
-    it is not in the local cache of the hub, when the first key is wanted.
+    Recordings are keyed by the weights: of a card by the name and the hash of its file, of a GGUF file by its hash, of
+    a folder by the hash of its safetensors, of a model on the hub by its id and commit. A commit that is not given is
+    looked up when the first key is wanted: in the local cache of the hub, else on the hub. A dtype other than float32
+    and a device other than the CPU are part of the key: answers differ a little.
 
     Args:
-        model: the name of a card (``cards.MODELS``), a folder with safetensors and tokenizer, or an id of the Hugging
-            Face hub such as "org/name".
-        folder: for a card: where converted models are kept; None: ``~/.cache/hybridrec/models``.
+        model: the name of a card (``cards.MODELS``), the path of a .gguf file, a folder with safetensors and tokenizer,
+            or an id of the Hugging Face hub such as "org/name".
+        revision: for a model on the hub: a branch, a tag or a commit; None: its main branch.
+        dtype: "float32" or "bfloat16", of weights and computation; log-probabilities are always float32.
+        writing_dtype: the same for written answers, if it is to be another; the weights are then loaded twice. What is
+            written is read as text, so it needs less precision than a score.
+        device: "cpu", "cuda" or "cuda:1". One that is not there is an error when the weights are loaded, so that
+            what was recorded on it can be replayed without it.
+        folder: where models are kept that were converted from GGUF; None: ``~/.cache/hybridrec/models``.
         search: for a card: further folders in which its GGUF file may lie; the last is where it is fetched to.
 
     Raises:
-        ModelError: a name without a "/" that is neither a card nor a folder; a folder without a model. Later: a model
-            that the hub does not give.
+        SettingError: a dtype, device or revision that is none.
+        ModelError: a model that is none of these; a folder without a whole model. Later: a model that the hub does not
+            give, that transformers cannot load, or that does not fit the device; a device that is not there.
     """
 
-    def __init__(self, model: str | Path, *, folder: str | Path | None = None, search: Sequence[Path] = ()) -> None:
-        self.card = MODELS.get(str(model))
-        self.name = str(model)
-        self._given = Path(model) if not self.card and Path(model).is_dir() else None
-        self._models = Path(folder) if folder else Path.home() / ".cache" / "hybridrec" / "models"
-        self._search = search
-        if self._given:
-            self.name = self._given.resolve().name
-            for needed in ("config.json", "*.safetensors"):
-                if not any(self._given.glob(needed)):
-                    raise ModelError(f"{shown(self._given)}: no {needed}. Save the model there with save_pretrained.")
-        elif not self.card and "/" not in self.name:
-            raise ModelError(
-                f"unknown model {self.name!r}. Known: {', '.join(MODELS)}; or give the path of a folder that holds a "
-                "model, or an id of the Hugging Face hub such as org/name."
-            )
+    def __init__(
+        self, model: str | Path, *, revision: str | None = None, dtype: str = "float32",
+        writing_dtype: str | None = None, device: str = "cpu", folder: str | Path | None = None,
+        search: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
+        given = {"revision": revision, "dtype": dtype, "writing_dtype": writing_dtype, "device": device}
+        self.loaded = checked(LocalSettings, given, str(model))
+        self.source = weights.find(model, revision, models=Path(folder) if folder else None, search=search)
+        self.name = self.source.name
         self._waiting: list[tuple[Asked, Keep]] = []
         self._unscored: list[tuple[Asked, Keep]] = []
 
     # --- the interface of runner.Model ----------------------------------------------------------------------------
 
     def key(self, asked: Asked) -> str:
-        """The hash of the weights' identity, the request and the attempt."""
-        return request_key({"model": self.identity, **asked.request}, asked.attempt)
+        """The hash of the weights' identity, the request and the attempt; of dtype and device if not the usual."""
+        writes = asked.request["kind"] == "generate"
+        dtype = (self.loaded.writing_dtype if writes else None) or self.loaded.dtype
+        usual, how = LocalSettings(), {"dtype": dtype, "device": self.loaded.device.partition(":")[0]}
+        unusual = {name: value for name, value in how.items() if value != getattr(usual, name)}
+        written = {"writing": _WRITING} if writes else {}
+        return request_key({"model": self.source.identity, **unusual, **written, **asked.request}, asked.attempt)
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         """Collect the request; answer a batch when there is enough for one.
@@ -249,21 +127,29 @@ class HuggingFace:
     # --- loading ----------------------------------------------------------------------------------------------------
 
     @property
-    def identity(self) -> str:
-        """What recordings are keyed by: the weights, not where they lie."""
-        if self.card:
-            return self.card.identity
-        if self._given:
-            return f"sha256:{_weights_hash(self._given)}"
-        return f"{self.name}@{self._from_hub.name}"
+    def card(self) -> ModelCard | None:
+        """The card of the weights, if they have one."""
+        return self.source.card
 
-    @cached_property
-    def _from_hub(self) -> Path:
-        return _hub_folder(self.name)
+    def find(self) -> str:
+        """Find out whether the model is to be had, without fetching its weights.
+
+        Returns:
+            A line if its device is not there, so that it can answer only what is recorded; else "".
+
+        Raises:
+            ModelError: the hub does not give it.
+        """
+        self.source.look_up()
+        try:
+            devices.device(self.loaded.device)
+        except ModelError as error:
+            return f"{self.name}: {error} Until then, only recorded answers can be had."
+        return ""
 
     def folder(self) -> Path:
         """Where the weights lie; fetched and converted if need be."""
-        return converted_folder(self.card, self._models, self._search) if self.card else self._given or self._from_hub
+        return self.source.folder()
 
     @property
     def chat(self) -> bool:
@@ -273,16 +159,44 @@ class HuggingFace:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, padding on the left."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder(), padding_side="left")
+        tokenizer = self._from(AutoTokenizer, padding_side="left")
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 
     @cached_property
     def model(self) -> Any:
-        """The weights."""
+        """The weights that score, on their device."""
+        return self._load(self.loaded.dtype)
+
+    @cached_property
+    def writer(self) -> Any:
+        """The weights that write: those that score, unless ``writing_dtype`` says otherwise."""
+        other = self.loaded.writing_dtype
+        return self.model if other in (None, self.loaded.dtype) else self._load(other)
+
+    def _load(self, dtype: str) -> Any:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        return AutoModelForCausalLM.from_pretrained(self.folder(), dtype=torch.float32).eval()
+        device = devices.device(self.loaded.device)
+        _tell_once(devices.advice(dtype, device))
+        model = self._from(AutoModelForCausalLM, dtype=devices.DTYPES[dtype]).eval()
+        try:
+            return model.to(device)
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f'{self.name} does not fit the memory of {device}: take dtype = "bfloat16", or a smaller model.'
+            ) from None
+
+    def _from(self, kind: Any, **options: Any) -> Any:
+        """What transformers loads from the folder."""
+        folder = self.folder()
+        try:
+            return kind.from_pretrained(folder, **options)
+        except (ValueError, KeyError, ImportError, OSError, safetensors.SafetensorError) as error:
+            raise ModelError(
+                f"{self.name} cannot be loaded by transformers ({weights.first_line(error)}): see whether its files "
+                "are whole, and whether this version of transformers knows its kind."
+            ) from None
 
     def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer requests together: all of them written ("generate"), or none."""
@@ -350,7 +264,7 @@ class HuggingFace:
         """
         prompts = [self._tokens("".join(self._around(request["instruction"]))) for request in requests]
         budgets = [self._budget(request) for request in requests]
-        texts = writing.write(self.model, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
+        texts = writing.write(self.writer, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
         for text in texts:
             yield (
                 text.prompt,
@@ -367,7 +281,7 @@ class HuggingFace:
     @cached_property
     def _ends(self) -> set[int]:
         """The tokens that end a text: the tokenizer's, and those that the model's authors added for a chat."""
-        ends = self.model.generation_config.eos_token_id
+        ends = self.writer.generation_config.eos_token_id
         return {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
     def _text(self, tokens: list[int]) -> str:
@@ -404,6 +318,12 @@ class HuggingFace:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         before, after = text.split(mark)
         return before, after
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    if line:
+        progress.tell(line)
 
 
 def _without_candidates(request: dict[str, Any]) -> list[Any]:

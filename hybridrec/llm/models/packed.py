@@ -5,17 +5,22 @@ once. The row is a tree: its root is what all prompts begin with, below it each 
 to ask adds, and at the ends the candidates, side by side. A node of this tree is a *branch*. Attention lets each token
 see the branches above its own and the tokens before it in its own text, which is what it would see in a text by itself;
 its position is also that in its own text.
+
+Not every architecture bears that: some mix neighbouring tokens outside of attention, or add to it what is not known
+here. So a model is first tried on a few tokens, and one whose numbers are not those of plain passes gets plain passes.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface
 
-from hybridrec.errors import ModelError
+from hybridrec import progress
 
 # How many tokens are computed together. Longer rows are no faster, and need more memory.
 _TOKENS_PER_PASS = 2048
@@ -24,6 +29,11 @@ _TOKENS_BESIDE = 128
 # How many rows of logits, each as wide as the vocabulary, are held at once.
 _LOGITS_TOGETHER = 128
 _ATTENTION = "branches"
+# How far log-probabilities of the tree and of plain passes may be apart, on average over the tokens of the trial:
+# rounding stays well below, a text that sees another's tokens is above.
+_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# Words of transformers for what a layer does to its scores beyond scaling and a window: none of it is done here.
+_NOT_DONE_HERE = ("softcap", "s_aux", "position_bias", "cache_position_bias")
 
 
 @dataclass(frozen=True)
@@ -46,20 +56,18 @@ class Prompt:
 
 @torch.inference_mode()
 def log_probs(model: Any, prompts: Sequence[Prompt]) -> list[list[torch.Tensor]]:
-    """The log-probabilities that each prompt wants.
+    """The log-probabilities that each prompt wants, in float32 on the CPU whatever the model's dtype and device.
 
     Args:
-        model: a causal language model of transformers, in float32.
+        model: a causal language model of transformers.
         prompts: in any order.
 
     Returns:
         For each prompt one tensor a suffix: of the choices' log-probabilities, or of the suffix's tokens' if the prompt
         has no choices.
-
-    Raises:
-        ModelError: the model changes its logits after the last layer, which is not done here (names the setting).
     """
-    _check(model.config)
+    if _why_plain(model):
+        return [_plain(model, prompt) for prompt in prompts]
     pieces = [(number, piece) for number, prompt in enumerate(prompts) for piece in _pieces(prompt)]
     pieces.sort(key=lambda one: one[1].prefix)  # so that those that begin alike stand together
     found: list[list[torch.Tensor]] = [[] for _ in prompts]
@@ -67,6 +75,65 @@ def log_probs(model: Any, prompts: Sequence[Prompt]) -> list[list[torch.Tensor]]
         for (number, _), values in zip(passed, _pass(model, [piece for _, piece in passed]), strict=True):
             found[number] += values
     return found
+
+
+# --- whether the tree is right for a model ----------------------------------------------------------------------------
+
+_tried: "WeakKeyDictionary[Any, str]" = WeakKeyDictionary()
+
+
+def _why_plain(model: Any) -> str:
+    """Why a model gets plain passes; "" if the tree gives what they give. Found out once for each model, and told."""
+    if model not in _tried:
+        _tried[model] = _difference(model)
+        if _tried[model]:
+            progress.tell(
+                f"{type(model).__name__} is scored one candidate at a time, which is slower: {_tried[model]}."
+            )
+    return _tried[model]
+
+
+def _difference(model: Any) -> str:
+    """What is wrong with a model's numbers from the tree, on two texts of a few tokens; "" if nothing is."""
+    config = model.config.get_text_config()
+    tokens = [3 + 7 * at % (config.vocab_size - 3) for at in range(40)]
+    trial = [
+        Prompt(tokens[:14], [tokens[14:18], tokens[18:20], tokens[20:25]]),
+        Prompt(tokens[:9] + tokens[25:28], [tokens[28:31], tokens[28:30] + tokens[31:32]], tokens[32:34]),
+    ]
+    trial.sort(key=lambda prompt: prompt.prefix)
+    row = _row(trial)
+    try:
+        tree = _after(_hidden(model, row), model.get_output_embeddings(), row)
+        text = torch.tensor([tokens], device=model.device)
+        usual = model.get_output_embeddings()(model.base_model(text, use_cache=False).last_hidden_state)
+    except Exception as error:  # whatever an architecture may raise that takes no such attention
+        return f"it takes no attention but its own ({type(error).__name__}: {error})"
+    if not torch.allclose(usual.float(), model(text, use_cache=False).logits.float(), rtol=1e-3, atol=1e-3):
+        return "it changes its logits after the last layer"
+    # What a trial of a few tokens does not show: how far layers look back.
+    windows = {window for branch in row.branches for window, *_ in branch.masks}
+    layers = getattr(config, "layer_types", None) or ["sliding_attention"] * bool(getattr(config, "sliding_window", 0))
+    if getattr(config, "attention_chunk_size", None) or ("sliding_attention" in layers and windows == {None}):
+        return "its layers do not tell our attention how far they look back"
+    plain = torch.cat([values for prompt in trial for values in _plain(model, prompt)])
+    apart = float((tree - plain).abs().mean())
+    return "" if apart <= _ROUNDING.get(model.dtype, 0) else f"together, log-probabilities would be off by {apart:.2g}"
+
+
+def _plain(model: Any, prompt: Prompt) -> list[torch.Tensor]:
+    """A prompt's values from one pass a suffix, with the model's own attention and logits."""
+    found, few = [], "logits_to_keep" in inspect.signature(model.forward).parameters
+    for suffix in prompt.suffixes:
+        wanted = {"logits_to_keep": len(suffix) + 1} if few else {}
+        text = torch.tensor([prompt.prefix + suffix], device=model.device)
+        logits = model(text, use_cache=False, **wanted).logits[0, -len(suffix) - 1 :].float()
+        table = logits.log_softmax(dim=1).cpu()
+        found.append(table[-1, prompt.choices] if prompt.choices else table[range(len(suffix)), suffix])
+    return found
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def together(parts: Iterable[Any], bound: int, size: Callable[[Any], int] = len) -> Iterator[list[Any]]:
@@ -87,12 +154,6 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with in common."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _check(config: Any) -> None:
-    for name, harmless in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
-        if getattr(config, name, harmless) not in (harmless, None):
-            raise ModelError(f"this model sets {name}, without which its scores would be wrong: choose another model.")
 
 
 def _pieces(prompt: Prompt) -> Iterator[Prompt]:
@@ -121,13 +182,13 @@ class _Branch:
     own: slice
     positions: torch.Tensor
     run: torch.Tensor
-    masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple, torch.Tensor | None] = field(default_factory=dict)
 
     def seen(self, states: torch.Tensor) -> torch.Tensor:
         """Keys or values of the tokens above and the branch's own, (1, heads, seen, size)."""
         return torch.cat([states[:, :, part] for part in (*self.above, self.own)], dim=2)
 
-    def mask(self, window: int | None) -> torch.Tensor | None:
+    def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
         """What is added to the attention scores, (own, seen): 0 where a token may look, else the lowest number.
 
         None where the usual causal mask does, whose kernel is faster. It takes as many queries as keys, so that the
@@ -135,12 +196,14 @@ class _Branch:
 
         Args:
             window: how many tokens a layer looks back; None: it sees all.
+            like: a tensor of the dtype and on the device wanted.
         """
-        if window not in self.masks:
-            self.masks[window] = self._mask(window)
-        return self.masks[window]
+        kind = (window, like.dtype, like.device)
+        if kind not in self.masks:
+            self.masks[kind] = self._mask(window, like)
+        return self.masks[kind]
 
-    def _mask(self, window: int | None) -> torch.Tensor | None:
+    def _mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
         n_above, n_own = _length(self.above), len(self.positions)
         if n_above < n_own and not self.run.any() and (window is None or n_above + n_own <= window):
             return None
@@ -151,7 +214,8 @@ class _Branch:
         if window is not None:
             seen &= back < window
         # As numbers: torch would turn truth values into them again in every layer.
-        return torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
+        mask = torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, torch.finfo(like.dtype).min)
+        return mask.to(like.device)
 
 
 @dataclass
@@ -235,15 +299,17 @@ def _plant(row: _Row, prompts: Sequence[Prompt], known: int, above: tuple[slice,
 
 def _attend(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, *,
-    branches: Sequence[_Branch], scaling: float | None = None, sliding_window: int | None = None, **_: Any,
+    branches: Sequence[_Branch], scaling: float | None = None, sliding_window: int | None = None, **more: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Attention over a row, one branch after the other, with the interface of transformers.
 
     query, key and value are (1, heads, tokens, size); the result is (1, tokens, heads, size).
     """
+    if strange := [name for name in _NOT_DONE_HERE if more.get(name) is not None]:
+        raise NotImplementedError(strange[0])
     parts = []
     for branch in branches:
-        mask, n_own = branch.mask(sliding_window), len(branch.positions)
+        mask, n_own = branch.mask(sliding_window, query), len(branch.positions)
         asking = branch.seen(query) if mask is None else query[:, :, branch.own]
         options: dict[str, Any] = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": True}
         states = asking, branch.seen(key), branch.seen(value)
@@ -256,30 +322,35 @@ AttentionInterface.register(_ATTENTION, _attend)
 
 def _pass(model: Any, prompts: Sequence[Prompt]) -> Iterator[list[torch.Tensor]]:
     """Each prompt's values, from one forward pass over all of them."""
-    row, usual = _row(prompts), model.config._attn_implementation
+    row = _row(prompts)
+    values = iter(_after(_hidden(model, row), model.get_output_embeddings(), row).split(row.sizes))
+    for prompt in prompts:
+        yield [next(values) for _ in prompt.suffixes]
+
+
+def _hidden(model: Any, row: _Row) -> torch.Tensor:
+    """The hidden states (tokens, width) of a row after the last layer."""
+    usual = model.config._attn_implementation
     model.set_attn_implementation(_ATTENTION)
     try:
-        hidden = model.base_model(
-            torch.tensor([row.tokens]),
-            position_ids=torch.tensor([row.positions]),
+        return model.base_model(
+            torch.tensor([row.tokens], device=model.device),
+            position_ids=torch.tensor([row.positions], device=model.device),
             use_cache=False,
             branches=row.branches,
         ).last_hidden_state[0]
     finally:
         model.set_attn_implementation(usual)
-    values = iter(_after(hidden, model.get_output_embeddings(), row).split(row.sizes))
-    for prompt in prompts:
-        yield [next(values) for _ in prompt.suffixes]
 
 
 def _after(hidden: torch.Tensor, head: Any, row: _Row) -> torch.Tensor:
-    """log P(target) after each source, from the hidden states (tokens, width) of a row."""
+    """log P(target) after each source, in float32, from the hidden states (tokens, width) of a row."""
     places, which = torch.unique(torch.tensor(row.sources), return_inverse=True)
     targets = torch.tensor(row.targets)
     values = torch.empty(len(targets))
     for start in range(0, len(places), _LOGITS_TOGETHER):
-        logits = head(hidden[places[start : start + _LOGITS_TOGETHER]])
+        logits = head(hidden[places[start : start + _LOGITS_TOGETHER].to(hidden.device)]).float()
         mine = (which >= start) & (which < start + _LOGITS_TOGETHER)
-        at = which[mine] - start
-        values[mine] = logits[at, targets[mine]] - logits.logsumexp(dim=1)[at]
+        at = (which[mine] - start).to(hidden.device)
+        values[mine] = (logits[at, targets[mine].to(hidden.device)] - logits.logsumexp(dim=1)[at]).cpu()
     return values

@@ -1,8 +1,8 @@
-"""The settings of an endpoint, checked before anything is sent or paid for."""
+"""The settings of models: of an endpoint, checked before anything is sent or paid for, and of one on this machine."""
 
 import re
 import urllib.parse
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -120,3 +120,22 @@ class EndpointSettings(Settings):
         if {"max_tokens", "max_completion_tokens"} <= given.keys():
             raise ValueError("parameters has both max_tokens and max_completion_tokens: leave one of them out.")
         return given
+
+
+class LocalSettings(Settings):
+    """How a model on this machine is loaded. The table ``[local]`` of an experiment; see ``local.HuggingFace``."""
+
+    revision: str | None = pydantic.Field(
+        default=None,
+        pattern=r"^[\w][\w./-]{0,199}$",
+        description="a branch, a tag or a commit of a model on the Hugging Face hub",
+    )
+    dtype: Literal["float32", "bfloat16"] = pydantic.Field(default="float32", description='"float32" or "bfloat16"')
+    writing_dtype: Literal["float32", "bfloat16"] | None = pydantic.Field(
+        default=None, description='"float32" or "bfloat16", for written answers; left out, dtype'
+    )
+    device: str = pydantic.Field(
+        default="cpu",
+        pattern=r"^(?:cpu|cuda(?::\d{1,2})?)$",
+        description='"cpu", "cuda", or one of several, such as "cuda:1"',
+    )

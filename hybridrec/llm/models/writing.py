@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -146,7 +146,7 @@ class _Batch:
             self.mask = self.mask[rows]
             padded = int(self.mask.any(0).int().argmax())
             self.mask = self.mask[:, padded:]
-            for layer in self.cache.layers:
+            for layer in _layers(self.cache):
                 layer.keep(rows, padded)
         return self
 
@@ -154,7 +154,7 @@ class _Batch:
         """Both batches in one, the shorter padded on the left."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         masks = [torch.nn.functional.pad(one.mask, (width - one.mask.shape[1], 0)) for one in (other, self)]
-        for layer, more in zip(other.cache.layers, self.cache.layers, strict=True):
+        for layer, more in zip(_layers(other.cache), _layers(self.cache), strict=True):
             layer.join(more, width)
         return _Batch([*other.texts, *self.texts], other.cache, torch.cat(masks), [*other.chosen, *self.chosen])
 
@@ -194,6 +194,10 @@ class _InPlaceLayer(DynamicLayer):
     def _shown(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.keys, self.values = (states[:, :, : self._length] for states in self._all)
         return self.keys, self.values
+
+
+def _layers(cache: Cache) -> list[_InPlaceLayer]:
+    return cast(list[_InPlaceLayer], cache.layers)
 
 
 def _wider(states: torch.Tensor, before: int, length: int) -> torch.Tensor:
