@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec import errors
+from hybridrec import errors, reading
 from hybridrec.data import datasets
-from hybridrec.data.sources import canonical, own
+from hybridrec.data.sources import own
 from hybridrec.errors import DatasetError
 from hybridrec.evaluation import compare
 from hybridrec.llm import rankers, runner
@@ -119,7 +119,8 @@ def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(fo
         ["bob", "a", 3, 1],
         ["bob", "b", 3, 1],
     ]
-    (note,) = data.notes
+    assert data.notes[0] == "log.csv: at: numbers, taken as seconds since 1970, from 1970-01-01 to 1970-01-01."
+    note = data.notes[1]
     assert "1 of 2 users took none more often than their median" in note
 
 
@@ -223,26 +224,26 @@ GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-0
         (GOOD, {"title": "name"}, r"r\.csv: no column 'name'.*Set 'title' in \[ratings\]"),
         (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Fix or remove"),
         (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Fix"),
-        (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is ' ', empty\. Every row needs one"),
+        (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is '', empty\. Every row needs one"),
         (
             GOOD + "ann,x2,3,2024-01-05,Two\n",
             {},
             r"r\.csv, line 5: user 'ann' rated item 'x2' already on line 3.*counts",
         ),
         ("", {}, r"r\.csv: No columns to parse"),
-        (GOOD.splitlines()[0] + "\n", {}, r"r\.csv: there is no row under the header"),
+        (GOOD.splitlines()[0] + "\n", {}, r"r\.csv: there is no rating in it"),
         (
             GOOD.replace("-04", "-99"),
             {"timestamp": "when"},
             r"r\.csv, line 4: when is '2024-01-99', neither a number nor",
         ),
-        (GOOD.replace("5,2024-01-02", "5,"), {"timestamp": "when"}, r"r\.csv, line 2: when is '', neither"),
+        (GOOD.replace("5,2024-01-02", "5,"), {"timestamp": "when"}, r"line 2: when is '', no time\. missing_times = "),
         (
             GOOD.replace("5,2024-01-02", "5,7"),
             {"timestamp": "when"},
             r"r\.csv, line 3: when is '2024-01-03', not a number",
         ),
-        (GOOD.replace(",1,", ",-1,"), {}, r"r\.csv, line 3: rating is '-1', below lowest = 0 of \[ratings\]"),
+        (GOOD.replace(",1,", ",-1,"), {}, r"r\.csv, line 3: rating is '-1', below lowest = 0 in \[ratings\]"),
         (GOOD.replace(",1,", ",-1,"), {"feedback": "counts"}, r"line 3: rating is '-1', no count of uses.*above 0"),
         (GOOD.replace(",1,", ",0,"), {"feedback": "counts"}, r"line 3: rating is '0', no count of uses"),
         (GOOD.replace("One", "").replace("Two", ""), {}, r"r\.csv: no rated item has a title"),
@@ -283,7 +284,7 @@ def test_a_torn_parquet_file_is_refused_without_its_folder(folder, keep):
 def test_rows_of_parquet_are_counted_from_one(folder):
     table = pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": [5.0, -2.0], "title": "A"})
     table.to_parquet(folder / "r.parquet")
-    with pytest.raises(DatasetError, match=r"r\.parquet, line 2: rating is '-2'"):
+    with pytest.raises(DatasetError, match=r"r\.parquet, row 2: rating is '-2'"):
         load({"file": "r.parquet"})
 
 
@@ -389,7 +390,7 @@ def test_a_user_whose_only_rating_is_held_out_has_scores_all_the_same(name, inte
 def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
     (tmp_path / "r.csv").write_bytes(b"a,b\n1,2\n3,\xff\n")
     with pytest.raises(DatasetError, match=r"r\.csv, line 3: not utf-8"):
-        canonical.read_quoted(tmp_path / "r.csv")
+        reading.read(tmp_path / "r.csv")
 
 
 # --- nobody weak, nobody asked, few users -----------------------------------------------------------------------------

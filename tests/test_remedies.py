@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import errors
+from hybridrec import errors, reading
 from hybridrec.data import downloads
 from hybridrec.data.datasets import Dataset
 from hybridrec.data.sources import book_crossing, canonical
@@ -30,7 +30,7 @@ from hybridrec.study import config, enough, paths, steps, tables
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8")) | {"grids": {}}
 TRIED = (
     "data.downloads study.enough study.config data.datasets evaluation.prices data.sources.book_crossing "
-    "data.sources.canonical data.sources.own"
+    "data.sources.canonical data.sources.own data.sources.form reading"
 ).split()
 # The words that begin a remedy.
 ADVICE = re.compile(
@@ -339,7 +339,7 @@ def an_encoding_that_is_none(study):
 
 @case
 def a_file_that_is_gone_for_the_reader(study):
-    study.run = lambda: canonical.read_quoted(study.folder / "gone.csv")
+    study.run = lambda: reading.read(study.folder / "gone.csv")
     assert "Check the path" in (yield)
     (study.folder / "gone.csv").write_text(GOOD, encoding="utf-8")
 
@@ -415,7 +415,7 @@ def a_time_that_is_no_date(study):
     table.loc[3, "day"] = "soon"
     tables = [table]
     study.run = lambda: Dataset.read(tables[0], timestamp="day")
-    row = int(re.search(r"row (\d+): day is 'soon'.*remove such rows", (yield))[1])
+    row = int(re.search(r"row (\d+): day is 'soon'.*remove that row", (yield))[1])
     tables[0] = table.drop(index=row - 1)
 
 
