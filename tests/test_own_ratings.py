@@ -43,7 +43,7 @@ def rated(interactions: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings(ratings: dict[str, Any], **changes: Any) -> config.Experiment:
-    return config.build("mine", VALUES | {"dataset": "mine", "ratings": ratings} | changes, "mine.toml")
+    return config.build("mine", VALUES | {"dataset": "mine", "ratings": {"file": "r.csv"} | ratings} | changes, "mine.toml")
 
 
 def load(ratings: dict[str, Any]) -> datasets.Dataset:
