@@ -66,10 +66,12 @@ class Rows:
             DatasetError: names the place of the first wrong row, what stands there, and how many more there are.
         """
         if wrong.any():
-            row, more = int(wrong.idxmax()), f" (and {wrong.sum() - 1:,} more like it)" if wrong.sum() > 1 else ""
-            where = "line" if self.untyped else "row"
+            row, kind = int(wrong.idxmax()), "line" if self.untyped else "row"
+            more, such = (
+                (f" ({wrong.sum() - 1:,} more {kind}s)", f"such {kind}s") if wrong.sum() > 1 else ("", f"that {kind}")
+            )
             raise DatasetError(
-                f"{self.at(row)}: {column} is {self.text(column)[row]!r}, {what}{more}. Fix or remove that {where}."
+                f"{self.at(row)}: {column} is {self.text(column)[row]!r}{more}, {what}. Fix or remove {such}."
             )
 
 

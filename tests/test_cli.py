@@ -74,7 +74,7 @@ def test_from_ratings_to_a_verdict(capsys):
             "stars",
         ),
         (["triage", "ratings.csv", "--scores", "out_of_fold.csv", "-o", "w.csv"], "title"),
-        (["triage", "ratings.txt", "--scores", "out_of_fold.csv", "-o", "w.csv"], ".parquet"),
+        (["triage", "ratings.csv", "--scores", "out_of_fold.csv", "-o", "w.txt"], ".parquet"),
         (["combine", "scores.csv", "scores.csv", "-o", "final.xlsx"], "final.xlsx"),
         (["combine", "scores.csv", "scores.csv", "-o", "items.csv/final.csv"], "cannot be written"),
         (["combine", "scores.csv", "out_of_fold.csv", "-o", "f.csv"], "no candidate"),
