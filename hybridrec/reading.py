@@ -66,10 +66,8 @@ class Rows:
             DatasetError: names the place of the first wrong row, what stands there, and how many more there are.
         """
         if wrong.any():
-            row, kind = int(wrong.idxmax()), "line" if self.untyped else "row"
-            more, such = (
-                (f" ({wrong.sum() - 1:,} more {kind}s)", f"such {kind}s") if wrong.sum() > 1 else ("", f"that {kind}")
-            )
+            row, rest, kind = int(wrong.idxmax()), wrong.sum() - 1, "line" if self.untyped else "row"
+            more, such = (f" (and {rest:,} more)", f"such {kind}s") if rest else ("", f"that {kind}")
             raise DatasetError(
                 f"{self.at(row)}: {column} is {self.text(column)[row]!r}{more}, {what}. Fix or remove {such}."
             )
@@ -184,6 +182,11 @@ def csv_rows(
     style: dict[str, Any] = {"quoting": csv.QUOTE_NONE if quoting is False else csv.QUOTE_MINIMAL, "escapechar": escape}
     load = partial(pd.read_csv, path, sep=separator, encoding=encoding, compression=how, keep_default_na=False, **style)
     records = partial(_records, path, encoding, delimiter=separator, **style)
+
+    def refused(said: str) -> DatasetError:
+        several = next(((first, last) for first, last in records() if last > first), None)
+        return _open_quote(name, *several) if several and quoting is None else DatasetError(f"{name}: {said}")
+
     types: dict[str, Any] = {"dtype": str}
     try:
         # The names are read as a row: pandas would call the second of two equal ones otherwise, without a word.
@@ -199,13 +202,10 @@ def csv_rows(
     except _TORN as error:
         raise _torn(path, error) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        several = next(((first, last) for first, last in records() if last > first), None)
-        if several and quoting is None:
-            raise _open_quote(name, *several) from None
         said = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
-        raise DatasetError(f"{name}: {said}. Fix that line, or name the file's separator.") from None
+        raise refused(f"{said}. Fix that line, or name the file's separator.") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas has taken the fields before the last ones for an index
-        raise DatasetError(f"{name}: lines have more fields than the header has names. Fix the header or the lines.")
+        raise refused("lines have more fields than the header has names. Fix the header or the lines.")
 
     def lines(row: int) -> tuple[int, int]:
         return next(lines for number, lines in enumerate(records(), -1) if number == row)
@@ -232,13 +232,14 @@ def _records(path: Path, encoding: str, **style: Any) -> Iterator[tuple[int, int
 
 
 def _swallows(table: pd.DataFrame, separator: str) -> pd.Series:
-    """Which rows have a field that holds rows: its line breaks and separators are those of whole rows."""
-    found = pd.Series(False, table.index)
+    """Which rows have a field that holds rows: it has a row's separators for each line break (more if fields lack)."""
+    found, short = pd.Series(False, table.index), table.iloc[:, -1].astype(object).fillna("").eq("")
     for number in range(len(table.columns)):
         values = table.iloc[:, number]
         if pd.api.types.is_string_dtype(values) and values.str.contains("\n", regex=False, na=False).any():
             breaks = values.str.count("\n").fillna(0)
-            found |= (breaks > 0) & (values.str.count(re.escape(separator)) == breaks * (len(table.columns) - 1))
+            more = values.str.count(re.escape(separator)).fillna(0) - breaks * (len(table.columns) - 1)
+            found |= (breaks > 0) & ((more == 0) | (more > 0) & short)
     return found
 
 
