@@ -185,6 +185,8 @@ def csv_rows(
 
     def refused(said: str) -> DatasetError:
         several = next(((first, last) for first, last in records() if last > first), None)
+        if "EOF inside string" in said and not several:
+            *_, several = records()
         return _open_quote(name, *several) if several and quoting is None else DatasetError(f"{name}: {said}")
 
     types: dict[str, Any] = {"dtype": str}
@@ -233,7 +235,8 @@ def _records(path: Path, encoding: str, **style: Any) -> Iterator[tuple[int, int
 
 def _swallows(table: pd.DataFrame, separator: str) -> pd.Series:
     """Which rows have a field that holds rows: it has a row's separators for each line break (more if fields lack)."""
-    found, short = pd.Series(False, table.index), table.iloc[:, -1].astype(object).fillna("").eq("")
+    found, last = pd.Series(False, table.index), table.iloc[:, -1]
+    short = last.isna() | last.eq("")
     for number in range(len(table.columns)):
         values = table.iloc[:, number]
         if pd.api.types.is_string_dtype(values) and values.str.contains("\n", regex=False, na=False).any():
@@ -245,9 +248,9 @@ def _swallows(table: pd.DataFrame, separator: str) -> pd.Series:
 
 def _open_quote(name: str, first: int, last: int) -> DatasetError:
     return DatasetError(
-        f"{name}, line {first}: a field there opens with a double quote that closes on line {last} only, so what lies "
-        "between would be no rows. Remove that quote, or set quoting = false where quotes are characters of the text, "
-        "or quoting = true where a field does have several lines."
+        f"{name}, line {first}: a field there opens with a double quote that does not close before line {last} ends, "
+        "so what follows would be no rows. Remove that quote; or set quoting = false where quotes are characters of the "
+        "text, quoting = true where a field does have several lines."
     )
 
 

@@ -426,7 +426,7 @@ def test_a_field_of_several_lines_is_no_stray_quote(folder):
 
 def test_a_field_that_looks_like_rows_is_read_where_quotes_are_said_to_be_right(folder):
     (folder / "r.csv").write_text('user,item,rating,title\n1,1,5,"A\nB,C,D,E"\n1,2,4,F\n', encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"line 2: .* closes on line 3 only.*quoting = true"):
+    with pytest.raises(DatasetError, match=r"line 2: .* before line 3 ends.*quoting = true"):
         load({"file": "r.csv"})
     assert load({"file": "r.csv", "quoting": True}).items["title"].tolist() == ["A B,C,D,E", "F"]
 
