@@ -9,6 +9,7 @@ import gzip
 import json
 import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -249,7 +250,7 @@ def _swallows(table: pd.DataFrame, separator: str) -> pd.Series:
 def _open_quote(name: str, first: int, last: int) -> DatasetError:
     return DatasetError(
         f"{name}, line {first}: a field there opens with a double quote that does not close before line {last} ends, "
-        "so what follows would be no rows. Remove that quote; or set quoting = false where quotes are characters of the "
+        "so what follows would be no rows. Remove that quote; or set quoting = false where quotes are parts of the "
         "text, quoting = true where a field does have several lines."
     )
 
@@ -311,7 +312,7 @@ def _excel(path: Path) -> pd.DataFrame:
         return pd.read_excel(path, keep_default_na=False, na_values=[""])
     except ImportError:
         cause = "an Excel file, and the package openpyxl, which reads those, is not installed"
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         cause = f"a zip archive or an old Excel file that cannot be read ({str(error).rstrip('.')[:100]})"
     raise DatasetError(
         f"{path.name}: {cause}. Save the table as CSV (in Excel: Save As, CSV UTF-8), or unpack the archive, and name "
