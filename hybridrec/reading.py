@@ -22,7 +22,11 @@ import pandas as pd
 
 from hybridrec.errors import DatasetError
 
-_PACKED = {b"\x1f\x8b": ("gzip", gzip.open), b"BZh": ("bz2", bz2.open), b"\xfd7zXZ": ("xz", lzma.open)}
+_PACKED: dict[bytes, tuple[str, Callable[..., Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bz2", bz2.open),
+    b"\xfd7zXZ": ("xz", lzma.open),
+}
 # A joiner between letters of scripts that need it, or between the parts of an emoji, is no blemish.
 _JOINER = "(?<![\u0600-\U0010ffff])[\u200c\u200d]|[\u200c\u200d](?![\u0600-\U0010ffff])"
 INVISIBLE = re.compile(
@@ -113,7 +117,7 @@ def read(
     """
     path = Path(path).expanduser()
     if path.is_dir() or _first_bytes(path).startswith(b"PAR1") or path.suffix == ".parquet":
-        return of(read_parquet(path), path.name)
+        return of(_parquet(path), path.name)
     start = _first_bytes(path)
     if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         return of(_excel(path), path.name, places=lambda row: f"row {row + 2}")
@@ -138,7 +142,10 @@ def _first_bytes(path: Path) -> bytes:
 def _packing(path: Path) -> tuple[str | None, Callable[..., Any]]:
     """How a file is packed, in pandas' word, and what opens it."""
     start = _first_bytes(path)
-    return next((how for magic, how in _PACKED.items() if start.startswith(magic)), (None, open))
+    for magic, how in _PACKED.items():
+        if start.startswith(magic):
+            return how
+    return None, open
 
 
 def _torn(path: Path, error: Exception) -> DatasetError:
@@ -290,18 +297,16 @@ def _json_rows(path: Path, encoding: str) -> Rows:
     return of(pd.DataFrame(rows), path.name)
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
+def _parquet(path: Path) -> pd.DataFrame:
     """A Parquet file, or all those in a folder.
 
     Raises:
-        DatasetError: not there, none in the folder, no Parquet file, or a torn one.
+        DatasetError: none in the folder, no Parquet file, or a torn one.
     """
     if path.is_dir() and not any(path.rglob("*.parquet")):
         raise DatasetError(f"{path.name}: a folder without a .parquet file. Name the file that is meant.")
     try:
         return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise DatasetError(f"{path.name}: there is no such file. Check the path.") from None
     except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are these
         said = " ".join(str(error).replace(str(path), path.name).split())[:200].rstrip(".")
         raise DatasetError(f"{path.name}: no whole parquet file ({said}). Write or fetch it again.") from None

@@ -258,7 +258,11 @@ def build(name: str, values: Mapping[str, Any], source: str) -> Experiment:
     return checked(Experiment, {"name": name, **values}, source)
 
 
-_TABLES = {"ratings": RatingsFile, "endpoint": EndpointSettings, "larger_models": LargerModel}
+_TABLES: dict[str, type[Settings]] = {
+    "ratings": RatingsFile,
+    "endpoint": EndpointSettings,
+    "larger_models": LargerModel,
+}
 
 
 def _check_places(values: Mapping[str, Any], source: str) -> None:
