@@ -482,6 +482,12 @@ def test_rows_without_a_rating_are_left_out_only_where_that_is_said(folder, give
     assert "r.parquet: 1 rows without a value of rating were left out." in data.notes
 
 
+def test_a_row_that_is_left_out_needs_no_time(folder):
+    PLAIN.assign(rating=[5, None, 4], when=[7, None, 9]).to_csv(folder / "r.csv", index=False)
+    data = load({"file": "r.csv", "timestamp": "when", "missing_ratings": "leave out"})
+    assert data.interactions["timestamp"].tolist() == [7, 9]
+
+
 @pytest.mark.parametrize("change", [{"like_threshold": 1.0}, {"rating_scale": 1, "like_threshold": 0.5}])
 def test_likes_have_a_scale_of_their_own(change):
     with pytest.raises(errors.SettingError, match="with likes in .* set both to 1"):

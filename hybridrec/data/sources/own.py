@@ -78,7 +78,7 @@ def read(ratings: schema.Table, items: schema.Table | None, form: Form) -> Found
     if form.missing_ratings == "leave out" and (missing := table["rating"].isna()).any():
         notes.append(f"{rows.name}: {missing.sum():,} rows without a value of {form.rating} were left out.")
         table = table[~missing]
-    table["timestamp"] = _times(rows, form, notes)[table.index] if form.timestamp else 0
+    table["timestamp"] = _times(rows, table.index, form, notes) if form.timestamp else 0
     titled = _items(catalogue, form, notes)
     # Where one of the tables has numbers alone and the other one text, both become text.
     titled["item"] = schema.like(titled["item"], table["item"])
@@ -157,8 +157,7 @@ def _ratings(rows: Rows, form: Form, notes: list[str]) -> pd.Series:
     if form.likes:
         rows.refuse(there & (text == ""), name, f'empty. missing_ratings = "leave out"{form.where} would leave it out')
         return _from_likes(text.where(there), form, rows.name, name, notes)
-    plain = text.str.replace(form.decimal, ".", regex=False) if rows.untyped else text
-    values = pd.to_numeric(plain, errors="coerce").astype("float64")
+    values = pd.to_numeric(text.str.replace(form.decimal, ".", regex=False), errors="coerce").astype("float64")
     wrong = there & ~values.between(-1e15, 1e15)
     if values.isna().all() and not text.str.contains(r"^\d+,\d+$").any():
         raise DatasetError(
@@ -215,10 +214,10 @@ def _plain(value: Any) -> str:
 # --- times ------------------------------------------------------------------------------------------------------------
 
 
-def _times(rows: Rows, form: Form, notes: list[str]) -> pd.Series:
-    """Times as whole seconds since 1970 (UTC); how they were understood is noted."""
+def _times(rows: Rows, kept: pd.Index, form: Form, notes: list[str]) -> pd.Series:
+    """Times of the rows that are kept, as whole seconds since 1970 (UTC); how they were understood is noted."""
     name = _column(rows, form, "timestamp")
-    text = rows.text(name)
+    text = rows.text(name)[kept]
     there = text != ""
     dated = pd.api.types.is_datetime64_any_dtype(rows.table[name])
     if form.missing_times == "refuse":
