@@ -69,8 +69,8 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        return reading.csv_rows(path, ";", "latin-1", escape="\\").table
-    return reading.csv_rows(path, ";", escape="\\").table
+        return reading.csv_rows(path, ";", "latin-1", quoting=True, escape="\\").table
+    return reading.csv_rows(path, ";", quoting=True, escape="\\").table
 
 
 def _items(books: pd.DataFrame, number: pd.Series) -> pd.DataFrame:
