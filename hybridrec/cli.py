@@ -58,8 +58,9 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 
 def _data(given: argparse.Namespace) -> "hr.Dataset":
-    columns = {key: getattr(given, key) for key in ("user", "item", "rating", "timestamp", "title", "genres")}
-    data = hr.Dataset.read(given.ratings, given.items, like=given.like, **columns)
+    columns = {key: getattr(given, key) for key in ("user", "item", "rating", "timestamp", "title", "genres", "like")}
+    more = _toml(given.form) if given.form else {}
+    data = hr.Dataset.read(given.ratings, given.items, **columns | more)
     for note in data.notes:
         print(note, file=sys.stderr)
     return data
@@ -94,10 +95,7 @@ def _model(given: argparse.Namespace) -> Any:
         raise errors.CommandError(
             f"--{next(iter(loaded))} is about a model on this machine: leave it or --endpoint out."
         )
-    try:
-        settings = tomllib.loads(given.endpoint.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.SettingError(f"{given.endpoint}: {error}.") from None
+    settings = _toml(given.endpoint)
     if strange := {"model", "key", "base_url"} & settings.keys() - {"base_url"}:
         raise errors.SettingError(
             f"{given.endpoint}: {strange.pop()!r} does not belong there: see --model, key_variable."
@@ -105,6 +103,13 @@ def _model(given: argparse.Namespace) -> Any:
     if "base_url" not in settings:
         raise errors.SettingError(f"{given.endpoint}: missing key 'base_url', the endpoint's address.")
     return hr.Endpoint(given.model, **settings)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise errors.SettingError(f"{path}: {error}.") from None
 
 
 def _combine(given: argparse.Namespace) -> None:
@@ -189,7 +194,8 @@ def _ratings(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{key}", default=key, help=f"the column's name ({key})")
     for key in ("timestamp", "genres"):
         sub.add_argument(f"--{key}", help="the column's name, if there is one")
-    sub.add_argument("--like", type=float, default=4.0, help="a rating at or above it is a like (4)")
+    sub.add_argument("--like", type=float, help="a rating at or above it is a like (4; 1 with likes in --form)")
+    sub.add_argument("--form", type=Path, help="a .toml file with more: likes, time_format, separator, duplicates, ...")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """The columns of every table that goes into this library or comes out of it, and the check of what comes in.
 
-Wherever a table is expected, a DataFrame or the path of a .csv or .parquet file will do. Ids of users and items are
-whole numbers or text, and are kept as given. CSV has no types: there a column of ids is one of numbers if every value
-is a whole number as one writes it, without leading zeros; text otherwise.
+Wherever a table is expected, a DataFrame or the path of a file that ``reading`` knows will do. Ids of users and items
+are whole numbers or text, and are kept as given. CSV has no types: there a column of ids is one of numbers if every
+value is a whole number as one writes it, without leading zeros; text otherwise.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from hybridrec import reading
 from hybridrec.errors import DatasetError, ScoresError
 
 Table: TypeAlias = pd.DataFrame | str | Path
@@ -81,7 +82,7 @@ def read(
     """A table, or the table in a file, checked.
 
     Args:
-        table: a DataFrame, which is not changed, or the path of a .csv or .parquet file.
+        table: a DataFrame, which is not changed, or the path of a file (``reading.read``).
         columns: those that it must have, such as the keys of one of the dictionaries above; others are kept.
         what: what the table holds, for errors; a file is called by its own name.
         ids: columns that hold ids, where it has them.
@@ -97,20 +98,19 @@ def read(
     """
     what = called(table, what)
     if not isinstance(table, pd.DataFrame):
-        path = Path(table)
-        if path.suffix not in (".csv", ".parquet"):
-            raise DatasetError(f"{path.name}: a table is read from .csv or .parquet. Convert it, or give a DataFrame.")
-        table = read_parquet(path) if path.suffix == ".parquet" else _read_typed_csv(path, ids, text)
+        rows = reading.read(Path(table), text=[*ids, *text])
+        table = rows.table
+        if rows.untyped:
+            table = table.assign(**{name: whole_numbers(table[name]) for name in ids if name in table})
+    else:
+        table = reading.of(table, what).table
     lacking = [name for name in columns if name not in table]
     if lacking:
-        index = [str(name) for name in table.index.names if name is not None]
-        where = f" The index is {', '.join(index)}: make it columns with reset_index()." if index else ""
         raise DatasetError(
-            f"{what}: no column {lacking[0]!r}; it has {', '.join(map(str, table.columns))}.{where} Rename the column, "
-            "or say what it is called if this step takes such a name."
+            f"{what}: no column {lacking[0]!r}; it has {', '.join(map(str, table.columns))}. Rename the column, or say "
+            "what it is called if this step takes such a name."
         )
-    table = table.reset_index(drop=True)
-    table = table.assign(**{name: _checked_ids(table[name], what) for name in ids if name in table})
+    table = table.assign(**{name: checked_ids(table[name], what) for name in ids if name in table})
     twice = table.duplicated(list(unique)) if unique else pd.Series(False, table.index)
     if twice.any():
         row, values = first(table, twice)
@@ -213,7 +213,7 @@ def whole_numbers(ids: pd.Series) -> pd.Series:
     return ids.astype("int64") if ids.astype(str).str.fullmatch("0|-?[1-9][0-9]{0,17}").all() else ids
 
 
-def _checked_ids(ids: pd.Series, what: str) -> pd.Series:
+def checked_ids(ids: pd.Series, what: str) -> pd.Series:
     """Ids as int64 or text.
 
     Raises:
@@ -232,64 +232,3 @@ def _checked_ids(ids: pd.Series, what: str) -> pd.Series:
             f"text. Convert them, in all tables alike: table[{ids.name!r}].astype('int64'), or .astype(str)."
         )
     return ids.astype("int64" if kind == "integer" else "str")
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def read_csv(source: Path, separator: str = ",", encoding: str = "utf-8", **options: Any) -> pd.DataFrame:
-    """A CSV file with a header, by ``pandas.read_csv``, whose errors are explained.
-
-    Raises:
-        DatasetError: not there, unreadable encoding, empty, or a line with too many fields (names the line).
-    """
-    name = source.name
-    try:
-        table = pd.read_csv(source, sep=separator, encoding=encoding, keep_default_na=False, **options)
-    except FileNotFoundError:
-        raise DatasetError(f"{name}: there is no such file. Check the path.") from None
-    except LookupError:
-        raise DatasetError(f"{name}: {encoding!r} is no encoding that Python knows. Try utf-8 or latin-1.") from None
-    except UnicodeError as error:
-        line = f", line {_undecodable_line(source, encoding)}" if isinstance(error, UnicodeDecodeError) else ""
-        raise DatasetError(f"{name}{line}: not {encoding} text. Convert it to UTF-8, or name its encoding.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        said = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
-        raise DatasetError(f"{name}: {said}. Fix that line, or name the file's separator.") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas has taken the fields before the last ones for an index
-        raise DatasetError(f"{name}: lines have more fields than the header has names. Fix the header or the lines.")
-    return table
-
-
-def _undecodable_line(source: Path, encoding: str) -> int:
-    """The line, from 1, on which a text leaves its encoding."""
-    data = source.read_bytes()
-    try:
-        data.decode(encoding)
-    except UnicodeDecodeError as error:
-        return data[: error.start].count(b"\n") + 1
-    return 1
-
-
-def _read_typed_csv(source: Path, ids: Sequence[str], text: Sequence[str]) -> pd.DataFrame:
-    """A CSV file with ids and text as they are written, and other columns in the types that pandas finds."""
-    header = read_csv(source, nrows=0).columns
-    plain = [name for name in header if name in {*ids, *text}]
-    empty = {name: [""] for name in header if name not in plain}
-    table = read_csv(source, dtype=dict.fromkeys(plain, str), na_values=empty)
-    return table.assign(**{name: whole_numbers(table[name]) for name in ids if name in table})
-
-
-def read_parquet(source: Path) -> pd.DataFrame:
-    """A parquet file.
-
-    Raises:
-        DatasetError: not there, no parquet file, or a torn one.
-    """
-    try:
-        return pd.read_parquet(source)
-    except FileNotFoundError:
-        raise DatasetError(f"{source.name}: there is no such file. Check the path.") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
-        said = " ".join(str(error).replace(str(source), source.name).split())[:200].rstrip(".")
-        raise DatasetError(f"{source.name}: no whole parquet file ({said}). Write or fetch it again.") from None

@@ -1,5 +1,7 @@
 """The command ``hybridrec``: files in, files out, the same tables as the functions give."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,6 +62,21 @@ def test_from_ratings_to_a_verdict(capsys):
 
 
 @pytest.mark.usefixtures("shop")
+def test_ratings_in_a_form_of_their_own(capsys):
+    known = pd.read_csv("ratings.csv")
+    known["rating"] = known["rating"].ge(4).map({True: "up", False: "down"})
+    known.to_csv("thumbs.csv", index=False, sep=";")
+    Path("form.toml").write_text('likes = ["UP"]\nseparator = ";"\n', encoding="utf-8")
+    words = ["--items", "items.csv", "--scores", "out_of_fold.csv", "-o"]
+    Path("items.csv").write_text(Path("items.csv").read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
+    assert run("triage", "thumbs.csv", *words, "thumbs_weak.csv", "--form", "form.toml") == 0
+    assert "'up' (" in capsys.readouterr().err
+    Path("items.csv").write_text(Path("items.csv").read_text(encoding="utf-8").replace(";", ","), encoding="utf-8")
+    assert run("triage", "ratings.csv", *words, "weak.csv") == 0
+    pd.testing.assert_frame_equal(pd.read_csv("thumbs_weak.csv"), pd.read_csv("weak.csv"))
+
+
+@pytest.mark.usefixtures("shop")
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -80,7 +97,7 @@ def test_from_ratings_to_a_verdict(capsys):
             "stars",
         ),
         (["triage", "ratings.csv", "--scores", "out_of_fold.csv", "-o", "w.csv"], "title"),
-        (["triage", "ratings.txt", "--scores", "out_of_fold.csv", "-o", "w.csv"], ".parquet"),
+        (["triage", "ratings.txt", "--scores", "out_of_fold.csv", "-o", "w.csv"], "there is no such file"),
         (["combine", "scores.csv", "scores.csv", "-o", "final.xlsx"], "final.xlsx"),
         (["combine", "scores.csv", "scores.csv", "-o", "items.csv/final.csv"], "cannot be written"),
         (["combine", "scores.csv", "out_of_fold.csv", "-o", "f.csv"], "no candidate"),

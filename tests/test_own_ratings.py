@@ -1,18 +1,24 @@
 """Ratings of one's own: three shapes of file, what is left out and told, what is refused with one clear sentence."""
 
+import gzip
+import lzma
+import re
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrec import errors
+import hybridrec as hr
+from hybridrec import errors, reading
 from hybridrec.data import datasets
-from hybridrec.data.sources import canonical, own
+from hybridrec.data.sources import own
 from hybridrec.errors import DatasetError
 from hybridrec.evaluation import compare
 from hybridrec.llm import rankers, runner
@@ -43,7 +49,9 @@ def rated(interactions: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings(ratings: dict[str, Any], **changes: Any) -> config.Experiment:
-    return config.build("mine", VALUES | {"dataset": "mine", "ratings": ratings} | changes, "mine.toml")
+    return config.build(
+        "mine", VALUES | {"dataset": "mine", "ratings": {"file": "r.csv"} | ratings} | changes, "mine.toml"
+    )
 
 
 def load(ratings: dict[str, Any]) -> datasets.Dataset:
@@ -119,7 +127,8 @@ def test_an_event_log_is_counted_and_becomes_ratings_by_each_users_own_median(fo
         ["bob", "a", 3, 1],
         ["bob", "b", 3, 1],
     ]
-    (note,) = data.notes
+    assert data.notes[0] == "log.csv: at: numbers, taken as seconds since 1970, from 1970-01-01 to 1970-01-01."
+    note = data.notes[1]
     assert "1 of 2 users took none more often than their median" in note
 
 
@@ -223,26 +232,26 @@ GOOD = "user,item,rating,when,title\nann,x1,5,2024-01-02,One\nann,x2,1,2024-01-0
         (GOOD, {"title": "name"}, r"r\.csv: no column 'name'.*Set 'title' in \[ratings\]"),
         (GOOD.replace("4.5", "good"), {}, r"r\.csv, line 4: rating is 'good', not a number.*Fix or remove"),
         (GOOD.replace("4.5", "4,5"), {}, r"r\.csv: Expected 5 fields in line 4, saw 6.*Fix"),
-        (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is ' ', empty\. Every row needs one"),
+        (GOOD.replace("bob", " "), {}, r"r\.csv, line 4: user is '', empty\. Every row needs one"),
         (
             GOOD + "ann,x2,3,2024-01-05,Two\n",
             {},
             r"r\.csv, line 5: user 'ann' rated item 'x2' already on line 3.*counts",
         ),
         ("", {}, r"r\.csv: No columns to parse"),
-        (GOOD.splitlines()[0] + "\n", {}, r"r\.csv: there is no row under the header"),
+        (GOOD.splitlines()[0] + "\n", {}, r"r\.csv: there is no rating in it"),
         (
             GOOD.replace("-04", "-99"),
             {"timestamp": "when"},
             r"r\.csv, line 4: when is '2024-01-99', neither a number nor",
         ),
-        (GOOD.replace("5,2024-01-02", "5,"), {"timestamp": "when"}, r"r\.csv, line 2: when is '', neither"),
+        (GOOD.replace("5,2024-01-02", "5,"), {"timestamp": "when"}, r"line 2: when is '', no time\. missing_times = "),
         (
             GOOD.replace("5,2024-01-02", "5,7"),
             {"timestamp": "when"},
-            r"r\.csv, line 3: when is '2024-01-03', not a number",
+            r"r\.csv, line 3: when is '2024-01-03' \(and 1 more\), not a number",
         ),
-        (GOOD.replace(",1,", ",-1,"), {}, r"r\.csv, line 3: rating is '-1', below lowest = 0 of \[ratings\]"),
+        (GOOD.replace(",1,", ",-1,"), {}, r"r\.csv, line 3: rating is '-1', below lowest = 0 in \[ratings\]"),
         (GOOD.replace(",1,", ",-1,"), {"feedback": "counts"}, r"line 3: rating is '-1', no count of uses.*above 0"),
         (GOOD.replace(",1,", ",0,"), {"feedback": "counts"}, r"line 3: rating is '0', no count of uses"),
         (GOOD.replace("One", "").replace("Two", ""), {}, r"r\.csv: no rated item has a title"),
@@ -283,8 +292,388 @@ def test_a_torn_parquet_file_is_refused_without_its_folder(folder, keep):
 def test_rows_of_parquet_are_counted_from_one(folder):
     table = pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": [5.0, -2.0], "title": "A"})
     table.to_parquet(folder / "r.parquet")
-    with pytest.raises(DatasetError, match=r"r\.parquet, line 2: rating is '-2'"):
+    with pytest.raises(DatasetError, match=r"r\.parquet, row 2: rating is '-2'"):
         load({"file": "r.parquet"})
+
+
+# --- files of every kind ----------------------------------------------------------------------------------------------
+
+PLAIN = pd.DataFrame(
+    {
+        "user": ["ann", "ann", "bob"],
+        "item": ["x1", "x2", "x1"],
+        "rating": [5.0, 1.0, 4.5],
+        "title": ["One, two", 'Say "hi"', "One, two"],
+    }
+)
+
+
+def both_doors(folder: Path, name: str, **form: Any) -> list[datasets.Dataset]:
+    """The study's and the library's."""
+    return [load({"file": name} | form), datasets.Dataset.read(folder / name, **form)]
+
+
+def as_folder(folder: Path) -> str:
+    (folder / "parts").mkdir()
+    for number, rows in enumerate((PLAIN.head(1), PLAIN.tail(2))):
+        rows.to_parquet(folder / "parts" / f"part-{number}.parquet")
+    return "parts"
+
+
+def packed(folder: Path, pack: Any, name: str) -> str:
+    (folder / name).write_bytes(pack(PLAIN.to_csv(index=False).encode()))
+    return name
+
+
+def as_lines(folder: Path, name: str) -> str:
+    PLAIN.to_json(folder / name, orient="records", lines=True)
+    return name
+
+
+def with_index(folder: Path) -> str:
+    PLAIN.set_index(["user", "item"]).to_parquet(folder / "r.parquet")
+    return "r.parquet"
+
+
+def with_blanks(folder: Path) -> str:
+    text = PLAIN.to_csv(index=False).replace("user,item,rating,title", "\ufeff user , item,rating ,\u200btitle")
+    (folder / "r.csv").write_text(text, encoding="utf-8")
+    return "r.csv"
+
+
+KINDS = {
+    "a folder of parquet files": as_folder,
+    "an index with the ids": with_index,
+    "gzip without its ending": lambda folder: packed(folder, gzip.compress, "r.csv"),
+    "no gzip in spite of its ending": lambda folder: packed(folder, bytes, "r.csv.gz"),
+    "xz": lambda folder: packed(folder, lzma.compress, "r.csv"),
+    "JSON lines": lambda folder: as_lines(folder, "r.jsonl"),
+    "JSON lines called CSV": lambda folder: as_lines(folder, "r.csv"),
+    "blanks around names": with_blanks,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_file_is_read_by_both_doors_for_what_it_is(folder, kind):
+    name = KINDS[kind](folder)
+    for data in both_doors(folder, name):
+        assert (
+            data.interactions.drop(columns="timestamp").to_numpy().tolist()
+            == PLAIN.drop(columns="title").to_numpy().tolist()
+        )
+        assert data.items["title"].tolist() == ["One, two", 'Say "hi"']
+        assert data.notes == ()
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    PLAIN.to_csv(folder / "r.csv", index=False)
+    assert len(load({"file": "~/r.csv"}).interactions) == len(datasets.Dataset.read("~/r.csv").interactions) == 3
+
+
+def test_an_excel_file_is_read_where_openpyxl_is_and_else_its_remedy_is_told(folder):
+    with zipfile.ZipFile(folder / "r.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(DatasetError, match=r"r\.xlsx: .*Save the table as CSV \(in Excel: Save As, CSV UTF-8\)"):
+        load({"file": "r.xlsx"})
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+def test_a_packed_file_that_was_cut_off_is_refused(folder, pack):
+    whole = pack(PLAIN.sample(500, replace=True, random_state=1).to_csv().encode())
+    (folder / "r.csv").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=r"r\.csv: it is packed, and damaged or cut off"):
+        load({"file": "r.csv"})
+
+
+# --- quotes -----------------------------------------------------------------------------------------------------------
+
+SONGS_CSV = ["user,item,rating,title", "1,1,5,Aladdin", "1,2,4,Help", "2,1,3,Aladdin", "2,2,1,Help", "3,2,2,Help"]
+
+
+@given(
+    at=st.integers(1, 5),
+    field=st.integers(0, 3),
+    closing=st.one_of(st.none(), st.tuples(st.integers(1, 5), st.integers(0, 3))),
+    packing=st.sampled_from([bytes, gzip.compress]),
+)
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_no_row_is_lost_by_a_stray_quote(tmp_path_factory, at, field, closing, packing):
+    """A quote opens some field, and perhaps another does. Either all rows are there or the file is refused."""
+    rows = [line.split(",") for line in SONGS_CSV]
+    for line, number in {(at, field), closing} - {None}:
+        rows[line][number] = '"' + rows[line][number]
+    path = tmp_path_factory.mktemp("quotes") / "r.csv"
+    path.write_bytes(packing("\n".join(map(",".join, rows)).encode()))
+    first = min(at, closing[0]) if closing else at
+    try:
+        found = reading.read(path)
+    except DatasetError as error:
+        assert f"r.csv, line {first + 1}: a field there opens" in str(error) and "quoting = false" in str(error)
+    else:
+        assert len(found.table) == 5
+    assert reading.read(path, quoting=False).table.to_numpy().tolist() == rows[1:]
+
+
+def test_a_field_of_several_lines_is_no_stray_quote(folder):
+    text = 'user,item,rating,title\n1,1,5,"Suite:\nI. Allegro, II. Andante"\n\n1,2,oops,B\n'
+    (folder / "r.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match="line 5: rating is 'oops'"):  # lines, not rows, are counted
+        load({"file": "r.csv"})
+    (folder / "r.csv").write_text(text.replace("oops", "4"), encoding="utf-8")
+    assert load({"file": "r.csv"}).items["title"].tolist() == ["Suite: I. Allegro, II. Andante", "B"]
+
+
+def test_a_field_that_looks_like_rows_is_read_where_quotes_are_said_to_be_right(folder):
+    (folder / "r.csv").write_text('user,item,rating,title\n1,1,5,"A\nB,C,D,E"\n1,2,4,F\n', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"line 2: .* before line 3 ends.*quoting = true"):
+        load({"file": "r.csv"})
+    assert load({"file": "r.csv", "quoting": True}).items["title"].tolist() == ["A B,C,D,E", "F"]
+
+
+# --- likes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("values", "likes"),
+    [
+        ([True, False, True], [True]),
+        ([True, False, True], ["true"]),
+        (["up", "down", "UP"], ["Up"]),
+        ([1, 0, 1], [1]),
+        ([1.0, -1.0, 1.0], ["1"]),
+        (["👍", "👎", "👍"], ["👍"]),
+        (["like", "none of it", "loved"], ["like", "loved"]),
+    ],
+)
+def test_yes_and_no_become_one_and_zero_and_are_counted(folder, form, values, likes):
+    table = PLAIN.assign(rating=values)
+    name = f"r.{form}"
+    if form == "csv":
+        table.to_csv(folder / name, index=False)
+    elif form == "jsonl":
+        table.to_json(folder / name, orient="records", lines=True)
+    else:
+        table.to_parquet(folder / name)
+    for data in both_doors(folder, name, likes=likes):
+        assert data.interactions["rating"].tolist() == [1, 0, 1]
+        (note,) = data.notes
+        assert "(1) became 0" in note and "became 1, a like" in note
+    assert data.like == 1
+
+
+def test_a_column_without_numbers_is_shown_with_what_it_holds(folder):
+    PLAIN.assign(rating=["up", "down", "up"]).to_csv(folder / "r.csv", index=False)
+    for door in (lambda: load({"file": "r.csv"}), lambda: datasets.Dataset.read(folder / "r.csv")):
+        with pytest.raises(DatasetError, match=r"rating holds no number, but 'up' \(2\), 'down' \(1\)\. Set likes"):
+            door()
+    with pytest.raises(DatasetError, match=r"none of the values in likes, but 'up' \(2\), 'down' \(1\)"):
+        load({"file": "r.csv", "likes": ["thumbs up"]})
+
+
+@pytest.mark.parametrize("given", [{}, {"likes": [5]}])
+def test_rows_without_a_rating_are_left_out_only_where_that_is_said(folder, given):
+    PLAIN.assign(rating=[5, None, 4]).to_parquet(folder / "r.parquet")
+    with pytest.raises(DatasetError, match=r'row 2: rating is \'\', .*missing_ratings = "leave out" in \[ratings\]'):
+        load({"file": "r.parquet"} | given)
+    data = load({"file": "r.parquet", "missing_ratings": "leave out"} | given)
+    assert data.interactions[["user", "item"]].to_numpy().tolist() == [["ann", "x1"], ["bob", "x1"]]
+    assert "r.parquet: 1 rows without a value of rating were left out." in data.notes
+
+
+def test_a_row_that_is_left_out_needs_no_time(folder):
+    PLAIN.assign(rating=[5, None, 4], when=[7, None, 9]).to_csv(folder / "r.csv", index=False)
+    data = load({"file": "r.csv", "timestamp": "when", "missing_ratings": "leave out"})
+    assert data.interactions["timestamp"].tolist() == [7, 9]
+
+
+@pytest.mark.parametrize("change", [{"like_threshold": 1.0}, {"rating_scale": 1, "like_threshold": 0.5}])
+def test_likes_have_a_scale_of_their_own(change):
+    with pytest.raises(errors.SettingError, match="with likes in .* set both to 1"):
+        settings({"likes": ["up"]}, **change)
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+MOMENT = pd.Timestamp("2023-12-31T18:30:05Z")
+
+
+@pytest.mark.parametrize(
+    ("written", "given", "told"),
+    [
+        (f"{MOMENT.timestamp():.0f}", {}, "taken as seconds since"),
+        (f"{MOMENT.timestamp() * 1e3:.0f}", {}, "taken as milliseconds since"),
+        (f"{MOMENT.timestamp() * 1e6:.0f}", {}, "taken as microseconds since"),
+        (f"{MOMENT.value}", {}, "taken as nanoseconds since"),
+        ("31.12.2023 18:30:05", {"time_format": "%d.%m.%Y %H:%M:%S"}, "dates"),
+        ("12/31/23 06:30:05 PM", {"time_format": "%m/%d/%y %I:%M:%S %p"}, "dates"),
+        ("2023-12-31T19:30:05+01:00", {}, "dates"),
+        ("2023-12-31 18:30:05", {}, "dates, taken as UTC without a zone"),
+        ("2023-12-31T18:30:05.999Z", {}, "dates"),
+        ("20231231183005", {"time_format": "%Y%m%d%H%M%S"}, "dates"),
+    ],
+)
+def test_a_moment_is_the_same_however_it_is_written(folder, written, given, told):
+    (folder / "r.csv").write_text(
+        f"user,item,rating,when,title\n1,1,5,{written},A\n1,2,1,{written},B\n", encoding="utf-8"
+    )
+    for data in both_doors(folder, "r.csv", timestamp="when", **given):
+        assert data.interactions["timestamp"].tolist() == [int(MOMENT.timestamp())] * 2
+        (note,) = data.notes
+        assert told in note and "from 2023-12-31 to 2023-12-31" in note
+
+
+def test_numbers_of_two_units_are_refused_until_one_is_named(folder):
+    (folder / "r.csv").write_text("user,item,rating,when,title\n1,1,5,0,A\n1,2,1,1700000000000,B\n", encoding="utf-8")
+    given = {"file": "r.csv", "timestamp": "when"}
+    with pytest.raises(DatasetError, match="some look like seconds, others like milliseconds.*Set time_format"):
+        load(given)
+    assert load(given | {"time_format": "milliseconds"}).interactions["timestamp"].tolist() == [0, 1_700_000_000]
+
+
+@pytest.mark.parametrize("when", [["02.01.2024", "", "01.01.2024"], ["2024-01-02", None, "2024-01-01"]])
+def test_missing_times_are_the_oldest_where_that_is_said(folder, when):
+    PLAIN.assign(when=when).to_csv(folder / "r.csv", index=False)
+    given = {"file": "r.csv", "timestamp": "when"}
+    given |= {"time_format": "%d.%m.%Y"} if "." in when[0] else {}
+    with pytest.raises(
+        DatasetError, match=r"""line 3: when is '', no time\. missing_times = "oldest" in \[ratings\]"""
+    ):
+        load(given)
+    data = load(given | {"missing_times": "oldest"})
+    assert data.interactions["timestamp"].tolist() == [1_704_153_600, 0, 1_704_067_200]
+    assert data.notes[0].endswith("1 rows have none and count as older than all others.")
+
+
+@pytest.mark.parametrize("pattern", ["dd.mm.yyyy", "%d.%m.%Q"])
+def test_a_pattern_that_is_none_is_refused(folder, pattern):
+    PLAIN.assign(when="31.12.2023").to_csv(folder / "r.csv", index=False)
+    with pytest.raises(DatasetError, match="time_format is"):
+        load({"file": "r.csv", "timestamp": "when", "time_format": pattern})
+
+
+# --- one row a pair ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("timed", "kept"), [(True, 2.0), (False, 3.0)])
+def test_the_newest_row_of_a_pair_counts_where_that_is_said(folder, timed, kept):
+    (folder / "r.csv").write_text(
+        "user,item,rating,when,title\n1,1,5,100,A\n1,1,2,300,A\n1,2,4,50,B\n1,1,3,200,A\n", encoding="utf-8"
+    )
+    given = {"timestamp": "when"} if timed else {}
+    with pytest.raises(DatasetError, match=r'line 3: user 1 rated item 1 already on line 2.*set duplicates = "newest"'):
+        load({"file": "r.csv"} | given)
+    for data in both_doors(folder, "r.csv", duplicates="newest", **given):
+        assert data.interactions["rating"].tolist() == [kept, 4]
+        assert "2 rows of a user and an item that are there again were left out" in " ".join(data.notes)
+
+
+# --- titles -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "legible"),
+    [
+        ("Simon &amp; Garfunkel", "Simon & Garfunkel"),
+        ("Guns N&#39; Roses", "Guns N' Roses"),
+        ("Caf&eacute;", "Café"),
+        ("A &amp;amp; B", "A & B"),
+        ("R&B; AT&T &notit", "R&B; AT&T &notit"),
+        ("The\u00a0Beatles", "The Beatles"),
+        ("\u200bZero\u200d width\ufeff", "Zero width"),
+        ("Tab\tand \x07 bell", "Tab and bell"),
+        ("soft\u00adhyphen", "softhyphen"),
+        ("👩\u200d🎤 ❤️\u200d🔥", "👩\u200d🎤 ❤️\u200d🔥"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+    ],
+)
+def test_titles_are_what_a_reader_sees(folder, written, legible):
+    PLAIN.assign(title=[written, "B", written]).to_csv(folder / "r.csv", index=False)
+    for data in both_doors(folder, "r.csv"):
+        assert data.items["title"].tolist() == [legible, "B"]
+        assert len(data.notes) == (written != legible)
+        assert all(note.startswith("r.csv: 1 values (such as ") for note in data.notes)
+
+
+def test_equal_titles_are_told_also_where_only_what_is_invisible_tells_them_apart(folder):
+    PLAIN.assign(item=["x1", "x2", "x3"], title=["Song", "Other", "Song\u200b"]).to_csv(folder / "r.csv", index=False)
+    for data in both_doors(folder, "r.csv"):
+        assert data.items["title"].tolist() == ["Song", "Other", "Song"]
+        assert any("2 items share their title with another, such as 'Song' ('x1', 'x3')" in note for note in data.notes)
+
+
+def test_ids_are_kept_also_with_invisible_characters_which_are_told(folder):
+    PLAIN.assign(user=["ann", "ann\u200b", "7"]).to_parquet(folder / "r.parquet")
+    for data in both_doors(folder, "r.parquet"):
+        assert set(data.interactions["user"]) == {"ann", "ann\u200b", "7"}
+        assert data.notes == (
+            "r.parquet: 1 values (such as 'ann\\u200b') of user have invisible characters. They are kept as they are.",
+        )
+
+
+def test_text_ids_of_a_typed_file_stay_text(folder):
+    PLAIN.assign(user=["1", "1", "2"], item=["01", "2", "01"]).to_parquet(folder / "r.parquet")
+    for data in both_doors(folder, "r.parquet"):
+        assert data.interactions[["user", "item"]].to_numpy().tolist() == [["1", "01"], ["1", "2"], ["2", "01"]]
+
+
+def test_two_columns_of_one_name_are_refused(folder):
+    (folder / "r.csv").write_text("user,item,rating,title, title\n1,1,5,A,B\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="two columns are called 'title'"):
+        load({"file": "r.csv"})
+
+
+# --- keys in the wrong place ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"ratings": {"file": "r.csv", "seed": 1}}, r"mine\.toml: seed stands below \[ratings\].*Move it above"),
+        ({"endpoint": {"base_url": "http://x/v1", "noun": "song"}}, r"noun stands below \[endpoint\]"),
+        ({"grids": {"EASE": [10], "folds": 3}}, r"folds stands below \[grids\]"),
+        ({"larger_models": [{"model": "m", "users": {}, "seed": 3}]}, r"seed stands below \[larger_models\]"),
+        ({"separator": ";"}, r"separator stands above all tables. Move it below the line \[ratings\]"),
+    ],
+)
+def test_a_key_in_the_wrong_table_is_told_where_it_belongs(values, says):
+    rest = {key: value for key, value in VALUES.items() if key not in values or key == "grids"}
+    with pytest.raises(errors.SettingError, match=says):
+        config.build("mine", rest | {"dataset": "mine"} | values, "mine.toml")
+
+
+# --- users who have all rated equally much ----------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(1, 400), st.integers(3, 200))
+def test_users_as_sparse_as_all_others_are_on_one_side_whatever_the_last_digit(each, more, users):
+    sparsity = pd.Series(1 - each / (each + more), range(users))
+    assert not triage.inactive(sparsity, triage.Thresholds()).any()
+
+
+def test_a_study_in_which_most_have_rated_equally_much_says_so(rated):
+    most = rated["user"] > 12
+    table = pd.concat([rated[most].groupby("user").head(30), rated[~most].groupby("user").head(25)])
+    said = enough.check(toy(table.reset_index(drop=True)), settings({}, sparsity_threshold=0.0))
+    assert re.search(r"\(\d\d% of all users have 27 known ratings each.*they are inactive\)", said)
+    with pytest.raises(
+        DatasetError, match=r"27 known ratings each, .*active; sparsity_threshold = 0\.0 would call all"
+    ):
+        enough.check(toy(table.reset_index(drop=True)), settings({}))
+    few = datasets.Dataset.read(table.drop(columns="timestamp"))
+    assert "equally many ratings" in str(hr.triage(few, hr.Cornac("MostPop")))
+
+
+def test_a_core_that_is_too_large_is_told_with_the_largest_that_is_not(folder, rated):
+    table = rated.groupby("user").head(7)
+    table.to_csv(folder / "r.csv", index=False)
+    with pytest.raises(DatasetError, match="no rating is left with core = 30: .*Lower it to") as caught:
+        load({"file": "r.csv", "core": 30})
+    most = int(re.search(r"Lower it to (\d+) or", str(caught.value))[1])
+    assert len(load({"file": "r.csv", "core": most}).interactions)
+    with pytest.raises(DatasetError, match="no rating is left"):
+        load({"file": "r.csv", "core": most + 1})
 
 
 # --- enough for the study ---------------------------------------------------------------------------------------------
@@ -389,7 +778,7 @@ def test_a_user_whose_only_rating_is_held_out_has_scores_all_the_same(name, inte
 def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
     (tmp_path / "r.csv").write_bytes(b"a,b\n1,2\n3,\xff\n")
     with pytest.raises(DatasetError, match=r"r\.csv, line 3: not utf-8"):
-        canonical.read_quoted(tmp_path / "r.csv")
+        reading.read(tmp_path / "r.csv")
 
 
 # --- nobody weak, nobody asked, few users -----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec import errors
+from hybridrec import errors, reading
 from hybridrec.data import downloads
 from hybridrec.data.datasets import Dataset
 from hybridrec.data.sources import book_crossing, canonical
@@ -30,7 +30,7 @@ from hybridrec.study import config, enough, paths, steps, tables
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8")) | {"grids": {}}
 TRIED = (
     "data.downloads study.enough study.config data.datasets evaluation.prices data.sources.book_crossing "
-    "data.sources.canonical data.sources.own"
+    "data.sources.canonical data.sources.own data.sources.form reading"
 ).split()
 # The words that begin a remedy.
 ADVICE = re.compile(
@@ -339,7 +339,7 @@ def an_encoding_that_is_none(study):
 
 @case
 def a_file_that_is_gone_for_the_reader(study):
-    study.run = lambda: canonical.read_quoted(study.folder / "gone.csv")
+    study.run = lambda: reading.read(study.folder / "gone.csv")
     assert "Check the path" in (yield)
     (study.folder / "gone.csv").write_text(GOOD, encoding="utf-8")
 
@@ -352,6 +352,159 @@ def a_torn_parquet_file(study):
     (study.folder / "r.parquet").write_bytes(whole[:-9])
     assert "fetch it again" in (yield)
     (study.folder / "r.parquet").write_bytes(whole)
+
+
+# --- ratings of one's own: files of other kinds -----------------------------------------------------------------------
+
+
+def told(said: str, key: str) -> dict[str, Any]:
+    """The key and the value that an error tells to set."""
+    return tomllib.loads(re.search(rf'{key} = ("[^"]*"|\[[^\]]*\]|[\w.]+)', said)[0])
+
+
+@case
+def a_quote_that_swallows_rows(study):
+    study.only_read(GOOD.replace("5,One", '5,"One'))
+    said = yield
+    assert "Remove that quote" in said
+    study.ratings |= told(said, "quoting")
+
+
+@case
+def thumbs(study):
+    study.only_read(GOOD.replace(",5,", ",up,").replace(",1,", ",true,").replace("4.5", "down"))
+    study.ratings |= told((yield), "likes")
+
+
+@case
+def thumbs_that_are_called_otherwise(study):
+    study.only_read(GOOD, likes=["up"])
+    value = re.search(r"but '([\d.]+)' \(1\).*Set likes", (yield))[1]
+    study.ratings["likes"] = [value]
+
+
+@case
+def no_rating(study):
+    study.only_read(GOOD.replace("4.5", ""))
+    study.ratings |= told((yield), "missing_ratings")
+
+
+@case
+def no_thumb(study):
+    study.only_read(GOOD.replace("4.5", ""), likes=[5])
+    study.ratings |= told((yield), "missing_ratings")
+
+
+@case
+def no_time(study):
+    study.only_read(GOOD.replace("One", "").replace("Two", "2024-01-02"), timestamp="title", title="item")
+    study.ratings |= told((yield), "missing_times")
+
+
+@case
+def a_german_date(study):
+    study.only_read(GOOD.replace("One", "31.12.2023 20:15").replace("Two", "1.1.2024 07:00"), timestamp="title")
+    study.ratings["title"] = "item"
+    study.ratings["time_format"] = re.search(r'Set time_format in \[ratings\], as in "([^"]+)"', (yield))[1]
+
+
+@case
+def a_pattern_that_python_does_not_know(study):
+    study.only_read(GOOD.replace("One", "2024").replace("Two", "2023"), timestamp="title", time_format="%Q")
+    study.ratings["title"] = "item"
+    assert "Give it as for Python's strptime" in (yield)
+    study.ratings["time_format"] = "%Y"
+
+
+@case
+def times_of_two_units(study):
+    study.only_read(GOOD.replace("One", "12").replace("Two", "1700000000000"), timestamp="title")
+    study.ratings["title"] = "item"
+    study.ratings["time_format"] = re.search(r"Set time_format in \[ratings\] to the unit, such as '(\w+)'", (yield))[1]
+
+
+@case
+def a_pair_twice_of_which_the_newest_counts(study):
+    study.only_read(GOOD + "ann,x2,3,Two\n")
+    study.ratings |= told((yield), "duplicates")
+
+
+@case
+def a_name_that_two_columns_have(study):
+    study.only_read(GOOD.replace("title", "item"), title="user")
+    name = re.search(r"two columns are called '(\w+)'. Give each", (yield))[1]
+    study.only_read(GOOD.replace("title", name + " too"))
+
+
+@case
+def a_folder_without_parquet(study):
+    (study.folder / "parts").mkdir()
+    study.only_read(GOOD, file="parts")
+    assert "Name the file that is meant" in (yield)
+    study.ratings["file"] = "r.csv"
+
+
+@case
+def an_archive(study):
+    study.only_read(GOOD, file="r.xlsx")
+    (study.folder / "r.xlsx").write_bytes(b"PK\x03\x04")
+    assert "Save the table as CSV" in (yield)
+    study.ratings["file"] = "r.csv"
+
+
+@case
+def json_lines_of_which_one_is_none(study):
+    lines = [*pd.read_csv(io.StringIO(GOOD)).to_json(orient="records", lines=True).splitlines(), "{oops"]
+    study.only_read("\n".join(lines), file="r.csv")
+    line = int(re.search(r"line (\d+): no JSON .*Fix or remove that line", (yield))[1])
+    study.only_read("\n".join(text for n, text in enumerate(lines, 1) if n != line))
+
+
+@case
+def json_that_is_no_table(study):
+    study.only_read("[1, 2]")
+    example = re.search(r"Write one object a line, such as (\{.*\})\.", (yield))[1]
+    study.only_read(example.replace("}", ', "title": "One"}'))
+
+
+@case
+def likes_and_counts(study):
+    study.only_settings(modes=["listwise", "likelihood"], everybody_modes=[], like_threshold=1.0, rating_scale=1)
+    study.values |= {"dataset": "mine", "ratings": {"file": "r.csv", "likes": ["up"], "feedback": "counts"}}
+    assert "leave one of them out" in (yield)
+    del study.values["ratings"]["feedback"]
+
+
+@case
+def likes_on_a_scale_of_stars(study):
+    study.only_settings(modes=["listwise", "likelihood"], everybody_modes=[], dataset="mine")
+    study.values["ratings"] = {"file": "r.csv", "likes": ["up"]}
+    assert "set both to 1" in (yield)
+    study.values |= {"like_threshold": 1.0, "rating_scale": 1}
+
+
+@case
+def a_key_of_the_experiment_below_a_table(study):
+    study.only_settings(dataset="mine", ratings={"file": "r.csv"})
+    study.values["ratings"]["seed"] = study.values.pop("seed")
+    key, table = re.search(r"(\w+) stands below \[(\w+)\].*Move it above", (yield)).groups()
+    study.values[key] = study.values[table].pop(key)
+
+
+@case
+def a_key_of_the_ratings_above_all_tables(study):
+    study.only_settings(dataset="mine", ratings={"file": "r.csv"}, separator=";")
+    key, table = re.search(r"(\w+) stands above all tables. Move it below the line \[(\w+)\]", (yield)).groups()
+    study.values[table][key] = study.values.pop(key)
+
+
+@case
+def a_number_in_a_download_that_is_none(study):
+    rows = [["1", "1", "5", "0"], ["1", "2", "good", "0"]]
+    study.run = lambda: canonical.canonical_interactions(
+        pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"]), "u.data"
+    )
+    del rows[int(re.search(r"line (\d+):.*Fix or remove that line", (yield))[1]) - 1]
 
 
 @pytest.mark.parametrize("titled", [0, 1, 2])
@@ -415,7 +568,7 @@ def a_time_that_is_no_date(study):
     table.loc[3, "day"] = "soon"
     tables = [table]
     study.run = lambda: Dataset.read(tables[0], timestamp="day")
-    row = int(re.search(r"row (\d+): day is 'soon'.*remove such rows", (yield))[1])
+    row = int(re.search(r"row (\d+): day is 'soon'.*remove that row", (yield))[1])
     tables[0] = table.drop(index=row - 1)
 
 

@@ -46,7 +46,9 @@ def test_ratings_are_read_with_their_ids_from_every_form(interactions, items, fo
     pd.testing.assert_frame_equal(data.interactions, ids(interactions).sort_values(["user", "item"], ignore_index=True))
     pd.testing.assert_frame_equal(data.items, ids(items).assign(year=""))
     assert list(data.interactions) == list(schema.RATINGS) and list(data.items) == list(schema.ITEMS)
-    assert (data.like, data.notes, data.name) == (4, (), "mine")
+    assert (data.like, data.name) == (4, "mine")
+    (note,) = data.notes
+    assert "at: numbers, taken as seconds since 1970, from 1997-11-20" in note
 
 
 def test_titles_may_stand_beside_the_ratings_and_items_without_one_are_left_out_and_counted(interactions, items):
@@ -77,9 +79,17 @@ def test_numbers_and_text_meet_as_text(interactions, items, tmp_path):
     ("change", "given", "says"),
     [
         (lambda r: r.head(0), {}, "ratings: there is no rating"),
-        (lambda r: pd.concat([r, r.head(1)]), {}, r"ratings, row \d+: user 3, item 101 is there already"),
-        (lambda r: r.assign(rating=r["rating"].where(r.index != 4)), {}, "ratings, row 5: rating is nan for user 3"),
-        (lambda r: r.assign(rating="good"), {}, "ratings, row 1: rating is 'good'"),
+        (
+            lambda r: pd.concat([r, r.head(1)]),
+            {},
+            r"ratings, row 602: user 3 rated item 101 already on row 1\. Keep one",
+        ),
+        (
+            lambda r: r.assign(rating=r["rating"].where(r.index != 4)),
+            {},
+            "ratings, row 5: rating is '', not a number. missing_ratings = ",
+        ),
+        (lambda r: r.assign(rating="good"), {}, r"ratings: rating holds no number, but 'good' \(601\)\. Set likes"),
         (lambda r: r, {"like": 6}, r"no rating is a like with like = 6: ratings go from 1 to 5"),
         (lambda r: r, {"like": 1}, r"every rating is a like with like = 1"),
         (lambda r: r, {"user": "who"}, "ratings: no column 'who'; it has user, item, rating, timestamp"),
@@ -105,7 +115,7 @@ def test_times_may_be_numbers_or_dates(interactions, items, tmp_path):
     for table in (dated, tmp_path / "r.csv"):
         pd.testing.assert_frame_equal(Dataset.read(table, items, timestamp="timestamp").interactions, seconds)
     dated.loc[7, "timestamp"] = pd.NaT
-    with pytest.raises(DatasetError, match="ratings, row 8: timestamp is NaT"):
+    with pytest.raises(DatasetError, match="ratings, row 8: timestamp is '', no time. missing_times = "):
         Dataset.read(dated, items, timestamp="timestamp")
 
 
@@ -114,9 +124,12 @@ def test_titles_that_look_like_numbers_stay_as_they_are(interactions, items, tmp
     assert Dataset.read(interactions, tmp_path / "i.csv", title="label").items["title"].tolist()[0] == "0101"
 
 
-def test_items_that_are_there_twice_are_refused(interactions, items):
-    with pytest.raises(DatasetError, match="items, row 32: item 101 is there already"):
-        Dataset.read(interactions, pd.concat([items, items.head(1)]))
+def test_an_item_that_is_there_twice_has_its_first_title_and_other_titles_are_told(interactions, items):
+    once = Dataset.read(interactions, items)
+    assert Dataset.read(interactions, pd.concat([items, items.head(1)])).notes == once.notes == ()
+    again = Dataset.read(interactions, pd.concat([items, items.head(1).assign(title="Other")]))
+    assert again.notes == ("items: 1 items have several titles, such as 101. The first counts.",)
+    pd.testing.assert_frame_equal(again.items, once.items)
 
 
 # --- text and numbers -------------------------------------------------------------------------------------------------

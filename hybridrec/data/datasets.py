@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hybridrec import schema
 from hybridrec.data.sources import book_crossing, movielens, own
+from hybridrec.data.sources.form import Form
 from hybridrec.errors import DatasetError
-from hybridrec.settings import check_name
+from hybridrec.settings import check_name, checked
 
 
 @dataclass(frozen=True)
@@ -46,70 +46,39 @@ class Dataset:
         timestamp: str | None = None,
         title: str = "title",
         genres: str | None = None,
-        like: float = 4.0,
+        like: float | None = None,
         name: str = "mine",
+        **form: Any,
     ) -> "Dataset":
         """Ratings of your own. Ids of users and items may be whole numbers or text, and are kept.
 
-        Ratings of items without a title are left out, as a language model knows an item by its title alone; ``notes``
-        says how many.
+        Ratings of items without a title are left out, as a language model knows an item by its title alone. ``notes``
+        says how many, and what else was assumed, replaced or left out.
 
         Args:
-            ratings: one row a rating: a DataFrame, or the path of a .csv or .parquet file.
+            ratings: one row a rating: a DataFrame, or the path of a file (CSV, JSON lines, Parquet, Excel).
             items: one row an item, with its title; None: the ratings have a column of titles.
             user, item, rating: names of the columns in ``ratings``; ``item`` also in ``items``.
-            timestamp: the column in ``ratings`` with seconds since 1970 (UTC), or dates; None: the order in time is not
-                known.
+            timestamp: the column in ``ratings`` with times; None: the order in time is not known.
             title, genres: names of the columns in ``items`` (in ``ratings``, without ``items``).
-            like: a rating from here on means that the user likes the item.
+            like: a rating from here on means that the user likes the item; None: 1 where ``likes`` is given, else 4.
             name: what to call the dataset.
+            form: what else is particular about the tables, such as ``likes=["up"]``, ``time_format="%d.%m.%Y"`` or
+                ``duplicates="newest"`` (``sources.form.Form``).
 
         Raises:
             DatasetError: a missing file or column, ids that are neither whole numbers nor text, a pair rated twice, a
                 rating that is no finite number, no rating that is a like or none that is not, more than a fifth of the
                 ratings without a title (names the row and the remedy).
         """
-        wanted = [user, item, rating, *([timestamp] if timestamp else [])]
-        what = schema.called(ratings, "ratings")
-        text = [title, *([genres] if genres else [])]
-        table = schema.read(ratings, wanted, what, ids=(user, item), text=text, unique=(user, item))
-        if table.empty:
-            raise DatasetError(f"{what}: there is no rating in it. Is it the right table?")
-        when = _seconds(table, timestamp, what) if timestamp else 0
-        interactions = pd.DataFrame(
-            {"user": table[user], "item": table[item], "rating": schema.finite(table, rating, what), "timestamp": when}
-        )
-        _check_like(interactions["rating"], like, what)
-        if items is None:
-            titles, catalogue = what, schema.read(table, text, what, ids=()).drop_duplicates(item)
-        else:
-            titles = schema.called(items, "items")
-            catalogue = schema.read(items, [item, *text], titles, ids=(item,), text=text, unique=(item,))
-        catalogue = _catalogue(catalogue, item, title, genres)
-        # Where one of the tables has numbers alone and the other one text, both become text.
-        catalogue = catalogue.assign(item=schema.like(catalogue["item"], interactions["item"]))
-        interactions = interactions.assign(item=schema.like(interactions["item"], catalogue["item"]))
-        interactions, notes = own.with_titles(interactions, catalogue["item"], titles, _UNTITLED)
-        source = what if items is None else f"{what} + {titles}"
-        ordered = interactions.sort_values(["user", "item"], ignore_index=True)
-        return cls(name, ordered, catalogue.sort_values("item", ignore_index=True), source, like, notes)
-
-
-_UNTITLED = 0.2  # the largest share of the ratings that may be of items without a title
-
-
-def _seconds(table: pd.DataFrame, name: str, what: str) -> pd.Series:
-    """A column of numbers, or of dates and times (UTC where they name no zone), as whole seconds since 1970."""
-    if pd.api.types.is_numeric_dtype(table[name]):
-        return np.floor(schema.finite(table, name, what)).astype("int64")
-    when = pd.to_datetime(table[name], format="ISO8601", utc=True, errors="coerce")
-    if when.isna().any():
-        row, there = schema.first(table, when.isna())
-        raise DatasetError(
-            f"{what}, row {row}: {name} is {there[name]!r}, neither a number nor a date like 2024-05-31T18:30:00"
-            f"{schema.and_more(when.isna())}. Fix or remove such rows."
-        )
-    return (when - pd.Timestamp(0, tz="UTC")) // pd.Timedelta("1s")
+        columns = {"user": user, "item": item, "rating": rating, "title": title}
+        columns |= {"timestamp": timestamp or "", "genres": genres or ""}
+        read = checked(Form, columns | form, "Dataset.read", DatasetError)
+        interactions, catalogue, source, notes = own.read(ratings, items, read)
+        if like is None:
+            like = 1.0 if read.likes else 4.0
+        _check_like(interactions["rating"], like, schema.called(ratings, "ratings"))
+        return cls(name, interactions, catalogue, source, like, notes)
 
 
 def _check_like(ratings: pd.Series, like: float, what: str) -> None:
@@ -120,14 +89,6 @@ def _check_like(ratings: pd.Series, like: float, what: str) -> None:
             f"{what}: {few} with like = {like:g}: ratings go from {low:g} to {high:g}. Set ``like`` above the lowest "
             "and up to the highest; where all ratings are the same, nothing tells what users like best."
         )
-
-
-def _catalogue(table: pd.DataFrame, item: str, title: str, genres: str | None) -> pd.DataFrame:
-    """item, title, year and genres of the items that have a title."""
-    titles = table[title].fillna("").astype(str).str.strip()
-    named = table[genres].fillna("").astype(str).str.strip() if genres else ""
-    items = pd.DataFrame({"item": table[item], "title": titles, "year": "", "genres": named})
-    return items[items["title"] != ""]
 
 
 LOADERS: dict[str, Callable[[Path, Sequence[Path]], tuple[pd.DataFrame, pd.DataFrame, str]]] = {

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field
 
+from hybridrec.data.sources.form import RatingsFile
 from hybridrec.errors import SettingError
 from hybridrec.llm import modes as ways_to_ask
 from hybridrec.llm.models.settings import EndpointSettings, LocalSettings
@@ -105,6 +106,13 @@ class Experiment(Settings):
     @classmethod
     def _is_a_name(cls, given: str, about: pydantic.ValidationInfo) -> str:
         return check_name(str(about.field_name), given)
+
+    @pydantic.field_validator("ratings")
+    @classmethod
+    def _are_in_a_known_form(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        if given is not None:
+            checked(RatingsFile, given, "ratings")
+        return given
 
     @pydantic.field_validator("noun")
     @classmethod
@@ -231,11 +239,16 @@ def _check_ratings(settings: Experiment) -> None:
             f"lowest is {quoted('lowest', lowest)} in [ratings]; it must be below the highest rating (rating_scale "
             f"= {scale})."
         )
+    if own.get("likes") and not scale == settings.like_threshold == 1:
+        raise SettingError(
+            f"like_threshold is {settings.like_threshold:g} and rating_scale {scale}, but with likes in [ratings] a "
+            "like is 1 and anything else 0: set both to 1."
+        )
     facts = [name for name in settings.modes if mode(name).uses_facts]
-    if facts and (own.get("feedback") == "counts" or str(own.get("lowest")).startswith("-")):
+    if facts and (own.get("feedback") == "counts" or own.get("likes") or str(own.get("lowest")).startswith("-")):
         raise SettingError(
             f'modes has {facts[0]!r}, which tells the model of a mean rating "of" the highest: that means nothing with '
-            'feedback = "counts", or on a scale that goes below 0. Leave it out.'
+            'likes or feedback = "counts", or on a scale that goes below 0. Leave it out.'
         )
 
 
@@ -281,7 +294,36 @@ def build(name: str, values: Mapping[str, Any], source: str) -> Experiment:
     """
     if "name" in values:
         raise SettingError(f"{source}: unknown key 'name': leave it out, an experiment is called like its file.")
+    _check_places(values, source)
     return checked(Experiment, {"name": name, **values}, source)
+
+
+_TABLES: dict[str, type[Settings]] = {
+    "ratings": RatingsFile,
+    "endpoint": EndpointSettings,
+    "larger_models": LargerModel,
+}
+
+
+def _check_places(values: Mapping[str, Any], source: str) -> None:
+    """In TOML a key belongs to the table above it, so a key after a table is not where it looks to be.
+
+    Raises:
+        SettingError: a key of the experiment in one of its tables, or the other way round.
+    """
+    for table, inside in values.items():
+        for one in inside if isinstance(inside, list) else [inside]:
+            own = _TABLES[table].model_fields if table in _TABLES else {}
+            for key in one if isinstance(one, dict) else ():
+                if key in Experiment.model_fields and key not in own:
+                    raise SettingError(
+                        f"{source}: {key} stands below [{table}], so it belongs to that table. Move it above the first "
+                        "line in brackets."
+                    )
+    for key in values.keys() - Experiment.model_fields.keys():
+        for table in ("ratings", "endpoint"):
+            if key in _TABLES[table].model_fields:
+                raise SettingError(f"{source}: {key} stands above all tables. Move it below the line [{table}].")
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def check(data: datasets.Dataset, settings: Experiment) -> str:
     judged = {part: splits.with_a_pair(rated[rated["split"] == part]) for part in ("validation", "test")}
     compared = inactive.intersection(judged["test"])
     counts = f"{len(compared):,} of {len(inactive):,} inactive users have likes and other items in the test"
+    counts += alike(prepared)
     if len(compared) < USERS:
         raise DatasetError(f"{data.source}: only {counts}; the study needs {USERS}. {_more(data, settings, judged)}")
     if not len(judged["validation"]):
@@ -52,6 +53,18 @@ def _more(data: datasets.Dataset, settings: Experiment, judged: dict[str, np.nda
         f"Among all users only {among:,} have. A tenth of a user's ratings is the test, so a user needs 15 ratings for "
         f"two test items; a user has {_median(data):.0f} at the median. Add ratings.{others}"
     )
+
+
+def alike(prepared: steps.Prepared) -> str:
+    """A clause on ratings of which most users have equally many: one threshold of sparsity cannot divide those."""
+    known = splits.known(prepared.interactions).groupby("user").size()
+    counts = known.value_counts(normalize=True)
+    if counts.iloc[0] < 0.5:
+        return ""
+    inactive = known[prepared.inactive].eq(counts.index[0]).any()
+    kind = "inactive" if inactive else "active; sparsity_threshold = 0.0 would call all users inactive"
+    share, each = counts.iloc[0], counts.index[0]
+    return f" ({share:.0%} of all users have {each} known ratings each, so no threshold divides them: they are {kind})"
 
 
 def _check_ratings(data: datasets.Dataset, settings: Experiment) -> None:
@@ -95,8 +108,8 @@ def _inactive(data: datasets.Dataset, prepared: steps.Prepared, settings: Experi
     if prepared.inactive.empty:
         threshold = triage.sparsity_threshold(prepared.sparsity, steps.thresholds(settings))
         raise DatasetError(
-            f"{data.source}: no user is inactive, that is, sparser than {threshold:.4f}. Only inactive "
-            "users can be weak. Where all users have rated as much, set sparsity_threshold = 0.0: then all of them are "
+            f"{data.source}: no user is inactive, that is, sparser than {threshold:.4f}"
+            f"{alike(prepared)}. Only inactive users can be weak: set sparsity_threshold = 0.0, then all of them are "
             "inactive."
         )
     return prepared.inactive

@@ -41,7 +41,10 @@ class Thresholds:
 
 def sparsity_threshold(sparsity: pd.Series, thresholds: Thresholds) -> float:
     """t_s: the given value, or the mean of S_I over users (published)."""
-    return float(sparsity.mean()) if thresholds.sparsity is None else thresholds.sparsity
+    if thresholds.sparsity is not None:
+        return thresholds.sparsity
+    # A mean of equal numbers may differ from them in its last digit: all would be sparser than it, or none, by chance.
+    return float(np.clip(sparsity.mean(), sparsity.min(), sparsity.max()))
 
 
 def inactive(sparsity: pd.Series, thresholds: Thresholds) -> pd.Series:
@@ -188,7 +191,12 @@ class Triage:
 
     def __str__(self) -> str:
         judged = self.table["performance"].notna()
-        return (
+        known = self.table["sparsity"].value_counts(normalize=True)
+        alike = (
+            f"{known.iloc[0]:.0%} of the users have equally many ratings: no sparsity_threshold divides them; with 0 "
+            "all users are inactive and may be weak.\n"
+        )
+        return (alike if known.iloc[0] > 0.5 else "") + (
             f"{len(self.users)} of {len(self.table)} users are weak: P(u) <= {self.thresholds.performance:g} and "
             f"sparser than {self.thresholds.sparsity:.4f}.\n"
             f"Luck alone would flag {self.by_luck:.0f} (give or take {self.by_luck_sd:.0f}) were all users served "

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hybridrec.data.sources.canonical import canonical_interactions, column, k_core, numbers, read_quoted
+from hybridrec import reading
+from hybridrec.data.sources.canonical import canonical_interactions, column, k_core, numbers
 from hybridrec.errors import DatasetError
 from hybridrec.files import shown
 
@@ -68,8 +69,8 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        return read_quoted(path, ";", "latin-1", "\\")
-    return read_quoted(path, ";", "utf-8", "\\")
+        return reading.csv_rows(path, ";", "latin-1", quoting=True, escape="\\").table
+    return reading.csv_rows(path, ";", quoting=True, escape="\\").table
 
 
 def _items(books: pd.DataFrame, number: pd.Series) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from hybridrec import schema
 from hybridrec.errors import DatasetError
 
 
@@ -103,32 +102,6 @@ def canonical_interactions(table: pd.DataFrame, name: str, header_lines: int = 0
             f"{name}, line {row + 1 + header_lines}: user {user} rated item {item} twice. Keep one of the lines."
         )
     return interactions.sort_values(["user", "item"], ignore_index=True)
-
-
-def read_quoted(source: Path, separator: str = ",", encoding: str = "utf-8", escape: str | None = None) -> pd.DataFrame:
-    """CSV with a header and quoted fields, as strings; a byte-order mark is no part of the first name.
-
-    Args:
-        source: the file.
-        separator: the field separator, one character.
-        encoding: the text's encoding.
-        escape: a character that takes a quote's meaning away; a doubled quote always does.
-
-    Raises:
-        DatasetError: not there, unreadable encoding, empty, or a line with too many fields (names the line).
-    """
-    table = schema.read_csv(source, separator, encoding, dtype=str, escapechar=escape)
-    return table.fillna("")  # a missing last field is NaN in spite of keep_default_na
-
-
-def read_parquet(source: Path) -> pd.DataFrame:
-    """The columns of a parquet file as strings, "" where a value is missing; whole numbers without a decimal point.
-
-    Raises:
-        DatasetError: no parquet file, or a torn one.
-    """
-    table = schema.read_parquet(source)
-    return table.reset_index(drop=True).convert_dtypes().astype("string").fillna("").astype("str")
 
 
 def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
