@@ -58,12 +58,43 @@ def data(settings: config.Experiment) -> None:
     """Fetch and verify an experiment's dataset; ratings of one's own must be enough for the study, too."""
     from hybridrec.study import enough
 
+    check(settings)
     dataset = steps.dataset(settings.dataset, settings.ratings)
     users, items = dataset.interactions["user"].nunique(), len(dataset.items)
     counts = f"{len(dataset.interactions):,} ratings, {users:,} users, {items:,} items"
     print(f"{dataset.name}: {counts} (from {dataset.source})", *dataset.notes, sep="\n")
     if settings.ratings:
         print(f"{dataset.name}: {enough.check(dataset, settings)}", flush=True)
+
+
+def check(settings: config.Experiment) -> None:
+    """Refuse an experiment that would stop later, after hours of fits or paid answers.
+
+    Unknown recommenders, modes and settings are refused by ``config.load`` already.
+
+    Raises:
+        ModelError, PriceError: a model that does not exist; one behind an endpoint without a price.
+    """
+    study_models.open_model(settings.model, config.parameters(settings)["endpoint"])
+    for larger in settings.larger_models:
+        study_models.open_model(larger.model)
+
+
+def estimate(settings: config.Experiment) -> None:
+    """Print what would be asked, and at what cost; nothing is asked."""
+    from hybridrec.study import estimate as estimates
+
+    print(estimates.estimate(settings, from_tables=False))
+
+
+def _told_and_agreed(settings: config.Experiment, notebook: str, yes: bool) -> None:
+    """Print what will be asked, before the first notebook and before the one that asks; stop where it is too much."""
+    from hybridrec.study import estimate as estimates
+
+    if study_models.policy() != "replay":  # nothing is asked then
+        found = estimates.estimate(settings, from_tables=notebook != notebooks.FIRST)
+        print(f"language models: {found}", flush=True)
+        estimates.agreed(settings, found, yes)
 
 
 def model(settings: config.Experiment) -> None:
@@ -166,11 +197,24 @@ def overview() -> None:
     print(f"results/README.md, overview.csv and overview.png: {', '.join(names)}")
 
 
-def run(settings: config.Experiment, notebook: str) -> None:
-    """Execute one notebook; ratings of one's own are checked before the first."""
+def run(settings: config.Experiment, notebook: str, yes: bool = False) -> None:
+    """Execute one notebook. Ratings of one's own are checked before the first, and what will be asked is told.
+
+    Args:
+        settings: the experiment.
+        notebook: its name.
+        yes: consent to asking for more than the experiment's bounds.
+
+    Raises:
+        CommandError: it would cost more, and there is no consent. What ``notebooks.run`` raises.
+    """
     name = notebook.removesuffix(".ipynb")
-    if settings.ratings and name == notebooks.FIRST:
-        data(settings)  # says in a second what would fail later, or after hours
+    if name == notebooks.FIRST:  # says in seconds what would fail later, or after hours
+        check(settings)
+        if settings.ratings:
+            data(settings)
+    if name in (notebooks.FIRST, notebooks.ASKS):
+        _told_and_agreed(settings, name, yes)
     notebooks.run(settings, name)
 
 
@@ -180,6 +224,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "run": (run, "execute one notebook into results/EXPERIMENT"),
         "summary": (summary, "print the claims table"),
         "data": (data, "fetch and verify the dataset"),
+        "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
         "model": (model, "fetch, verify and convert the language model"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
@@ -199,6 +244,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "put all experiments' results side by side, and index them"
     commands.add_parser("overview", help=text, description=text)
     commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
+    text = "ask the language models also for more than the experiment's consent_above_... allow"
+    commands.choices["run"].add_argument("--yes", action="store_true", help=text)
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

@@ -76,6 +76,8 @@ class Experiment(Settings):
     modes: Names
     everybody_modes: Names
     live_users: int = Field(0, ge=0, le=1000)
+    consent_above_usd: float = Field(1.0, ge=0, le=1_000_000)
+    consent_above_minutes: float = Field(120.0, ge=0, le=1_000_000)
     history_length: int = Field(ge=1, le=200)
     shuffles: int = Field(ge=2, le=20)
     shuffled_users: int = Field(ge=2, le=100_000)
