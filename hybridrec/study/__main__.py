@@ -17,7 +17,7 @@ from hybridrec.study import models as study_models
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
-_WRITING = ("batch", "import", "seeds", "compact", "fingerprint")
+_WRITING = ("pairs", "batch", "import", "seeds", "compact", "fingerprint")
 _SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 
 
@@ -95,6 +95,20 @@ def _told_and_agreed(settings: config.Experiment, notebook: str, yes: bool) -> N
         found = estimates.estimate(settings, from_tables=notebook != notebooks.FIRST)
         print(f"language models: {found}", flush=True)
         estimates.agreed(settings, found, yes)
+
+
+def pairs(settings: config.Experiment) -> None:
+    """Write what a recommender of the user's own has to score, once notebook 01 has divided the ratings."""
+    from hybridrec.study import tables
+
+    interactions, candidates = (tables.read(settings.name, name) for name in ("interactions", "candidates"))
+    folder = paths.tables(settings.name) / "pairs"
+    folder.mkdir(exist_ok=True)
+    found = steps.pairs_to_score(interactions, candidates, settings.folds, settings.seed)
+    for name, table in zip(("out_of_fold", "test"), found, strict=True):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        print(f"{len(table):,} pairs to score: {paths.within_root(folder / f'{name}.parquet')}")
+    print("docs/own-ratings.md says by what, and where the scores are named.")
 
 
 def model(settings: config.Experiment) -> None:
@@ -226,6 +240,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "data": (data, "fetch and verify the dataset"),
         "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
         "model": (model, "fetch, verify and convert the language model"),
+        "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
         "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
