@@ -3,12 +3,13 @@
 import nbformat
 import pandas as pd
 import pytest
+from toy_model import ToyModel
 
 from hybridrec.data import datasets
 from hybridrec.errors import ScoresError, SettingError
 from hybridrec.recommenders import fits, fitting
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, paths, steps, tables
+from hybridrec.study import config, models, paths, steps, tables
 
 SEED = 3
 
@@ -100,18 +101,21 @@ def test_a_name_that_is_taken_or_no_name_is_refused(name):
 
 
 @pytest.mark.slow
-def test_notebooks_02_and_03_run_with_own_scores(study, tmp_path, monkeypatch):
+def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monkeypatch):
     settings, prepared = study
+    monkeypatch.setattr(paths, "RECORDINGS", tmp_path / "recordings")
+    monkeypatch.setattr(models, "open_model", lambda *_, **__: ToyModel())
     own = with_files(steps.recommend(prepared, settings, SEED)[1], tmp_path)
     sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=prepared.items)
     tables.write("toy", sparsity=sparsity)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    for name in ("02_baselines", "03_user_triage"):
+    for name in ("02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"):
         names = {"experiment": "toy", **config.parameters(own)}
         for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
             if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
                 exec(cell.source, names)
     assert set(tables.read("toy", "triage")["recommender"]) == {"MostPop", "EASE", "Mine"}
+    assert set(tables.read("toy", "comparison")["recommender"]) == {"MostPop", "EASE", "Mine"}
     assert set(tables.read("toy", "fits")["recommender"]) == {"MostPop", "EASE"}
     assert set(tables.read("toy", "retrieved")["recommender"]) == {"MostPop", "EASE"}
