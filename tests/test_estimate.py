@@ -1,6 +1,7 @@
 """What would be asked, and at what cost, is told and agreed to before anything is asked."""
 
 import itertools
+import math
 import re
 
 import nbformat
@@ -9,6 +10,7 @@ import pytest
 from toy_model import NeverAsked, ToyModel, reply
 
 from hybridrec.errors import CommandError
+from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked
 from hybridrec.study import __main__ as commands
@@ -104,16 +106,35 @@ def test_an_endpoint_costs_its_tokens_and_at_most_the_longest_answers_or_the_cap
     given = {"parameters": {"max_tokens": 500}, "requests_per_minute": 30, "spending_cap_usd": cap}
     model = Endpoint("closed", "http://127.0.0.1:9/v1", price=price, **given)
     monkeypatch.setattr(models, "open_model", lambda *_, **__: model)
-    toy = small(toy)
-    (row,) = estimate.estimate(toy, from_tables=True).table.to_dict("records")
+    toy = small(toy).model_copy(update={"endpoint": model.endpoint})
+    found = estimate.estimate(toy, from_tables=True)
+    (row,) = found.table.to_dict("records")
     requests = {model.key(one): one.request for one in next(estimate._groups(toy, from_tables(), [])).asked}.values()
     shown = sum(-(-len(one["instruction"]) // 4) for one in requests)
     written = sum(-(-sum(len(title) + 4 for title in one["candidates"]) // 4) for one in requests)
     assert (row["requests"], row["prompt_tokens"], row["completion_tokens"]) == (len(requests), shown, written)
     assert row["usd"] == pytest.approx((2 * shown + 8 * written) / 1e6)
     most = (2 * shown + 8 * 500 * len(requests)) / 1e6
-    assert row["usd_most"] == pytest.approx(max(row["usd"], min(most, cap or most)))
+    assert row["usd_most"] == pytest.approx(most)
+    assert most > 0.015 and found.usd_most == pytest.approx(cap or most)
     assert row["minutes"] == pytest.approx(len(requests) / 30)
+
+
+@pytest.mark.parametrize(("price", "cap", "most"), [(2.0, None, math.inf), (2.0, 0.5, 0.5), (0.0, None, 0.0)])
+def test_without_a_bound_on_the_answers_a_priced_endpoint_needs_consent_or_a_cap(toy, price, cap, most):
+    model = ToyModel()
+    model.endpoint = EndpointSettings(base_url="http://127.0.0.1:9/v1")
+    model.usd = lambda usage: price * usage["completion_tokens"]
+    asked = [Asked(1, {"kind": "generate", "instruction": "of a user", "candidates": ["Alien"]})]
+    row = estimate._row(estimate.Group(model, Recordings(), "listwise", asked))
+    found = estimate.Estimate(pd.DataFrame([row]), cap=cap)
+    assert found.usd_most == most
+    assert ("max_tokens" in str(found)) == (price > 0)  # of the mode's line, whatever the cap
+    if most > toy.consent_above_usd:
+        with pytest.raises(CommandError, match="consent_above_usd"):
+            estimate.agreed(toy, found, yes=False)
+    else:
+        estimate.agreed(toy, found, yes=False)
 
 
 def test_the_time_is_that_of_the_same_models_recorded_tokens_and_unknown_without(toy, tmp_path):

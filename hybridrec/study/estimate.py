@@ -39,20 +39,32 @@ class Group:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is asked (COLUMNS), and whether the titles of whole lists are in it.
+    """What is asked (COLUMNS), whether the titles of whole lists are in it, and the endpoint's spending cap.
 
     ``requests`` counts all different ones, ``recorded`` those that have an answer; the rest is about the others. Of
     written answers, ``completion_tokens`` and ``usd`` are those of a complete one, ``usd_most`` of the longest that the
-    endpoint's settings allow. ``minutes`` is missing where nothing is known of the model's speed.
+    endpoint's settings allow (infinite where they set no bound and it has a price). ``minutes`` is missing where
+    nothing is known of the model's speed.
     """
 
     table: pd.DataFrame
     whole: bool = True
+    cap: float | None = None
 
     @property
     def live(self) -> pd.DataFrame:
         """The rows in which something would be asked."""
         return self.table[self.table["requests"] > self.table["recorded"]]
+
+    @property
+    def usd_most(self) -> float:
+        """Dollars that it costs at most: a run ends before it exceeds the cap."""
+        return min(self.live["usd_most"].sum(), float("inf") if self.cap is None else self.cap)
+
+    @property
+    def cost(self) -> str:
+        """Money and time of all that would be asked."""
+        return _cost(self.live, self.usd_most)
 
     def __str__(self) -> str:
         later = [] if self.whole else ["Not counted: the titles of whole lists, which are known after notebook 02."]
@@ -61,19 +73,20 @@ class Estimate:
             return "\n".join([told, *later])
         asked = self.table[["requests", "recorded"]].sum()
         head = f"{asked['recorded']:,} of {asked['requests']:,} answers are recorded. To be asked:"
-        return "\n".join([head, *map(_line, self.live.to_dict("records")), f"  in all: {_cost(self.live)}", *later])
+        return "\n".join([head, *map(_line, self.live.to_dict("records")), f"  in all: {self.cost}", *later])
 
 
 def _line(row: dict[str, Any]) -> str:
     counts = f"{row['requests'] - row['recorded']:,} requests, {row['prompt_tokens']:,} prompt tokens"
     written = f", {row['completion_tokens']:,} to be written" if row["completion_tokens"] else ""
-    return f"  {row['model']}, {row['mode']}: {counts}{written}, {_cost(pd.DataFrame([row]))}"
+    return f"  {row['model']}, {row['mode']}: {counts}{written}, {_cost(pd.DataFrame([row]), row['usd_most'])}"
 
 
-def _cost(rows: pd.DataFrame) -> str:
+def _cost(rows: pd.DataFrame, most: float) -> str:
     """Money, where there is any, and time."""
-    usd, most, minutes = rows["usd"].sum(), rows["usd_most"].sum(), rows["minutes"].sum()
-    money = [f"about ${usd:.2f}" + (f" (at most ${most:.2f})" if round(most, 2) > round(usd, 2) else "")]
+    usd, minutes = rows["usd"].sum(), rows["minutes"].sum()
+    bound = "no bound, since max_tokens is not set" if most == float("inf") else f"at most ${most:.2f}"
+    money = [f"about ${usd:.2f} ({bound})"]
     time = f"about {minutes / 60:.1f} h" if minutes >= 90 else f"about {max(minutes, 1):.0f} min"
     unknown = rows["minutes"].isna()
     if unknown.any():
@@ -101,8 +114,9 @@ def estimate(settings: Experiment, from_tables: bool) -> Estimate:
     else:
         prepared = steps.prepare(steps.dataset(settings.dataset, settings.ratings), settings, settings.seed)
     lists = _lists(settings, prepared)
-    rows = [_row(settings, group) for group in _groups(settings, prepared, lists or [])]
-    return Estimate(pd.DataFrame(rows, columns=COLUMNS), whole=lists is not None)
+    rows = [_row(group) for group in _groups(settings, prepared, lists or [])]
+    cap = settings.endpoint.spending_cap_usd if settings.endpoint else None
+    return Estimate(pd.DataFrame(rows, columns=COLUMNS), lists is not None, cap)
 
 
 def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
@@ -111,19 +125,18 @@ def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
     Raises:
         CommandError: it is above a bound (names the bound, and the command that consents).
     """
-    usd, minutes = found.live["usd_most"].sum(), found.live["minutes"].sum()
     above = [
         f"{key} = {bound:g}"
         for key, bound, value in (
-            ("consent_above_usd", settings.consent_above_usd, usd),
-            ("consent_above_minutes", settings.consent_above_minutes, minutes),
+            ("consent_above_usd", settings.consent_above_usd, found.usd_most),
+            ("consent_above_minutes", settings.consent_above_minutes, found.live["minutes"].sum()),
         )
         if value > bound
     ]
     if above and not yes:
         target = "record" if models.policy() == "live" else "reproduce"
         raise CommandError(
-            f"nothing was asked: {_cost(found.live)} is above {' and '.join(above)}. If you agree: "
+            f"nothing was asked: {found.cost} is above {' and '.join(above)}. If you agree: "
             f"make {target} EXPERIMENT={settings.name} YES=1. The bound is a key of the experiment."
         )
 
@@ -182,7 +195,7 @@ def _lists(settings: Experiment, prepared: steps.Prepared) -> list[Task] | None:
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 
-def _row(settings: Experiment, group: Group) -> dict[str, Any]:
+def _row(group: Group) -> dict[str, Any]:
     requests = len({group.llm.key(one) for one in group.asked})
     missing = _missing(group)
     row = {"model": group.llm.name, "mode": group.mode, "requests": requests, "recorded": requests - len(missing)}
@@ -193,10 +206,10 @@ def _row(settings: Experiment, group: Group) -> dict[str, Any]:
         minutes = _minutes(group.llm.name, usage, writes=bool(usage["completion_tokens"])) if missing else 0.0
     else:
         minutes = len(missing) / endpoint.requests_per_minute
-        longest = endpoint.parameters.get("max_completion_tokens") or endpoint.parameters.get("max_tokens") or 0
-        longest = max(usage["completion_tokens"], longest * len(missing))
-        most = group.llm.usd({**usage, "completion_tokens": longest, "cached_tokens": 0, "seconds": 0.0})
-        most = max(usd, min(most, endpoint.spending_cap_usd)) if endpoint.spending_cap_usd is not None else most
+        longest = endpoint.parameters.get("max_completion_tokens") or endpoint.parameters.get("max_tokens")
+        written = max(usage["completion_tokens"], len(missing) * (longest or 0))
+        most = group.llm.usd({**usage, "completion_tokens": written, "cached_tokens": 0, "seconds": 0.0})
+        most = most if longest or not usd else float("inf")
     return row | usage | {"usd": usd, "usd_most": most, "minutes": minutes}
 
 
