@@ -40,7 +40,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models reproduce reproduce-all class lab overview seeds fingerprint record batch import compact notebooks \
+.PHONY: help env data models estimate reproduce reproduce-all class lab overview seeds fingerprint record pairs batch import compact notebooks \
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -81,6 +81,11 @@ data: .stamps/env  ## fetch and verify the experiment's dataset
 models: .stamps/env  ## fetch, verify and convert the experiment's language model
 	$(PY) -m hybridrec.study model $(EXPERIMENT)
 
+# What the language models would be asked is told first. Above the bounds of the experiment (consent_above_usd,
+# consent_above_minutes) nothing is asked unless YES=1 is given.
+estimate: .stamps/env  ## say what the language models would be asked, and what that would cost (asks nothing)
+	$(PY) -m hybridrec.study estimate $(EXPERIMENT)
+
 reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the claims
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
 	@$(PY) -m hybridrec.study summary $(EXPERIMENT)
@@ -116,7 +121,7 @@ written  = results/$(EXPERIMENT)/$(1).ipynb $(patsubst $(1):%,data/tables/$(EXPE
 lacking  = $(filter-out $(wildcard $(written)),$(written))
 define stamp
 $(STAMPS)/$(1): notebooks/$(1).ipynb $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(lacking),FORCE)
-	@$$(eval RAN := yes)$(PY) -m hybridrec.study run $(EXPERIMENT) $(1)
+	@$$(eval RAN := yes)$(PY) -m hybridrec.study run $(EXPERIMENT) $(1) $(if $(filter 1,$(YES)),--yes)
 	@mkdir -p $$(@D) && touch $$@
 endef
 $(eval $(call stamp,01_data,,))
@@ -134,6 +139,9 @@ record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, the
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
 	@"$(MAKE)" --no-print-directory reproduce
+
+pairs: $(STAMPS)/01_data  ## write the pairs that a recommender of your own has to score (docs/own-ratings.md)
+	$(PY) -m hybridrec.study pairs $(EXPERIMENT)
 
 batch: $(STAMPS)/01_data  ## write what an endpoint has not answered yet as batch files (docs/endpoints.md)
 	$(PY) -m hybridrec.study batch $(EXPERIMENT)

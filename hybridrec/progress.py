@@ -48,6 +48,16 @@ def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str
     return _listener.bar(iterable, total=total, what=what)
 
 
+def advance(bar: Any, done: int, replayed: int = 0) -> None:
+    """Move a bar on by what has finished together.
+
+    The time left is told from all that was computed since the bar began: what was merely replayed is done in no time,
+    and would promise the same of the rest.
+    """
+    bar.initial = getattr(bar, "initial", 0) + replayed  # a bar that is switched off has none
+    bar.update(done)
+
+
 def count(what: str, **numbers: int) -> None:
     """Report what a piece of work came to."""
     _listener.count(what, **numbers)

@@ -2,11 +2,15 @@
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from hybridrec.study import config
 
 os.environ["HYBRIDREC_PROGRESS"] = "off"
 
@@ -91,3 +95,22 @@ def items() -> pd.DataFrame:
             "genres": ["Drama" if n % 2 else "" for n in numbers],
         }
     )
+
+
+@pytest.fixture
+def small_study(interactions, items, tmp_path, monkeypatch) -> "config.Experiment":
+    """A study of three modes, in a folder of its own, that has run notebook 01; one mode is asked for everybody."""
+    from hybridrec.data import datasets
+    from hybridrec.study import config, steps, tables
+
+    monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
+    values = config.parameters(config.load("ml-100k"))
+    values |= {"modes": ["listwise", "likelihood", "listwise-labels"], "everybody_modes": ["listwise-labels"]}
+    values |= {"shuffles": 3, "shuffled_users": 2}
+    del values["name"]
+    settings = config.build("toy", values, "")
+    prepared = steps.prepare(datasets.Dataset("toy", interactions, items, "made up"), settings, settings.seed)
+    sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
+    tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=items)
+    tables.write("toy", sparsity=sparsity)
+    return settings

@@ -194,7 +194,7 @@ def test_a_lines_body_is_what_would_be_sent_online(asked, recordings, tmp_path):
         def log_message(self, *_: Any) -> None: ...
 
     with HTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         here = {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "json_schema": True, "concurrency": 1}
         model = Endpoint("some/model", **(ENDPOINT | here), requests_per_minute=100_000)
         written = [line["body"] for line in lines_of(batch.write(asked, model, tmp_path, "study"))]

@@ -290,6 +290,20 @@ def test_what_only_reads_does_not_wait(toy, monkeypatch):
         assert commands.main(["summary", "toy"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("experiment", "changed", "named"),
+    [
+        ("ml-100k-gpt-4o-mini", {"model": "unpriced"}, "unpriced"),
+        ("ml-100k", {"model": "nobody"}, "nobody"),
+        ("ml-100k", {"larger_models": (config.LargerModel(model="nobody", users={"likelihood": 1}),)}, "nobody"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_found_before_any_rating_is_read(monkeypatch, experiment, changed, named):
+    monkeypatch.setattr(commands.steps, "dataset", lambda *_: pytest.fail("the ratings were read"))
+    with pytest.raises((errors.ModelError, errors.PriceError), match=named):
+        commands.data(config.load(experiment).model_copy(update=changed))
+
+
 # --- exit codes -------------------------------------------------------------------------------------------------------
 
 

@@ -188,10 +188,17 @@ def test_the_example_with_ones_own_ratings_makes_a_file_that_is_enough(tmp_path,
 
 
 def test_the_example_with_counts_makes_an_experiment():
-    (example,) = blocks(OWN, "toml")
+    example, _ = blocks(OWN, "toml")
     copied = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-latest-small-2016.toml"))
     settings = config.build("mine", copied | tomllib.loads(example), "the example")
     assert own.settings(settings.ratings).feedback == "counts"
+
+
+def test_the_example_with_scores_makes_an_experiment():
+    _, example = blocks(OWN, "toml")
+    copied = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-latest-small-2016.toml"))
+    settings = config.build("mine", copied | tomllib.loads(example), "the example")
+    assert settings.scores["MyService"].test == "my/test_scores.parquet"
 
 
 def test_every_key_of_ones_own_ratings_is_on_the_page_with_its_default():

@@ -110,6 +110,7 @@ def test_the_example_runs_with_a_local_model_and_asks_nothing_twice(shop, wheel,
     assert re.search(r"COUNT answers \{'computed': 0, 'replayed': [1-9]", again)
 
 
+@pytest.mark.slow
 def test_the_example_runs_with_an_endpoint(shop, wheel):
     def answer(request: fault_server.Request) -> fault_server.Reply:
         return fault_server.completion(request, "\n".join(reversed(fault_server.candidates(request.message))))

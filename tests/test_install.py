@@ -7,6 +7,8 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 
+import pytest
+
 from hybridrec.study import paths
 
 # The modules that may need an extra as soon as they are imported.
@@ -46,6 +48,7 @@ def plain(requirement: str) -> str:
     return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
 
 
+@pytest.mark.slow
 def test_all_but_the_modules_of_an_extra_can_be_imported_without_the_extras():
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {plain(one) for extra in project["optional-dependencies"].values() for one in extra} - {"hybridrec"}

@@ -97,6 +97,7 @@ def test_a_heavy_request_waits_until_all_of_it_is_allowed_and_nobody_overtakes_i
     assert run(begins(Pace(60), [1, 10, 1, 0.5])) == about([n * SPACING for n in (0, 10, 11, 11.5)])
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_minute_are_those_promised_however_heavy_the_requests():
     rng = random.Random(1)
     weights = [rng.uniform(1, 9_000) for _ in range(300)]  # some weigh more than a minute allows

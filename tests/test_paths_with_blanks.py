@@ -181,6 +181,7 @@ def test_commands_are_cut_as_the_shell_cuts_them():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", targets())
 @pytest.mark.parametrize("experiment", ["ml-100k", "class"])
 def test_every_recipe_writes_within_the_checkout_alone(target, experiment, tmp_path_factory):
@@ -205,6 +206,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return _DRY[0]
 
 
+@pytest.mark.slow
 def test_every_recipe_run_for_real_leaves_what_is_not_its_own(checkout):
     """All of them, one after the other; what the interpreter would have done is left out."""
     for target in targets():
@@ -247,6 +249,7 @@ def test_clean_removes_a_link_and_not_what_it_leads_to(checkout):
     assert not (checkout.root / "_site").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [[], ["SCRATCH=.."], ["SCRATCH=../hybrid", "-e"], ["STAMPS=..", "SCRATCH=../../My"]])
 def test_a_test_run_empties_its_scratch_folder_wherever_another_is_named(given, checkout):
     scratch = checkout.root / ".stamps" / "scratch"
@@ -274,6 +277,7 @@ def test_a_makefile_called_from_afar_refuses_and_removes_nothing_there(checkout)
 # --- names that are given -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_NAMES)
 @pytest.mark.parametrize("how", ["argument", "environment"])
 def test_an_experiment_that_is_no_name_is_refused_before_anything_is_done(name, how, tmp_path_factory):
@@ -300,6 +304,7 @@ def test_an_experiment_that_does_not_exist_is_named_beside_those_that_do(checkou
     assert not list(checkout.top.rglob("pwned"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["my venv", "d'été", 'a "quoted" one', "$HOME", "`touch pwned`", "a;b"])
 def test_an_environment_anywhere_is_used_from_there(name, checkout):
     elsewhere = checkout.top / PARENT / name / "bin" / "python"
@@ -343,6 +348,17 @@ def test_a_python_that_is_not_there_is_named(checkout):
     assert not list(checkout.top.rglob("pwned"))
 
 
+def test_consent_to_the_cost_is_handed_on_where_it_is_given_and_only_there(checkout):
+    for given, consents in ([], set()), (["YES=1"], {"--yes"}), (["YES=0"], set()):
+        shutil.rmtree(checkout.root / ".stamps" / "ml-100k", ignore_errors=True)
+        checkout.log.unlink(missing_ok=True)
+        assert checkout.make("reproduce", *given).returncode == 0
+        runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
+        assert len(runs) == 6
+        assert all({word for word in line.split() if word.startswith("--")} == consents for line in runs)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2.5:7b.jsonl", "my model.jsonl", "c#.jsonl.gz", "it's 100% new.sqlite"])
 def test_recordings_of_any_name_are_waited_for(name, checkout):
     """A tag after a colon is how Ollama names its models."""
@@ -359,6 +375,7 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
     assert [line.rpartition(" ")[2] for line in runs] == ["04_llm_prompting", "05_evaluation", "06_cost"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["toy.live.sqlite", "toy.sqlite-wal", ".toy.jsonl.gz.1.partial.gz"])
 def test_files_that_are_no_recordings_of_this_study_are_not_waited_for(name, checkout):
     file = checkout.root / "data/recordings/ml-100k" / name

@@ -5,7 +5,10 @@ import sys
 import time
 
 import pytest
+from toy_model import ToyModel
 
+from hybridrec.llm import runner
+from hybridrec.llm.recordings import Recordings
 from hybridrec.study import progress
 
 
@@ -58,6 +61,34 @@ def test_short_work_has_no_lines(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY", 30.0)
     work()
     assert capsys.readouterr() == ("", "")
+
+
+class Batches(ToyModel):
+    """Answers sixteen requests at a time, after half a minute of a clock that the test holds."""
+
+    now = 0.0
+
+    def wait(self) -> runner.Finished:
+        together, self.under_way = self.under_way, []
+        Batches.now += 32 if together else 0
+        return [(asked, keep(asked, self.reply(asked))) for asked, keep in together]
+
+
+@pytest.mark.parametrize("recorded", [0, 48])
+def test_the_time_left_is_that_of_batches_and_what_is_replayed_promises_nothing(recorded, monkeypatch, capsys):
+    """64 answers, 16 in 32 seconds: 2 seconds each, however many others were on record."""
+    monkeypatch.setattr(Batches, "now", 0.0)
+    monkeypatch.setattr("tqdm.std.time", lambda: Batches.now)
+    asked = [
+        runner.Asked(user, {"kind": "generate", "instruction": f"user {user}", "candidates": ["Fargo"]})
+        for user in range(recorded + 64)
+    ]
+    recordings = Recordings()
+    list(runner.ask(asked[:recorded], ToyModel(), recordings))
+    answers = runner.ask(asked, Batches(width=16), recordings, what="listwise", total=len(asked))
+    assert len(list(answers)) == len(asked)
+    lines = [line.split(", about ")[1] for line in capsys.readouterr().err.splitlines() if line.startswith("listwise ")]
+    assert lines == ["01:36 left", "01:04 left", "00:32 left", "00:00 left"]
 
 
 def test_off_is_off(tmp_path, monkeypatch, capsys):

@@ -318,7 +318,7 @@ def test_an_answer_that_was_cut_off_does_not_count_its_torn_last_item_as_invente
     ("text", "why"), [("", "empty"), ("I'm sorry, I can't do that.", "refusal"), ("42", "names no candidate")]
 )
 def test_an_unusable_answer_is_a_random_order_that_says_why(mode, text, why, rank):
-    found = [rank([three(user)], mode, says(text), attempts=2)[0] for user in range(30)]
+    found = rank([three(user) for user in range(30)], mode, says(text), attempts=2)
     assert {ranking.failure for ranking in found} == {why}
     assert {ranking.attempts for ranking in found} == {2}
     assert {ranking.missing for ranking in found} == {3}
@@ -338,7 +338,7 @@ def test_a_refusal_that_quotes_a_candidate_is_no_ranking_of_it(mode, quoted, rea
 
 @pytest.mark.parametrize("mode", modes.BUILT_IN)
 def test_no_answer_at_all_is_a_random_order_that_says_why(mode, rank):
-    found = [rank([three(user)], mode, Failure("refused with 400"), attempts=3)[0] for user in range(30)]
+    found = rank([three(user) for user in range(30)], mode, Failure("refused with 400"), attempts=3)
     assert {(one.failure, one.attempts, one.missing, one.invalid) for one in found} == {("refused with 400", 1, 3, 0)}
     assert len({ranking.scores for ranking in found}) == 6
     assert found[0].used == dict.fromkeys(USAGE, 0)

@@ -175,6 +175,7 @@ def test_one_worker_is_this_process_and_leaves_its_threads_alone(study, pairs, c
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_a_recipe_is_all_that_a_new_recommender_takes(study, pairs, cache, monkeypatch):
     """PMF of Cornac's, which has no recipe here: tuned in two processes, fitted, scored out of fold, fingerprinted."""
     recipe = Recipe("PMF", "ratings", ("lambda_reg", (0.01, 0.1)), {"k": 3, "max_iter": 5}, allowed=(float, 0, 10))
@@ -406,6 +407,7 @@ def test_a_damaged_fit_is_told_and_done_again(damage, study, pairs, serial, cach
     assert fits.run([work], cache) and len(serial) == 2
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_ends_a_run_or_passes_for_other_scores(study, pairs, serial, cache):
     work = study.fit("MF", QUICK["MF"], study.known(), pairs, top=5)
     whole = fits.run([work], cache)[0]

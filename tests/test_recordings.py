@@ -418,6 +418,7 @@ def test_a_run_killed_while_compacting_leaves_everything_readable(path, journal,
     assert all_of(Recordings(path)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_every_committed_answer_is_read_and_exported_with_the_same_bytes(file, tmp_path):
     committed = gzip.decompress(file.read_bytes())

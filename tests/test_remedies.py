@@ -820,6 +820,7 @@ def advising(module: str) -> dict[int, str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_error_that_names_a_remedy_is_among_the_cases(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RAW", tmp_path / "raw")
     seen = set()

@@ -1,11 +1,9 @@
 """The steps that notebooks, other splits, batch files and the check of own ratings share."""
 
 import pandas as pd
-import pytest
 
-from hybridrec.data import datasets
 from hybridrec.evaluation import controls
-from hybridrec.study import config, steps, tables
+from hybridrec.study import steps, tables
 from hybridrec.weak_users import triage
 
 SEED = 2024
@@ -59,24 +57,8 @@ def test_every_ranking_is_there_once_and_a_list_of_one_counts_nowhere():
     )
 
 
-@pytest.fixture
-def settings(interactions, items, tmp_path, monkeypatch) -> config.Experiment:
-    """A study of three modes that has run notebook 01; one of the modes is asked for everybody."""
-    monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
-    values = config.parameters(config.load("ml-100k"))
-    values |= {"modes": ["listwise", "likelihood", "listwise-labels"], "everybody_modes": ["listwise-labels"]}
-    values |= {"shuffles": 3, "shuffled_users": 2}
-    del values["name"]
-    settings = config.build("toy", values, "")
-    prepared = steps.prepare(datasets.Dataset("toy", interactions, items, "made up"), settings, SEED)
-    sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
-    tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=items)
-    tables.write("toy", sparsity=sparsity)
-    return settings
-
-
-def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(settings):
-    requests = steps.study_requests(settings)
+def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_study):
+    requests = steps.study_requests(small_study)
     candidates, interactions, sparsity, items = (
         tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
     )
@@ -85,7 +67,7 @@ def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(settin
     inactive = to_rank & set(sparsity.loc[sparsity["inactive"], "user"])
     assert list(requests) == ["listwise", "listwise-labels"], "probabilities cannot be asked for in a batch"
     assert inactive and inactive < to_rank
-    again = (settings.shuffles - 1) * min(settings.shuffled_users, len(inactive))
+    again = (small_study.shuffles - 1) * min(small_study.shuffled_users, len(inactive))
     for mode, users in (("listwise", inactive), ("listwise-labels", to_rank)):
         assert len(requests[mode]) == len(users) + again
         assert {one.user for one in requests[mode]} == users

@@ -4,6 +4,7 @@ Item titles are untrusted text. They are reduced to one printable line before th
 its line, add an item, or pass for another item's label.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Item:
     facts: str = ""
 
 
+@functools.lru_cache(maxsize=100_000)  # an item stands in many prompts
 def one_line(title: str) -> str:
     """A title as one printable line of bounded length: no control characters, line breaks or quotes that close.
 

@@ -121,16 +121,26 @@ class Ranker:
         return build_tasks(wanted, data.interactions, table, data.items, self.history_length, self.scale)
 
     def _cost(self, task: Task) -> dict[str, Any]:
-        request = rankers.request_of(task, self.mode, self.noun).request
-        if hasattr(self.llm, "count"):
-            prompt, completion = self.llm.count(request)
-        else:
-            listed = sum(map(len, request["candidates"]))
-            # An endpoint that scores is sent the user's prompt with each candidate.
-            times = 1 if self.mode.writes or not hasattr(self.llm, "endpoint") else len(request["candidates"])
-            shown = times * len(request["instruction"]) + (0 if self.mode.writes else listed)
-            # A written answer has a line for each candidate: its title, a list mark and the line's end.
-            written = listed + 4 * len(request["candidates"]) if self.mode.writes else 0
-            prompt, completion = (-(-size // _CHARACTERS_PER_TOKEN) for size in (shown, written))
-        usage = {"prompt_tokens": prompt, "cached_tokens": 0, "completion_tokens": completion, "seconds": 0.0}
+        usage = expected_usage(self.llm, rankers.request_of(task, self.mode, self.noun).request)
         return {"user": task.user, "requests": 1, **usage, "usd": self.llm.usd(usage)}
+
+
+def expected_usage(llm: Any, request: dict[str, Any], exact: bool = True) -> dict[str, float]:
+    """What a request will use, by the names of ``runner.USAGE``; completion_tokens is what a complete answer takes.
+
+    Args:
+        llm: the model; its own tokenizer counts, if it has a method ``count``.
+        request: what is asked.
+        exact: False: take four characters as a token all the same.
+    """
+    if exact and hasattr(llm, "count"):
+        prompt, completion = llm.count(request)
+    else:
+        writes, listed = request["kind"] == "generate", sum(map(len, request["candidates"]))
+        # An endpoint that scores is sent the user's prompt with each candidate.
+        times = 1 if writes or not hasattr(llm, "endpoint") else len(request["candidates"])
+        shown = times * len(request["instruction"]) + (0 if writes else listed)
+        # A written answer has a line for each candidate: its title, a list mark and the line's end.
+        written = listed + 4 * len(request["candidates"]) if writes else 0
+        prompt, completion = (-(-size // _CHARACTERS_PER_TOKEN) for size in (shown, written))
+    return {"prompt_tokens": prompt, "cached_tokens": 0, "completion_tokens": completion, "seconds": 0.0}

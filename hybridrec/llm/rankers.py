@@ -147,7 +147,7 @@ def rank_lists(
         raise errors.SettingError(
             f"{mode.name!r} writes an order of all candidates together: it cannot be asked title by title."
         )
-    asked, more = (list(_titles(tasks, mode, noun)) for tasks in (lists, spare))
+    asked, more = (list(title_requests(tasks, mode, noun)) for tasks in (lists, spare))
     if not recordings.replay_only and any(model.key(one) not in recordings for one in asked):
         _record_missing(more, model, recordings, f"{mode.name}, whole lists")
     found = runner.ask(asked, model, recordings, what=f"{mode.name}, whole lists", total=len(asked))
@@ -157,8 +157,8 @@ def rank_lists(
     return [_list_ranking(task, mode, scores[task.user]) for task in lists]
 
 
-def _titles(tasks: Iterable[Task], mode: Mode, noun: str) -> Iterator[runner.Asked]:
-    """A request for each candidate; ``about`` is its place in the list."""
+def title_requests(tasks: Iterable[Task], mode: Mode | str, noun: str) -> Iterator[runner.Asked]:
+    """What ``rank_lists`` asks: a request for each candidate; ``about`` is its place in the list."""
     for task in tasks:
         for place, item in enumerate(task.items):
             yield runner.Asked(task.user, build_request(mode, task.history, [item], noun), about=place)

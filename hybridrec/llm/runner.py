@@ -252,12 +252,14 @@ def ask(
     """
     tally, counted = Tally() if tally is None else tally, Counter(computed=0, replayed=0)
     with progress.bar(total=total, what=what) as bar:
-        for answer in _Run(model, recordings, check, redact, attempts, live).answers(iter(asked), what):
-            tally.count(answer)
-            counted["replayed" if answer.replayed else "computed"] += 1
+        for together in _Run(model, recordings, check, redact, attempts, live).answers(iter(asked), what):
+            for answer in together:
+                tally.count(answer)
+            replayed = sum(answer.replayed for answer in together)
+            counted.update(replayed=replayed, computed=len(together) - replayed)
             bar.set_postfix_str(str(tally), refresh=False)
-            bar.update()
-            yield answer
+            progress.advance(bar, len(together), replayed)
+            yield from together
     progress.count("answers", **counted)
 
 
@@ -279,8 +281,11 @@ class _Run:
         self.has_room = False
         self.unfit: ResponseError | None = None
 
-    def answers(self, source: Iterator[Asked], what: str) -> Iterator[Answer]:
-        """Every request's answer. Requests that are asked again go first, so that few are open at any time."""
+    def answers(self, source: Iterator[Asked], what: str) -> Iterator[list[Answer]]:
+        """Every request's answer, those together that came together (a local model answers many at once).
+
+        Requests that are asked again go first, so that few are open at any time.
+        """
         try:
             while True:
                 one = self.again.popleft() if self.again else next(source, None)
@@ -289,8 +294,7 @@ class _Run:
                 finished = self._take(one) if one is not None else self._sent(self.model.wait())
                 if one is None and not finished:
                     return
-                for done, outcome, replayed in finished:
-                    yield from self._settle(done, outcome, replayed)
+                yield [answer for one in finished for answer in self._settle(*one)]
         finally:
             self.model.close()
 

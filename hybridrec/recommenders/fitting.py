@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hybridrec.data import splits
+from hybridrec.data.datasets import Dataset
+from hybridrec.evaluation import metrics
 from hybridrec.randomness import seed_for
 from hybridrec.recommenders import fingerprint
 from hybridrec.recommenders.fits import Fit, run, sorted_ids
 from hybridrec.recommenders.recipes import recipe
+
+if TYPE_CHECKING:
+    from hybridrec.recommenders.scorer import Scorer
 
 
 def grid(name: str, grids: Mapping[str, Sequence[Any]] | None = None) -> list[dict[str, Any]]:
@@ -46,7 +51,11 @@ def _within_reach(ratings: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Study:
-    """What all fits of a study share; ``cache`` and ``workers`` are those of ``fits.run``."""
+    """What all fits of a study share; ``cache`` and ``workers`` are those of ``fits.run``.
+
+    ``own`` holds recommenders that are not fitted here, by name: they give their scores, and take part in all but the
+    retrieval. One that leaves a pair without a score is for the caller to refuse.
+    """
 
     interactions: pd.DataFrame
     items: np.ndarray
@@ -55,6 +64,7 @@ class Study:
     grids: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     cache: Path | None = None
     workers: int | None = None
+    own: Mapping[str, "Scorer"] = field(default_factory=dict)
 
     def fit(self, name: str, params: dict[str, Any], known: pd.DataFrame, pairs: pd.DataFrame, top: int = 0) -> Fit:
         """The work of fitting one recommender on ``known``, scoring ``pairs`` and retrieving ``top`` unseen items."""
@@ -83,6 +93,10 @@ class Study:
         """Training and validation ratings: all that may be known of a user before the test."""
         return splits.known(self.interactions)
 
+    def data(self) -> Dataset:
+        """What recommenders that are not fitted here are asked about."""
+        return Dataset("study", self.known(), pd.DataFrame({"item": self.items}), "the study's known ratings")
+
 
 def _tuning_fits(study: Study, names: Sequence[str]) -> list[Fit]:
     rows = study.interactions
@@ -93,6 +107,8 @@ def _tuning_fits(study: Study, names: Sequence[str]) -> list[Fit]:
 def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     """Validation AUC of every declared setting: fitted on train, scored on validation; test rows are not touched.
 
+    Of a recommender that is not fitted here, it is the AUC of the out-of-fold scores of the validation ratings.
+
     Returns:
         Columns recommender, parameter, value, auc (mean over users), chosen.
     """
@@ -100,9 +116,17 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     relevant = study.liked("validation")
     found = study.run(fits, "fits to tune")
     table = [fingerprint.row(work, one, relevant, "tuning") for work, one in zip(fits, found, strict=True)]
+    table += [_own_row(study, name, relevant) for name in study.own]
     tuned = pd.DataFrame(table)[["recommender", "parameter", "value", "auc"]]
     best = tuned.groupby("recommender")["auc"].transform("max")
     return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.assign(b=best).duplicated(["recommender", "auc"]))
+
+
+def _own_row(study: Study, name: str, relevant: np.ndarray) -> dict[str, object]:
+    validation = study.interactions.loc[study.interactions["split"] == "validation", ["user", "item"]]
+    scores = study.own[name].out_of_fold(study.data())
+    judged = validation.assign(relevant=relevant).merge(scores, on=["user", "item"])
+    return {"recommender": name, "parameter": "", "value": np.nan, "auc": float(metrics.auc(judged).mean())}
 
 
 def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -112,6 +136,11 @@ def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for name, parameter, value in chosen.itertuples(index=False):
         params[name] = {parameter: int(value) if value % 1 == 0 else value} if parameter else {}
     return params
+
+
+def _fitted(study: Study, params: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of those that are fitted here."""
+    return {name: setting for name, setting in params.items() if name not in study.own}
 
 
 def _test_fits(study: Study, params: dict[str, dict[str, Any]], candidates: pd.DataFrame, top: int) -> list[Fit]:
@@ -134,12 +163,11 @@ def test_scores(
         Scores: recommender, part ("test"), fold (-1), user, item, score.
         Retrieved: recommender, user, position (0-based), item, score, spare (whether it stands behind the list).
     """
+    params, pairs = _fitted(study, params), candidates[["user", "item"]]
     found = study.run(_test_fits(study, params, candidates, top + spare), "fits for the test")
-    pairs = candidates[["user", "item"]]
-    scores = [
-        pairs.assign(recommender=name, part="test", fold=-1, score=one["scores"])
-        for name, one in zip(params, found, strict=True)
-    ]
+    given = {name: one["scores"] for name, one in zip(params, found, strict=True)}
+    given |= {name: one.scores(study.data(), pairs)["score"].to_numpy() for name, one in study.own.items()}
+    scores = [pairs.assign(recommender=name, part="test", fold=-1, score=one) for name, one in given.items()]
     retrieved = [_retrieved(name, one) for name, one in zip(params, found, strict=True) if top]
     lists = pd.concat([pd.DataFrame(), *retrieved], ignore_index=True)
     return pd.concat(scores, ignore_index=True), lists.assign(spare=lists["position"] >= top) if top else lists
@@ -170,7 +198,7 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
     """
     known = study.known()
     fold = splits.fold_of(known, folds, study.seed)
-    work = _fold_fits(study, params, fold)
+    work = _fold_fits(study, _fitted(study, params), fold)
     found = study.run([fit for _, fit in work], "out-of-fold fits")
     frames = [
         known.loc[fold == number, ["user", "item"]].assign(
@@ -178,6 +206,8 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
         )
         for (number, fit), one in zip(work, found, strict=True)
     ]
+    for name, one in study.own.items():
+        frames.append(one.out_of_fold(study.data()).assign(recommender=name, part="out-of-fold"))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -193,7 +223,7 @@ def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, to
     Returns:
         fingerprint.COLUMNS.
     """
-    params, known = chosen_params(tuned), study.known()
+    params, known = _fitted(study, chosen_params(tuned)), study.known()
     fold = splits.fold_of(known, folds, study.seed)
     liked = known["rating"] >= study.like_threshold
     work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params))]

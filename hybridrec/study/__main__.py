@@ -17,7 +17,7 @@ from hybridrec.study import models as study_models
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
-_WRITING = ("batch", "import", "seeds", "compact", "fingerprint")
+_WRITING = ("pairs", "batch", "import", "seeds", "compact", "fingerprint")
 _SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 
 
@@ -65,6 +65,37 @@ def data(settings: config.Experiment) -> None:
     print(f"{dataset.name}: {counts} (from {dataset.source})", *dataset.notes, *told, sep="\n")
     if settings.ratings:
         print(f"{dataset.name}: {enough.check(dataset, settings)}", flush=True)
+
+
+def estimate(settings: config.Experiment) -> None:
+    """Print what would be asked, and at what cost; nothing is asked."""
+    from hybridrec.study import estimate as estimates
+
+    print(estimates.estimate(settings, from_tables=False))
+
+
+def _told_and_agreed(settings: config.Experiment, notebook: str, yes: bool) -> None:
+    """Print what will be asked, before the first notebook and before the one that asks; stop where it is too much."""
+    from hybridrec.study import estimate as estimates
+
+    if study_models.policy() != "replay":  # nothing is asked then
+        found = estimates.estimate(settings, from_tables=notebook != notebooks.FIRST)
+        print(f"language models: {found}", flush=True)
+        estimates.agreed(settings, found, yes)
+
+
+def pairs(settings: config.Experiment) -> None:
+    """Write what a recommender of the user's own has to score, once notebook 01 has divided the ratings."""
+    from hybridrec.study import tables
+
+    interactions, candidates = (tables.read(settings.name, name) for name in ("interactions", "candidates"))
+    folder = paths.tables(settings.name) / "pairs"
+    folder.mkdir(exist_ok=True)
+    found = steps.pairs_to_score(interactions, candidates, settings.folds, settings.seed)
+    for name, table in zip(("out_of_fold", "test"), found, strict=True):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        print(f"{len(table):,} pairs to score: {paths.within_root(folder / f'{name}.parquet')}")
+    print("docs/own-ratings.md says by what, and where the scores are named.")
 
 
 def model(settings: config.Experiment) -> None:
@@ -170,12 +201,22 @@ def overview() -> None:
     print(f"results/README.md, overview.csv and overview.png: {', '.join(names)}")
 
 
-def run(settings: config.Experiment, notebook: str) -> None:
-    """Execute one notebook; models and ratings of one's own are checked before the first."""
+def run(settings: config.Experiment, notebook: str, yes: bool = False) -> None:
+    """Execute one notebook. Ratings of one's own are checked before the first, and what will be asked is told.
+
+    Args:
+        settings: the experiment.
+        notebook: its name.
+        yes: consent to asking for more than the experiment's bounds.
+
+    Raises:
+        CommandError: it would cost more, and there is no consent. What ``notebooks.run`` raises.
+    """
     name = notebook.removesuffix(".ipynb")
     if name == notebooks.FIRST:  # says in seconds what would fail later, or after hours
-        check = data if settings.ratings else study_models.check
-        check(settings)
+        data(settings) if settings.ratings else study_models.check(settings)
+    if name in (notebooks.FIRST, notebooks.ASKS):
+        _told_and_agreed(settings, name, yes)
     notebooks.run(settings, name)
 
 
@@ -185,7 +226,9 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "run": (run, "execute one notebook into results/EXPERIMENT"),
         "summary": (summary, "print the claims table"),
         "data": (data, "fetch and verify the dataset, and see whether the models are known"),
+        "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
         "model": (model, "fetch, verify and convert the language model"),
+        "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
         "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
@@ -204,6 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "put all experiments' results side by side, and index them"
     commands.add_parser("overview", help=text, description=text)
     commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
+    text = "ask the language models also for more than the experiment's consent_above_... allow"
+    commands.choices["run"].add_argument("--yes", action="store_true", help=text)
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

@@ -70,6 +70,13 @@ class LargerModel(Settings):
         return given
 
 
+class ScoreFiles(Settings):
+    """Scores of the user's own recommender, from .parquet or .csv files. A table ``[scores.NAME]``."""
+
+    out_of_fold: str
+    test: str
+
+
 class Experiment(Settings):
     """Every setting of a study. The files of notebooks/experiments/ hold these keys and no others."""
 
@@ -83,6 +90,7 @@ class Experiment(Settings):
     seed: int = Field(ge=0, le=1_000_000)
     recommenders: Names
     grids: dict[str, Any] | None = None
+    scores: dict[str, ScoreFiles] | None = None
     folds: int = Field(ge=2, le=20)
     top: int = Field(ge=10, le=1000)
     performance_threshold: float = Field(ge=0.0, le=1.0)
@@ -93,6 +101,8 @@ class Experiment(Settings):
     modes: Names
     everybody_modes: Names
     live_users: int = Field(0, ge=0, le=1000)
+    consent_above_usd: float = Field(1.0, ge=0, le=1_000_000)
+    consent_above_minutes: float = Field(120.0, ge=0, le=1_000_000)
     history_length: int = Field(ge=1, le=200)
     shuffles: int = Field(ge=2, le=20)
     shuffled_users: int = Field(ge=2, le=100_000)
@@ -136,6 +146,15 @@ class Experiment(Settings):
                 f"recommenders is {quoted('', list(given))}; it must have two or more, since the best other one is a "
                 f"control. Known: {', '.join(RECIPES)}."
             )
+        return given
+
+    @pydantic.field_validator("scores")
+    @classmethod
+    def _are_other_names(cls, given: dict[str, ScoreFiles] | None) -> dict[str, ScoreFiles] | None:
+        for name in given or {}:
+            check_name("scores", name)
+            if name in RECIPES:
+                raise SettingError(f"scores has {quoted('', name)}, which is a recommender of this study: rename it.")
         return given
 
     @pydantic.field_validator("modes")

@@ -89,6 +89,11 @@ def recordings_for(dataset: str, model: str) -> Recordings:
     return Recordings(_path(dataset, f"{model}.live" if live else model), replay_only=policy() == "replay")
 
 
+def recorded(dataset: str, model: str) -> Recordings:
+    """What a model answered on a dataset in earlier runs, to be read only."""
+    return Recordings(_path(dataset, model), replay_only=True)
+
+
 def keep_live_recordings(dataset: str, model: str) -> None:
     """After a complete live run: its answers take the place of those to the same requests; all others stay.
 

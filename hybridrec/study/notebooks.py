@@ -20,6 +20,7 @@ from hybridrec.study import config, paths, progress
 
 _CELL_TIMEOUT = 3600
 FIRST = "01_data"
+ASKS = "04_llm_prompting"  # the only one that asks language models
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")

@@ -5,6 +5,7 @@ run`` tells it where to write: a terminal (HYBRIDREC_TERMINAL), or else a journa
 prints itself.
 """
 
+import functools
 import json
 import os
 import sys
@@ -27,12 +28,15 @@ def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str
     Nothing at all under HYBRIDREC_PROGRESS=off, and in a kernel that neither JupyterLab nor ``hybridrec run`` started:
     there it would become a notebook's output.
     """
+    # smoothing=0: the rate is that of the whole work. tqdm's usual one follows the last steps, and of sixteen answers
+    # that come at once fifteen took no time. miniters=1: those that come slowly after many quick ones are shown, too.
+    how: dict[str, Any] = {"total": total, "desc": what, "leave": False, "smoothing": 0, "miniters": 1}
     stream = _terminal()
     if stream is not None:
-        return tqdm(iterable, total=total, desc=what, file=stream, leave=False)
+        return tqdm(iterable, file=stream, **how)
     lines = _Lines()
-    pace: dict[str, Any] = {"delay": LINE_EVERY, "mininterval": LINE_EVERY, "miniters": 1, "bar_format": _PLAIN}
-    return tqdm(iterable, total=total, desc=what, file=lines, disable=not lines.wanted(), leave=False, **pace)
+    pace: dict[str, Any] = {"delay": LINE_EVERY, "mininterval": LINE_EVERY, "bar_format": _PLAIN}
+    return tqdm(iterable, file=lines, disable=not lines.wanted(), **pace, **how)
 
 
 def _terminal() -> TextIO | None:
@@ -42,11 +46,17 @@ def _terminal() -> TextIO | None:
         return None
     if given:
         try:
-            return open(given, "w", encoding="utf-8")
+            return _opened(given)
         except OSError:
             return None
     in_lab = _in_kernel() and "JPY_SESSION_NAME" in os.environ
     return sys.stderr if in_lab or sys.stderr.isatty() else None
+
+
+@functools.cache
+def _opened(terminal: str) -> TextIO:
+    """One file for all bars of this process."""
+    return open(terminal, "w", encoding="utf-8")
 
 
 def _in_kernel() -> bool:

@@ -28,6 +28,7 @@ COLUMNS = [
 def each(settings: Experiment) -> Iterator[pd.DataFrame]:
     """The comparison on each split in turn, COLUMNS; what is cut short goes on from the cached fits and answers."""
     data = steps.dataset(settings.dataset, settings.ratings)
+    settings = settings.model_copy(update={"scores": None})  # they are of the experiment's own split alone
     can_ask = settings.endpoint is None and MODE in settings.modes
     for number in range(SPLITS):
         yield comparison(settings, data, settings.seed + number, ask=can_ask and number < ASKED)

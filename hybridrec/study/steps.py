@@ -5,19 +5,30 @@ A notebook that teaches a step spells it out with the library's functions that t
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from hybridrec import schema
 from hybridrec.data import datasets, splits
+from hybridrec.errors import ScoresError
 from hybridrec.evaluation import compare, controls, metrics
 from hybridrec.llm import rankers, shuffles
 from hybridrec.llm.runner import Asked
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator
 from hybridrec.recommenders import fitting
+from hybridrec.recommenders.scorer import FromTable
 from hybridrec.study import paths, tables
-from hybridrec.study.config import PUBLISHED_MODE, PUBLISHED_RECOMMENDERS, Experiment, compared_recommenders, mode
+from hybridrec.study.config import (
+    PUBLISHED_MODE,
+    PUBLISHED_RECOMMENDERS,
+    Experiment,
+    compared_recommenders,
+    mode,
+    parameters,
+)
 from hybridrec.weak_users import triage
 
 RANKING = ["ranker", "draw", "user", "item", "score"]
@@ -97,11 +108,76 @@ def recommend(prepared: Prepared, settings: Experiment, seed: int) -> tuple[pd.D
         The tuning table, and the scores of test candidates and, out of fold, of known ratings.
     """
     items, grids = prepared.items["item"].to_numpy(), settings.grids or {}
-    study = fitting.Study(prepared.interactions, items, settings.like_threshold, seed, grids, paths.CACHE)
+    tables_read = (prepared.interactions, prepared.candidates, prepared.items)
+    own = own_recommenders(settings.name, parameters(settings)["scores"], *tables_read)
+    study = fitting.Study(prepared.interactions, items, settings.like_threshold, seed, grids, paths.CACHE, own=own)
     tuning = fitting.tune(study, settings.recommenders)
     chosen = fitting.chosen_params(tuning)
     test, _ = fitting.test_scores(study, chosen, prepared.candidates, top=0)
     return tuning, pd.concat([test, fitting.out_of_fold_scores(study, chosen, settings.folds)], ignore_index=True)
+
+
+def own_recommenders(
+    experiment: str,
+    scores: Mapping[str, Mapping[str, str]] | None,
+    interactions: pd.DataFrame,
+    candidates: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dict[str, FromTable]:
+    """Recommenders of the user's own, by name, whose scores are read from files.
+
+    Args:
+        experiment: its name.
+        scores: the tables ``[scores.NAME]``: files out_of_fold and test, by name; None: there are none.
+        interactions: user, item, rating, split: those known before the test must have an out-of-fold score each.
+        candidates: user, item: each must have a test score.
+        items: the catalogue.
+
+    Raises:
+        ScoresError: no such file; ratings or candidates without a score (says how many, and how to list all of them);
+            what ``FromTable`` raises.
+    """
+    found = {}
+    data = datasets.Dataset(experiment, splits.known(interactions), items, "the known ratings")
+    for name, files in (scores or {}).items():
+        tables_of = {part: _scores_file(name, part, file, experiment) for part, file in files.items()}
+        for part, pairs in (("out_of_fold", data.interactions), ("test", candidates)):
+            what = f"{part} of [scores.{name}]"
+            table = schema.scores(tables_of[part], what, users=data.interactions["user"], items=data.items["item"])
+            lacking = pairs[["user", "item"]].merge(table, "left", on=["user", "item"])["score"].isna().sum()
+            if lacking:
+                raise ScoresError(
+                    f"{paths.within_root(tables_of[part])} ({what}): {lacking:,} of {len(pairs):,} "
+                    f"{'ratings' if part == 'out_of_fold' else 'candidates'} have no score. {_all_pairs(experiment)}"
+                )
+        found[name] = FromTable(tables_of["out_of_fold"], tables_of["test"], name=name)
+    return found
+
+
+def _scores_file(name: str, part: str, file: str, experiment: str) -> Path:
+    for folder in (*paths.data_folders(), paths.ROOT):
+        if (folder / file).is_file():
+            return folder / file
+    raise ScoresError(
+        f"[scores.{name}]: there is no file {file!r} ({part}), in data/raw, in the repository or where HYBRIDREC_DATA "
+        f"points. {_all_pairs(experiment)}"
+    )
+
+
+def _all_pairs(experiment: str) -> str:
+    return f"`make pairs EXPERIMENT={experiment}` writes all pairs that need one."
+
+
+def pairs_to_score(interactions: pd.DataFrame, candidates: pd.DataFrame, folds: int, seed: int) -> list[pd.DataFrame]:
+    """What a recommender of the user's own has to score for ``[scores.NAME]``.
+
+    Returns:
+        For out_of_fold: user, item, rating, fold: the known ratings, those of each fold to be scored by a recommender
+        that has learned from those of the other folds. For test: user, item, by one that has learned from all of them.
+    """
+    known = splits.known(interactions)
+    rated = known[["user", "item", "rating"]].assign(fold=splits.fold_of(known, folds, seed))
+    return [rated, candidates[["user", "item"]]]
 
 
 # --- triage (notebook 03) ---------------------------------------------------------------------------------------------

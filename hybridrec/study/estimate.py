@@ -1,0 +1,267 @@
+"""What an experiment would ask its language models, and at what cost: told, and agreed to, before anything is asked."""
+
+import functools
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hybridrec.data import splits
+from hybridrec.errors import CommandError
+from hybridrec.evaluation import topk
+from hybridrec.llm import batch, rankers
+from hybridrec.llm.ranker import expected_usage
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.runner import Asked, Model
+from hybridrec.llm.tasks import Task, build_tasks
+from hybridrec.randomness import in_random_order
+from hybridrec.study import models, paths, steps, tables
+from hybridrec.study.config import Experiment, mode, parameters
+
+# Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
+_COUNTED = 100
+PRIOR, LISTS = "prior", "whole lists"
+COLUMNS = ["model", "mode", "requests", "recorded", "prompt_tokens", "completion_tokens", "usd", "usd_most", "minutes"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests to one model in one way. ``live`` are users who are asked for although their answers are recorded."""
+
+    llm: Model
+    recordings: Recordings
+    mode: str
+    asked: list[Asked]
+    live: Collection[Any] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is asked (COLUMNS), whether the titles of whole lists are in it, and the endpoint's spending cap.
+
+    ``requests`` counts all different ones, ``recorded`` those that have an answer; the rest is about the others. Of
+    written answers, ``completion_tokens`` and ``usd`` are those of a complete one, ``usd_most`` of the longest that the
+    endpoint's settings allow (infinite where they set no bound and it has a price). ``minutes`` is missing where
+    nothing is known of the model's speed.
+    """
+
+    table: pd.DataFrame
+    whole: bool = True
+    cap: float | None = None
+
+    @property
+    def live(self) -> pd.DataFrame:
+        """The rows in which something would be asked."""
+        return self.table[self.table["requests"] > self.table["recorded"]]
+
+    @property
+    def usd_most(self) -> float:
+        """Dollars that it costs at most: a run ends before it exceeds the cap."""
+        return min(self.live["usd_most"].sum(), float("inf") if self.cap is None else self.cap)
+
+    @property
+    def cost(self) -> str:
+        """Money and time of all that would be asked."""
+        return _cost(self.live, self.usd_most)
+
+    def __str__(self) -> str:
+        later = [] if self.whole else ["Not counted: the titles of whole lists, which are known after notebook 02."]
+        if self.live.empty:
+            told = f"all {self.table['requests'].sum():,} answers are recorded: nothing will be asked."
+            return "\n".join([told, *later])
+        asked = self.table[["requests", "recorded"]].sum()
+        head = f"{asked['recorded']:,} of {asked['requests']:,} answers are recorded. To be asked:"
+        return "\n".join([head, *map(_line, self.live.to_dict("records")), f"  in all: {self.cost}", *later])
+
+
+def _line(row: dict[str, Any]) -> str:
+    counts = f"{row['requests'] - row['recorded']:,} requests, {row['prompt_tokens']:,} prompt tokens"
+    written = f", {row['completion_tokens']:,} to be written" if row["completion_tokens"] else ""
+    return f"  {row['model']}, {row['mode']}: {counts}{written}, {_cost(pd.DataFrame([row]), row['usd_most'])}"
+
+
+def _cost(rows: pd.DataFrame, most: float) -> str:
+    """Money, where there is any, and time."""
+    usd, minutes = rows["usd"].sum(), rows["minutes"].sum()
+    bound = "no bound, since max_tokens is not set" if most == float("inf") else f"at most ${most:.2f}"
+    money = [f"about ${usd:.2f} ({bound})"]
+    time = f"about {minutes / 60:.1f} h" if minutes >= 90 else f"about {max(minutes, 1):.0f} min"
+    unknown = rows["minutes"].isna()
+    if unknown.any():
+        time = "unknown time (nothing of this model is recorded)" if unknown.all() else f"{time}, and an unknown time"
+    return ", ".join([*(money if most else []), time])
+
+
+def estimate(settings: Experiment, from_tables: bool) -> Estimate:
+    """What notebook 04 would ask that has no recording. Weights are not loaded, and nothing is asked.
+
+    Args:
+        settings: the experiment.
+        from_tables: from what notebooks 01 and 02 wrote; otherwise from the ratings, as notebook 01 divides them. Then
+            whole lists are counted if an earlier run has left some that fit.
+
+    Raises:
+        MissingTableError: those notebooks did not run yet.
+        What ``steps.dataset`` and ``models.open_model`` raise.
+    """
+    if from_tables:
+        found = {name: tables.read(settings.name, name) for name in ("interactions", "candidates", "items", "sparsity")}
+        sparsity = found.pop("sparsity").set_index("user")
+        inactive = sparsity.index[sparsity["inactive"]]
+        prepared = steps.Prepared(**found, sparsity=sparsity.iloc[:, 0], inactive=inactive)
+    else:
+        prepared = steps.prepare(steps.dataset(settings.dataset, settings.ratings), settings, settings.seed)
+    lists = _lists(settings, prepared)
+    rows = [_row(group) for group in _groups(settings, prepared, lists or [])]
+    cap = settings.endpoint.spending_cap_usd if settings.endpoint else None
+    return Estimate(pd.DataFrame(rows, columns=COLUMNS), lists is not None, cap)
+
+
+def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
+    """Refuse to ask for more than the experiment allows without consent.
+
+    Raises:
+        CommandError: it is above a bound (names the bound, and the command that consents).
+    """
+    above = [
+        f"{key} = {bound:g}"
+        for key, bound, value in (
+            ("consent_above_usd", settings.consent_above_usd, found.usd_most),
+            ("consent_above_minutes", settings.consent_above_minutes, found.live["minutes"].sum()),
+        )
+        if value > bound
+    ]
+    if above and not yes:
+        target = "record" if models.policy() == "live" else "reproduce"
+        raise CommandError(
+            f"nothing was asked: {found.cost} is above {' and '.join(above)}. If you agree: "
+            f"make {target} EXPERIMENT={settings.name} YES=1. The bound is a key of the experiment."
+        )
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def _groups(settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task]) -> Iterator[Group]:
+    """The requests of notebook 04, in its order."""
+    noun, seed, inactive = settings.noun, settings.seed, prepared.inactive
+    llm = models.open_model(settings.model, parameters(settings)["endpoint"])
+    recordings = models.recordings_for(settings.dataset, settings.model)
+    everyone = steps.tasks(
+        prepared.interactions, prepared.candidates, prepared.items, settings.history_length, settings.rating_scale
+    )
+    inactives: list[Any] = [task.user for task in everyone if task.user in inactive]
+    live = in_random_order(inactives, seed, "live")[: settings.live_users]
+    orders = steps.reordered(everyone, inactive, settings.shuffles, settings.shuffled_users, seed)
+    again = [task for order in orders[1:] for task in order]
+    for name, of_mode in steps.asked(everyone, inactive, settings.modes, settings.everybody_modes).items():
+        users = [*of_mode, *(again if mode(name).writes else [])]
+        yield Group(llm, recordings, name, [rankers.request_of(task, name, noun) for task in users], live)
+    if "likelihood" in settings.modes:
+        yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun))
+    by_user = {task.user: task for task in everyone}
+    sampled = [by_user[user] for user in in_random_order(_eligible(prepared), seed, "ladder")]
+    for larger in settings.larger_models:
+        other, answered = models.open_model(larger.model), models.recordings_for(settings.dataset, larger.model)
+        for name, count in larger.users.items():
+            asked = [rankers.request_of(task, name, noun) for task in sampled[:count]]
+            yield Group(other, answered, name, asked)
+    for name in settings.topk_modes if lists else ():
+        yield Group(llm, recordings, f"{name}, {LISTS}", list(rankers.title_requests(lists, name, noun)))
+
+
+def _eligible(prepared: steps.Prepared) -> pd.Index:
+    return prepared.inactive.intersection(splits.with_a_pair(prepared.candidates))
+
+
+def _lists(settings: Experiment, prepared: steps.Prepared) -> list[Task] | None:
+    """The retrieved titles of a sample of users; None if they are not known: notebook 02 retrieves them."""
+    if not settings.topk_modes:
+        return []
+    if not tables.is_there(settings.name, "retrieved"):
+        return None
+    chosen = sorted(in_random_order(_eligible(prepared), settings.seed, "top-k")[: settings.topk_users])
+    retrieved = tables.read(settings.name, "retrieved")
+    retrieved = retrieved[retrieved["user"].isin(chosen) & ~retrieved["spare"]]
+    if set(chosen) - set(retrieved["user"]) or not retrieved["item"].isin(prepared.items["item"]).all():
+        return None  # of an earlier run, on other ratings
+    known = splits.known(prepared.interactions)
+    shown = (prepared.items, settings.history_length, settings.rating_scale)
+    return build_tasks(chosen, known, topk.titles(retrieved), *shown)
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def _row(group: Group) -> dict[str, Any]:
+    requests = len({group.llm.key(one) for one in group.asked})
+    missing = _missing(group)
+    row = {"model": group.llm.name, "mode": group.mode, "requests": requests, "recorded": requests - len(missing)}
+    usage = _usage(group.llm, missing)
+    endpoint = getattr(group.llm, "endpoint", None)
+    usd = most = group.llm.usd({**usage, "cached_tokens": 0, "seconds": 0.0})
+    if endpoint is None:
+        minutes = _minutes(group.llm.name, usage, writes=bool(usage["completion_tokens"])) if missing else 0.0
+    else:
+        minutes = len(missing) / endpoint.requests_per_minute
+        longest = endpoint.parameters.get("max_completion_tokens") or endpoint.parameters.get("max_tokens")
+        written = max(usage["completion_tokens"], len(missing) * (longest or 0))
+        most = group.llm.usd({**usage, "completion_tokens": written, "cached_tokens": 0, "seconds": 0.0})
+        most = most if longest or not usd else float("inf")
+    return row | usage | {"usd": usd, "usd_most": most, "minutes": minutes}
+
+
+def _missing(group: Group) -> list[Asked]:
+    """What would be asked: what has no recording, each request once; and what an endpoint is asked once more."""
+    llm: Any = group.llm
+    recordings = group.recordings
+    live = () if recordings.replay_only else group.live
+    again = {llm.key(one): one for one in group.asked if one.user in live}
+    if hasattr(llm, "endpoint"):
+        usable = functools.partial(rankers.check, group.mode)
+        wanted = list(batch.open_requests(group.asked, llm, recordings, usable))
+    else:
+        wanted = [one for one in group.asked if llm.key(one) not in recordings]
+    return list((again | {llm.key(one): one for one in wanted}).values())
+
+
+def _usage(llm: Any, missing: Sequence[Asked]) -> dict[str, int]:
+    """Tokens of all requests together, from those of a part of them."""
+    requests = [one.request for one in missing] if hasattr(llm, "endpoint") else list(_together(missing))
+    counted = requests[:: -(-len(requests) // _COUNTED)] if requests else []
+    found = [expected_usage(llm, request, exact=_is_here(llm)) for request in counted]
+    scale = len(requests) / len(counted) if counted else 0
+    return {name: round(scale * sum(one[name] for one in found)) for name in ("prompt_tokens", "completion_tokens")}
+
+
+def _together(missing: Iterable[Asked]) -> Iterator[dict[str, Any]]:
+    """Neighbours that are scored after the same text as one request: a local model reads that text once for them."""
+    for _, group in itertools.groupby(missing, lambda one: (one.request["kind"], one.request["instruction"])):
+        requests = [one.request for one in group]
+        if requests[0]["kind"] == "generate":
+            yield from requests
+        else:
+            yield {**requests[0], "candidates": [text for request in requests for text in request["candidates"]]}
+
+
+def _is_here(llm: Any) -> bool:
+    """Whether the model's tokenizer is on this machine; converting weights only to count would take too long."""
+    card = getattr(llm, "card", None)
+    return card is None or any(paths.MODELS.glob(f"{card.name}-*"))
+
+
+def _minutes(model: str, usage: dict[str, int], writes: bool) -> float | None:
+    """The time by this model's recorded seconds a token, on whatever dataset; None if nothing of it is recorded.
+
+    Reading goes by the tokens that are read; in writing nearly all time goes into those written.
+    """
+    unit = "completion_tokens" if writes else "prompt_tokens"
+    seconds = tokens = 0.0
+    for folder in sorted(path for path in paths.RECORDINGS.glob("*") if path.is_dir()):
+        recordings = models.recorded(folder.name, model)
+        for response in map(recordings.__getitem__, recordings):
+            if ("text" in response) == writes:
+                seconds, tokens = seconds + response["seconds"], tokens + response[unit]
+    return seconds / tokens * usage[unit] / 60 if tokens else None

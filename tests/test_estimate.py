@@ -1,0 +1,202 @@
+"""What would be asked, and at what cost, is told and agreed to before anything is asked."""
+
+import itertools
+import math
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+from toy_model import NeverAsked, ToyModel, reply
+
+from hybridrec.errors import CommandError
+from hybridrec.llm.models.settings import EndpointSettings
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.runner import Asked
+from hybridrec.study import __main__ as commands
+from hybridrec.study import config, estimate, models, notebooks, paths, steps, tables
+
+
+@pytest.fixture
+def toy(small_study, tmp_path, monkeypatch) -> config.Experiment:
+    """The study with a toy in place of every model, notebook 02's lists, and recordings of its own."""
+    monkeypatch.setattr(paths, "RECORDINGS", tmp_path / "recordings")
+    monkeypatch.setattr(models, "open_model", lambda name, *_, **__: named(name))
+    pairs = itertools.product(tables.read("toy", "sparsity")["user"], tables.read("toy", "items")["item"])
+    retrieved = pd.DataFrame(pairs, columns=["user", "item"]).assign(recommender="EASE", spare=False)
+    tables.write("toy", retrieved=retrieved.groupby("user").head(6))
+    return small_study
+
+
+def named(name: str) -> ToyModel:
+    model = ToyModel()
+    model.name = name
+    return model
+
+
+def record_all(settings: config.Experiment, but: int = 0) -> None:
+    """Record an answer to every request, except to those of the first few users in the first mode."""
+    lists = estimate._lists(settings, prepared := from_tables())
+    left: set[str] = set()
+    for number, group in enumerate(estimate._groups(settings, prepared, lists)):
+        left |= {group.llm.key(one) for one in group.asked[: 0 if number else but]}
+        for one in group.asked:
+            if group.llm.key(one) not in left:
+                group.recordings.append(group.llm.key(one), reply(one))
+
+
+def from_tables() -> steps.Prepared:
+    interactions, candidates, items, sparsity = (
+        tables.read("toy", name) for name in ("interactions", "candidates", "items", "sparsity")
+    )
+    inactive = pd.Index(sparsity.loc[sparsity["inactive"], "user"])
+    return steps.Prepared(interactions, candidates, items, sparsity.set_index("user").iloc[:, 0], inactive)
+
+
+def small(settings: config.Experiment) -> config.Experiment:
+    return settings.model_copy(update={"modes": ("listwise",), "topk_modes": (), "larger_models": ()})
+
+
+@pytest.mark.slow
+def test_what_is_estimated_is_what_notebook_04_asks(toy, monkeypatch):
+    """The notebook itself, with the toys: afterwards exactly the estimated requests have an answer."""
+    before = estimate.estimate(toy, from_tables=True)
+    assert before.whole and set(before.table["recorded"]) == {0}
+    names = {"experiment": "toy", **config.parameters(toy)}
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    for cell in nbformat.read(paths.NOTEBOOKS / "04_llm_prompting.ipynb", as_version=4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            exec(cell.source, names)
+    asked = before.table.groupby("model")["requests"].sum().to_dict()
+    assert asked == {name: len(models.recorded(toy.dataset, name)) for name in asked}
+    assert estimate.estimate(toy, from_tables=True).live.empty
+
+
+def test_nothing_is_asked_where_all_is_recorded(toy, monkeypatch):
+    record_all(toy)
+    monkeypatch.setattr(models, "open_model", lambda name, *_, **__: NeverAsked())
+    monkeypatch.setattr(NeverAsked, "name", "SmolLM2-135M-Instruct")
+    toy = toy.model_copy(update={"larger_models": ()})
+    found = estimate.estimate(toy, from_tables=True)
+    assert found.live.empty and f"{found.table['requests'].sum():,} " in str(found) and "nothing" in str(found)
+    estimate.agreed(toy.model_copy(update={"consent_above_usd": 0.0, "consent_above_minutes": 0.0}), found, yes=False)
+
+
+def test_only_what_is_missing_is_counted_each_request_once(toy):
+    record_all(toy, but=3)
+    found = estimate.estimate(toy, from_tables=True)
+    (row,) = found.live.to_dict("records")
+    assert (row["mode"], row["requests"] - row["recorded"]) == ("listwise", 3)
+    assert "listwise: 3 requests" in str(found)
+
+
+def test_live_users_are_asked_though_they_are_recorded(toy):
+    toy = small(toy)
+    record_all(toy)
+    found = estimate.estimate(toy.model_copy(update={"live_users": 2}), from_tables=True).table
+    assert 2 <= (found["requests"] - found["recorded"]).sum() <= 2 * toy.shuffles  # in other orders, too
+
+
+@pytest.mark.parametrize("cap", [None, 0.015])
+def test_an_endpoint_costs_its_tokens_and_at_most_the_longest_answers_or_the_cap(toy, monkeypatch, cap):
+    """By hand: n prompts at $2 and the lines of a complete answer at $8 a million; at most 500 tokens each."""
+    from hybridrec.llm.models.endpoint import Endpoint
+
+    price = {"prompt": 2.0, "cached": 1.0, "completion": 8.0}
+    given = {"parameters": {"max_tokens": 500}, "requests_per_minute": 30, "spending_cap_usd": cap}
+    model = Endpoint("closed", "http://127.0.0.1:9/v1", price=price, **given)
+    monkeypatch.setattr(models, "open_model", lambda *_, **__: model)
+    toy = small(toy).model_copy(update={"endpoint": model.endpoint})
+    found = estimate.estimate(toy, from_tables=True)
+    (row,) = found.table.to_dict("records")
+    requests = {model.key(one): one.request for one in next(estimate._groups(toy, from_tables(), [])).asked}.values()
+    shown = sum(-(-len(one["instruction"]) // 4) for one in requests)
+    written = sum(-(-sum(len(title) + 4 for title in one["candidates"]) // 4) for one in requests)
+    assert (row["requests"], row["prompt_tokens"], row["completion_tokens"]) == (len(requests), shown, written)
+    assert row["usd"] == pytest.approx((2 * shown + 8 * written) / 1e6)
+    most = (2 * shown + 8 * 500 * len(requests)) / 1e6
+    assert row["usd_most"] == pytest.approx(most)
+    assert most > 0.015 and found.usd_most == pytest.approx(cap or most)
+    assert row["minutes"] == pytest.approx(len(requests) / 30)
+
+
+@pytest.mark.parametrize(("price", "cap", "most"), [(2.0, None, math.inf), (2.0, 0.5, 0.5), (0.0, None, 0.0)])
+def test_without_a_bound_on_the_answers_a_priced_endpoint_needs_consent_or_a_cap(toy, price, cap, most):
+    model = ToyModel()
+    model.endpoint = EndpointSettings(base_url="http://127.0.0.1:9/v1")
+    model.usd = lambda usage: price * usage["completion_tokens"]
+    asked = [Asked(1, {"kind": "generate", "instruction": "of a user", "candidates": ["Alien"]})]
+    row = estimate._row(estimate.Group(model, Recordings(), "listwise", asked))
+    found = estimate.Estimate(pd.DataFrame([row]), cap=cap)
+    assert found.usd_most == most
+    assert ("max_tokens" in str(found)) == (price > 0)  # of the mode's line, whatever the cap
+    if most > toy.consent_above_usd:
+        with pytest.raises(CommandError, match="consent_above_usd"):
+            estimate.agreed(toy, found, yes=False)
+    else:
+        estimate.agreed(toy, found, yes=False)
+
+
+def test_the_time_is_that_of_the_same_models_recorded_tokens_and_unknown_without(toy, tmp_path):
+    """Reading by tokens read (2 s for 100), writing by tokens written (3 s for 10); answers on any dataset count."""
+    toy = toy.model_copy(update={"modes": ("listwise", "likelihood"), "topk_modes": (), "larger_models": ()})
+    before = estimate.estimate(toy, from_tables=True)
+    assert before.table["minutes"].isna().all() and "unknown" in str(before)
+    other = Recordings(tmp_path / "recordings" / "other" / f"{toy.model}.sqlite")
+    usage = {"cached_tokens": 0, "completion_tokens": 0}
+    other.append("a" * 64, {"log_probs": [-1.0], "lengths": [1], "prompt_tokens": 100, "seconds": 2.0, **usage})
+    usage |= {"completion_tokens": 10, "text": "Fargo", "finish_reason": "stop"}
+    other.append("b" * 64, {"prompt_tokens": 50, "seconds": 3.0, **usage})
+    table = estimate.estimate(toy, from_tables=True).table.set_index("mode")
+    assert table.loc["listwise", "minutes"] == pytest.approx(table.loc["listwise", "completion_tokens"] * 0.3 / 60)
+    for scored in ("likelihood", estimate.PRIOR):
+        assert table.loc[scored, "minutes"] == pytest.approx(table.loc[scored, "prompt_tokens"] * 0.02 / 60)
+
+
+def test_what_a_list_shares_is_counted_once():
+    def title(user: int, text: str) -> Asked:
+        return Asked(user, {"kind": "score", "instruction": f"of user {user}", "candidates": [text]})
+
+    found = list(estimate._together([title(1, "Alien"), title(1, "Fargo"), title(2, "Alien")]))
+    assert [one["candidates"] for one in found] == [["Alien", "Fargo"], ["Alien"]]
+
+
+def test_whole_lists_that_are_not_known_yet_are_said_to_be_left_out(toy):
+    (paths.tables("toy") / "retrieved.parquet").unlink()
+    found = estimate.estimate(toy, from_tables=True)
+    assert not found.whole and "notebook 02" in str(found)
+    assert not found.table["mode"].str.contains(estimate.LISTS).any()
+
+
+@pytest.mark.parametrize(
+    ("usd", "minutes", "named"),
+    [(0.5, 1.0, []), (2.0, 1.0, ["consent_above_usd"]), (0.5, 600.0, ["consent_above_min"])],
+)
+def test_above_a_bound_nothing_is_asked_without_consent_and_the_command_that_consents_is_told(
+    toy, monkeypatch, usd, minutes, named
+):
+    row = {"model": "m", "mode": "listwise", "requests": 5, "recorded": 1, "prompt_tokens": 9, "completion_tokens": 9}
+    row |= {"usd": usd / 2, "usd_most": usd, "minutes": minutes}
+    monkeypatch.setattr(estimate, "estimate", lambda *_, **__: estimate.Estimate(pd.DataFrame([row])))
+    ran = []
+    monkeypatch.setattr(notebooks, "run", lambda settings, name: ran.append(name))
+    for name in (notebooks.FIRST, "03_user_triage", notebooks.ASKS):
+        if named and name != "03_user_triage":
+            with pytest.raises(CommandError, match=re.escape("make reproduce EXPERIMENT=toy YES=1")) as refused:
+                commands.run(toy, name)
+            assert all(key in str(refused.value) for key in named)
+        else:
+            commands.run(toy, name)
+    assert ran == (["03_user_triage"] if named else [notebooks.FIRST, "03_user_triage", notebooks.ASKS])
+    ran.clear()
+    commands.run(toy, notebooks.ASKS, yes=True)
+    monkeypatch.setenv("HYBRIDREC_LLM", "replay")  # asks nothing
+    commands.run(toy, notebooks.ASKS)
+    assert ran == [notebooks.ASKS, notebooks.ASKS]
+
+
+def test_the_estimate_from_the_ratings_is_that_from_notebook_01s_tables(toy, monkeypatch, interactions, items):
+    from hybridrec.data import datasets
+
+    monkeypatch.setattr(steps, "dataset", lambda *_: datasets.Dataset("toy", interactions, items, "made up"))
+    pd.testing.assert_frame_equal(*(estimate.estimate(toy, from_tables=way).table for way in (True, False)))
