@@ -17,7 +17,7 @@ from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.redact import redact_response
 from hybridrec.llm.runner import Failure, Response, Tally
-from hybridrec.llm.tasks import Task, build_tasks, item_facts
+from hybridrec.llm.tasks import Task, build_tasks, item_facts, with_anothers_history
 from hybridrec.study import models as study_models
 
 WRITTEN = ("listwise", "listwise-labels")
@@ -593,7 +593,58 @@ def test_a_way_to_ask_that_writes_ranks_no_list_title_by_title(recordings):
         rankers.rank_lists([film_list(7, 10)], "listwise", NeverAsked(), recordings, noun="film")
 
 
-def test_a_title_that_got_no_score_is_an_error_with_its_user(recordings):
-    model = ToyModel(lambda asked: Failure("out of order"))
-    with pytest.raises(ResponseError, match="user 7.*out of order"):
-        rankers.rank_lists([film_list(7, 10)], "likelihood", model, recordings, noun="film")
+def test_a_list_with_a_title_that_got_no_score_is_in_random_order_and_says_why(recordings):
+    refused = {7: "Film 20", 8: "Film 99"}
+    model = ToyModel(
+        lambda asked: (
+            Failure("out of order") if asked.request["candidates"] == [refused[asked.user]] else by_title(asked)
+        )
+    )
+    lists = [film_list(user, 10, 20, 30, 40, 50, 60) for user in (7, 8)]
+    seven, eight = rankers.rank_lists(lists, "likelihood", model, recordings, noun="film", seed=1)
+    assert (seven.failure, seven.missing, sorted(seven.scores)) == ("out of order", 6, [1, 2, 3, 4, 5, 6])
+    assert (eight.failure, eight.missing) == ("", 0)
+
+
+# --- another user's history -------------------------------------------------------------------------------------------
+
+
+def reader(user: int, rated: list[str], titles: list[str]) -> Task:
+    items = tuple(prompts.Item(title) for title in titles)
+    return Task(user, tuple(prompts.Item(title) for title in rated), tuple(range(len(titles))), items)
+
+
+def test_every_history_goes_to_one_other_user_and_candidates_stay():
+    tasks = [reader(user, [f"Rated by {user}"], [f"Film of {user}", "Heat"]) for user in range(30)]
+    borrowed = with_anothers_history(tasks, seed=1)
+    assert [(task.user, task.candidates, task.items) for task in borrowed] == [
+        (task.user, task.candidates, task.items) for task in tasks
+    ]
+    lenders = [task.history[0].title for task in borrowed]
+    assert sorted(lenders) == sorted(task.history[0].title for task in tasks)
+    assert all(lender != f"Rated by {task.user}" for lender, task in zip(lenders, borrowed, strict=True))
+    assert borrowed == with_anothers_history(tasks, seed=1) != with_anothers_history(tasks, seed=2)
+
+
+def test_a_borrowed_history_names_no_candidate():
+    tasks = [reader(1, ["Alien", "Heat", "Fargo"], ["Psycho"]), reader(2, ["Dune", "Clue"], ["Heat", "Alien"])]
+    one, two = with_anothers_history(tasks, seed=1)
+    assert [item.title for item in one.history] == ["Dune", "Clue"]
+    assert [item.title for item in two.history] == ["Fargo"]
+
+
+def test_two_users_swap_and_one_has_nobody_to_borrow_from(tasks):
+    for seed in range(5):
+        one, two = with_anothers_history([reader(1, ["A"], ["X"]), reader(2, ["B"], ["Y"])], seed)
+        assert (one.history[0].title, two.history[0].title) == ("B", "A")
+    assert with_anothers_history(tasks[:1], seed=1) == with_anothers_history([], seed=1) == []
+
+
+def test_another_users_history_is_asked_about_in_the_words_of_likelihood(tasks):
+    own, borrowed = (
+        rankers.request_of(one[0], "likelihood", "film").request
+        for one in (tasks, with_anothers_history(tasks, seed=1))
+    )
+    assert own["kind"] == borrowed["kind"] == "score" and own["candidates"] == borrowed["candidates"]
+    assert own["instruction"].split("\n")[-1] == borrowed["instruction"].split("\n")[-1]
+    assert own["instruction"] != borrowed["instruction"]

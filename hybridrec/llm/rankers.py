@@ -47,6 +47,11 @@ class Ranking:
     ended_by: str = ""
     answered: float = float("nan")
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer names each candidate once, whatever else it names."""
+        return not (self.failure or self.missing or self.duplicates)
+
 
 # --- requests -------------------------------------------------------------------------------------------------------
 
@@ -158,12 +163,13 @@ def rank_lists(
         lists: whom to rank for.
         mode: one that reads probabilities.
         model, recordings, noun: as in rank.
-        seed: root of the random order of a user for whom the model says neither of two choices.
+        seed: root of the random order of a user without an answer: one of the titles has no score, or the model says
+            neither of two choices.
         spare: longer lists of the same users. Where something has to be asked anyway, these are asked for, too: then
             a list that changes a little finds all its titles recorded.
 
     Raises:
-        What runner.ask raises; ResponseError: a title without a score; SettingError: a mode that writes.
+        What runner.ask raises; SettingError: a mode that writes.
     """
     mode = modes.get(mode)
     if mode.writes:
@@ -188,18 +194,18 @@ def _titles(tasks: Iterable[Task], mode: Mode, noun: str) -> Iterator[runner.Ask
 
 
 def _list_ranking(task: Task, mode: Mode, found: Mapping[int, runner.Answer], seed: int) -> Ranking:
-    answers_by_place = [found[place] for place in range(len(task.items))]
-    together: runner.Response = {"log_probs": [], "lengths": []}
-    for answer in answers_by_place:
-        if isinstance(answer.outcome, runner.Failure):
-            raise errors.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
-        for name, values in together.items():
-            values.append(answer.outcome[name][0])
+    by_place = [found[place] for place in range(len(task.items))]
     how = {
         "attempts": 1,
-        "replayed": all(answer.replayed for answer in answers_by_place),
-        "used": {name: sum(answer.used[name] for answer in answers_by_place) for name in runner.USAGE},
+        "replayed": all(answer.replayed for answer in by_place),
+        "used": {name: sum(answer.used[name] for answer in by_place) for name in runner.USAGE},
     }
+    together: runner.Response = {"log_probs": [], "lengths": []}
+    for answer in by_place:
+        if isinstance(answer.outcome, runner.Failure):  # without one title's score there is no order
+            return _ordered(mode.name, task, _nothing(task, answer.outcome.reason), seed, how)
+        for name, values in together.items():
+            values.append(answer.outcome[name][0])
     return _scored(mode, task, together, None, seed, how)
 
 
