@@ -40,22 +40,22 @@ TABLE = rankers.table(LISTWISE + POINTWISE)
 def test_each_answer_is_one_row_with_what_is_said_of_all_of_it():
     rows = validity.answers(TABLE)
     assert list(rows["candidates"]) == [4, 4, 2, 6, 4, 4, 4, 2]
-    assert list(rows["complete"]) == [True, False, False, False, False, True, False, False]
+    assert list(rows["complete"]) == [True, False, True, False, False, True, False, False]
     assert list(rows.loc[rows["ranker"] == "pointwise", "answered"]) == [0.3, 0.05, 0.02]
 
 
 def test_shares_of_who_ended_are_of_what_was_written():
     found = validity.ended(TABLE)
     assert found.loc["listwise"].to_dict() == {
-        "asked": 5, "answers": 4, "model": 0.5, "our budget": 0.25, "our stop rule": 0.25, "server": 0.0,
+        "asked": 5, "answers": 4, "by model": 0.5, "by our budget": 0.25, "by our stop rule": 0.25, "by server": 0.0,
     }  # fmt: skip
     assert found.loc["pointwise", ["asked", "answers"]].tolist() == [3, 0]
-    assert found.loc["pointwise", list(validity.ENDS)].isna().all()
+    assert found.loc["pointwise"].isna().sum() == len(validity.ENDS)
 
 
 def test_validity_is_per_candidate_and_by_who_ended_the_answer():
     row = validity.validity(TABLE).loc["listwise"]
-    assert row.tolist() == pytest.approx([4 / 20, 1 / 20, 12 / 20, 1 / 5, 2 / 5, 5])
+    assert row.tolist() == pytest.approx([4 / 20, 1 / 20, 12 / 20, 2 / 5, 2 / 5, 5])
     assert list(row.index) == ["invalid", "duplicates", "missing", "complete", "failed", "users"]
     by_end = validity.validity(TABLE, by_end=True)
     assert by_end.loc[("listwise", "model")].tolist() == pytest.approx([1 / 10, 0, 6 / 10, 1 / 2, 1 / 2, 2])
@@ -107,7 +107,7 @@ def test_nothing_asked_is_nothing_told():
     nothing = rankers.table([])
     for table in (nothing, nothing.assign(model=None)):
         assert validity.answers(table).empty
-        assert validity.ended(table).empty and set(validity.ENDS) < set(validity.ended(table))
+        assert validity.ended(table).empty and "by our stop rule" in validity.ended(table)
         assert validity.validity(table).empty and validity.validity(table, by_end=True).empty
         assert validity.answered(table).empty and validity.without_answers(table).empty
 
@@ -115,7 +115,7 @@ def test_nothing_asked_is_nothing_told():
 def test_only_failures_divide_by_nothing():
     refused = rankers.table(LISTWISE[4:])
     found = validity.ended(refused).loc["listwise"]
-    assert (found["asked"], found["answers"]) == (1, 0) and math.isnan(found["model"])
+    assert (found["asked"], found["answers"]) == (1, 0) and math.isnan(found["by model"])
     row = validity.validity(refused).loc["listwise"]
     assert (row["missing"], row["failed"], row["complete"]) == (1, 1, 0)
     assert np.isfinite(row.astype(float)).all()

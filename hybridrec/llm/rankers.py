@@ -49,8 +49,8 @@ class Ranking:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer names each candidate once, whatever else it names."""
-        return not (self.failure or self.missing or self.duplicates)
+        """Whether the answer names every candidate, whatever else it names; one named again stands where it was first."""
+        return not (self.failure or self.missing)
 
 
 # --- requests -------------------------------------------------------------------------------------------------------

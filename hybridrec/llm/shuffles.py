@@ -79,7 +79,7 @@ def echo(ranking: Ranking) -> float:
 
 
 def echoed_exactly(ranking: Ranking) -> bool:
-    """Whether an answer names each candidate once, in the order shown."""
+    """Whether an answer names every candidate, in the order shown."""
     return ranking.complete and echo(ranking) > 1 - 1e-9
 
 

@@ -16,13 +16,13 @@ def answers(rankings: pd.DataFrame) -> pd.DataFrame:
     """One row an answer: (model,) ranker, user, what RANKINGS says of the whole answer, and how long the list was.
 
     Returns:
-        Also ``candidates`` (how many there were) and ``complete`` (whether the answer names each of them once, whatever
-        else it names).
+        Also ``candidates`` (how many there were) and ``complete`` (whether the answer names all of them, whatever else
+        it names; see ``Ranking.complete``).
     """
     key = _key(rankings) + ["user"]
     groups = rankings.groupby(key, sort=False, dropna=False)
     rows = groups[_WHOLE].first().join(groups.size().rename("candidates")).reset_index()
-    whole = (rows["failure"] == "") & (rows["missing"] == 0) & (rows["duplicates"] == 0)
+    whole = (rows["failure"] == "") & (rows["missing"] == 0)
     return rows.assign(complete=whole.astype(bool))
 
 
@@ -31,13 +31,14 @@ def ended(rankings: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Indexed as said: ``asked`` (users), ``answers`` (those of them for whom something was written), and for each of
-        ENDS the share of the answers that it ended; NaN without answers.
+        ENDS, after "by ", the share of the answers that it ended; NaN without answers.
     """
     rows = answers(rankings)
+    by = [f"by {end}" for end in ENDS]
+    rows[by] = [[one == end for end in ENDS] for one in rows["ended_by"]] if len(rows) else False
     groups = rows.groupby(_key(rows), sort=False)
-    by = {end: (rows["ended_by"] == end).groupby([rows[name] for name in _key(rows)], sort=False).sum() for end in ENDS}
-    counts = pd.DataFrame(by)
-    written = counts.sum(axis=1)
+    counts = groups[by].sum()
+    written = counts.sum(axis=1).astype(int)
     shares = counts.div(written.where(written > 0), axis=0)
     return pd.DataFrame({"asked": groups.size(), "answers": written}).join(shares)
 
@@ -51,8 +52,8 @@ def validity(rankings: pd.DataFrame, by_end: bool = False) -> pd.DataFrame:
 
     Returns:
         Indexed as said: per candidate how many items were ``invalid`` (invented), ``duplicates`` (named again) and
-        ``missing`` (left out, and appended at random); the shares of answers that are ``complete`` (each candidate
-        once) and ``failed`` (unusable); ``users``.
+        ``missing`` (left out, and appended at random); the shares of answers that are ``complete`` (nothing
+        missing) and ``failed`` (unusable); ``users``.
     """
     rows, key = answers(rankings), _key(rankings)
     if by_end:
