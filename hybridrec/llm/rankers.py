@@ -49,7 +49,7 @@ class Ranking:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer names every candidate, whatever else it names; one named again stands where it was first."""
+        """Whether the answer names every candidate; one that is named again stands where it was first."""
         return not (self.failure or self.missing)
 
 
