@@ -55,6 +55,8 @@ RANKINGS = SCORES | {
     "duplicates": "candidates that the answer names again",
     "missing": "candidates that the answer does not name",
     "failure": 'why there is no answer; "" where there is one',
+    "ended_by": 'who ended a written answer: model, our budget, our stop rule or server; "" where nothing was written',
+    "answered": "mean probability of the two choices together; missing where none were offered",
     "attempts": "requests sent until there was an answer",
     "prompt_tokens": "length of the prompts",
     "cached_tokens": "of these, how many the model had read before",

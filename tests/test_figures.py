@@ -162,6 +162,10 @@ OTHERS = {
     "position_bias": (2, lambda: figures.position_bias(
         pd.DataFrame({"echo": [0.5, -0.5] * 2, "agreement": 0.1}, TWICE.set_names(["ranker", "user"])),
     )),
+    "reading": (2, lambda: figures.reading(
+        pd.DataFrame({"model": ["tiny-1M"] * 3 + ["small-1B"] * 3, "history": ["none", "another's", "own"] * 2,
+                      "users": [40] * 3 + [7] * 3, "auc": [0.5, 0.51, 0.6] * 2, "low": 0.45, "high": 0.7}),
+    )),
     "topk_gain": (1 + len(CONTROLS), lambda: figures.topk_gain(
         pd.concat([OF.assign(ranker=ranker, gain_over_recommender=0.01, gain_over_recommender_low=-0.01,
                              gain_over_recommender_high=0.02) for ranker in ("listwise", *CONTROLS)]), ["listwise"],
@@ -228,6 +232,16 @@ def test_no_line_runs_from_model_to_model():
     for axis in figures.larger_models(in_both_groups(table)).axes:
         lines = [line for line in axis.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
         assert [list(line.get_ydata()) for line in lines] == [[0, 0]]  # the level of the best control
+
+
+def test_reading_shows_each_models_users_means_and_intervals():
+    figure = OTHERS["reading"][1]()
+    for axis, name in zip(figure.axes, ("tiny-1M (40 users)", "small-1B (7 users)"), strict=True):
+        assert axis.get_title(loc="left") == name
+        intervals, dots = axis.collections
+        assert [point.tolist() for point in dots.get_offsets()] == [[0.6, 0], [0.51, 1], [0.5, 2]]
+        assert [segment.tolist() for segment in intervals.get_segments()] == [[[0.45, n], [0.7, n]] for n in range(3)]
+    assert {"0.500", "0.510", "0.600", "own", "none"} <= set(texts(figure).split("\n"))
 
 
 def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():

@@ -9,7 +9,7 @@ from cornac import metrics as cornac_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, spearmanr
 from sklearn.metrics import roc_auc_score
 
 from hybridrec.evaluation import metrics
@@ -308,3 +308,21 @@ def _with_relevant(seen: csr_array, relevant: csr_array, row: int) -> csr_array:
     dense = seen.toarray()
     dense[row] |= relevant.toarray()[row]
     return csr_array(dense)
+
+
+def test_rank_correlation_is_scipys_as_a_mean_over_users():
+    rng = np.random.default_rng(3)
+    frames = [users_of(4, 6).assign(ranker=ranker) for ranker in ("a", "b")]
+    table = pd.concat(frames, ignore_index=True)
+    table = table.assign(score=rng.integers(6, size=len(table)), popularity=rng.integers(5, size=len(table)))
+    table.loc[table["user"] == 2, "popularity"] = 7  # all alike: no correlation, and no part of the mean
+    found = metrics.rank_correlation(table, ["popularity"])
+    for ranker, rows in table[table["user"] != 2].groupby("ranker"):
+        each = [spearmanr(of["score"], of["popularity"]).statistic for _, of in rows.groupby("user")]
+        assert found.loc[ranker, "popularity"] == pytest.approx(np.nanmean(each))
+
+
+def test_nobody_has_no_rank_correlation():
+    nobody = pd.DataFrame(columns=["ranker", "user", "score"])
+    found = metrics.rank_correlation(nobody, ["popularity", "item-mean"])
+    assert found.empty and list(found.reset_index()) == ["ranker", "popularity", "item-mean"]

@@ -54,6 +54,7 @@ def test_a_mode_made_in_python_is_as_good_as_one_from_a_file(write):
     text, question = "I saw {count} {noun}s:\n{history}\n\n", "Is {title} ({facts}) for me?"
     mode = Mode("stars", "choose", text, question, choices=("Ja", "Nein"))
     assert modes.get(path) == modes.get(str(path)) == modes.get(mode) == mode
+    assert modes.get(write(OWN + "floor = 0.02")) == replace(mode, floor=0.02)
 
 
 def test_titles_cannot_leave_the_template_of_ones_own(write, hostile_title):
@@ -92,6 +93,9 @@ def without(line: str) -> str:
         (OWN.replace('["Ja", "Nein"]', '["Ja"]'), "choices"),
         (OWN.replace('["Ja", "Nein"]', '["Ja", "Ja"]'), "choices"),
         (OWN.replace('["Ja", "Nein"]', "3"), "choices"),
+        (OWN + "floor = 1.5", "floor.*1.5"),
+        (OWN + "floor = true", "floor"),
+        (OWN + "floor = nan", "floor"),
         (OWN.replace('"stars"', '"../stars"'), "name"),
         (OWN.replace('"stars"', '"listwise"'), "name.*listwise"),
         (OWN.replace('"stars"', "3"), "name"),

@@ -59,7 +59,8 @@ def test_a_mode_from_a_file_ranks_users_and_items_that_are_text(tmp_path, cache)
     # log P(High) - log P(Low): Alien -0.5 + 1, Dune -0.125 + 3, Clue -2 + 0.25; users by id, candidates as they came.
     assert rows(table) == [("bob", "sku-a", 0.5), ("eve", "sku-d", 2.875), ("eve", "sku-c", -1.75)]
     assert list(table.columns) == [
-        *("user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts"),
+        *("user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure"),
+        *("ended_by", "answered", "attempts"),
         *("prompt_tokens", "cached_tokens", "completion_tokens", "seconds"),
     ]
     assert set(table["ranker"]) == {"stars"}

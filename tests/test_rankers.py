@@ -1,5 +1,7 @@
 """From tasks to scores: what a prompt may know, what is asked, and what each kind of answer is worth."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.redact import redact_response
 from hybridrec.llm.runner import Failure, Response, Tally
-from hybridrec.llm.tasks import Task, build_tasks, item_facts
+from hybridrec.llm.tasks import Task, build_tasks, item_facts, with_anothers_history
 from hybridrec.study import models as study_models
 
 WRITTEN = ("listwise", "listwise-labels")
@@ -195,9 +197,28 @@ def test_the_prior_covers_the_catalogue_in_order_and_serves_everybody(items, rec
     assert {one.user for one in asked} == {None}
     prior = rankers.prior_of(shuffled, ToyModel(width=2), recordings, "film")
     assert list(prior.index) == sorted(catalogue["item"])
-    assert [prior.iloc[0], prior.iloc[63], prior.iloc[64]] == [-1.0, -64.0, -1.0]
+    rows = [(-1.0, 1), (-64.0, 64), (-1.0, 1)]
+    assert list(prior.iloc[[0, 63, 64]].itertuples(index=False, name=None)) == rows
     again = rankers.prior_of(shuffled, NeverAsked(), Recordings(recordings.path), "film")
-    pd.testing.assert_series_equal(again, prior)
+    pd.testing.assert_frame_equal(again, prior)
+
+
+def test_the_prior_is_asked_only_where_a_candidate_is_and_its_requests_stay_the_same(recordings):
+    catalogue = pd.DataFrame({"item": range(200), "title": [f"Film {n}" for n in range(200)]})
+    every = rankers.prior_requests(catalogue, "film")
+    model = ToyModel()
+    prior = rankers.prior_of(catalogue, model, recordings, "film", wanted=[70, 127, 199])
+    assert [one.request for one in model.asked] == [every[1].request, every[3].request]
+    assert list(prior.index) == [*range(64, 128), *range(192, 200)]
+    assert prior.loc[127].tolist() == [-64.0, 64]
+    nothing = rankers.prior_of(catalogue, NeverAsked(), recordings, "film", wanted=[])
+    assert (len(nothing), list(nothing)) == (0, ["log_prob", "length"])
+
+
+def test_the_prior_alone_ranks_by_its_log_likelihood_per_token():
+    prior = pd.DataFrame({"log_prob": [-4.0, -3.0, -8.0], "length": [1, 3, 2]}, index=[10, 20, 30])
+    (ranking,) = rankers.rank_by_prior([three()], prior)  # candidates 30, 10, 20
+    assert (ranking.ranker, ranking.scores, ranking.failure) == ("prior", (-4.0, -4.0, -1.0), "")
 
 
 def test_the_prior_is_the_same_whoever_asks(items):
@@ -213,7 +234,10 @@ def test_a_part_of_the_prior_that_failed_is_an_error_that_says_why(items, record
 
 # --- rankings -------------------------------------------------------------------------------------------------------
 
-COLUMNS = {"user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "attempts", *USAGE}
+COLUMNS = {
+    *("user", "item", "score", "ranker", "invalid", "duplicates", "missing", "failure", "ended_by", "answered"),
+    *("attempts", *USAGE),
+}
 
 
 @pytest.mark.parametrize("mode", modes.BUILT_IN)
@@ -308,9 +332,20 @@ def test_repairs_differ_between_users(rank):
 
 
 def test_an_answer_that_was_cut_off_does_not_count_its_torn_last_item_as_invented(rank):
-    for finish_reason, invalid in (("stop", 1), ("length", 0)):
+    for finish_reason, invalid in (("stop", 1), ("length", 0), ("loop", 0), ("context", 0)):
         (ranking,) = rank([three()], "listwise", says("1. Heat\n2. Fargo\n3. Ali", finish_reason))
         assert (ranking.invalid, ranking.missing) == (invalid, 1)
+
+
+def test_a_ranking_says_who_ended_its_answer(rank):
+    reasons = {"stop": "model", "length": "our budget", "loop": "our stop rule", "context": "server"}
+    found = {reason: rank([three()], "listwise", says("1. Heat\n", reason))[0] for reason in reasons}
+    assert {reason: one.ended_by for reason, one in found.items()} == reasons
+    assert set(rankers.table(found.values())["ended_by"]) == set(reasons.values())
+    scored = {"log_probs": [-6.0, -2.0, -9.0], "lengths": [2, 1, 3], **USAGE}
+    for mode, answer in (("listwise", Failure("refused with 400")), ("likelihood", scored)):
+        (nothing_written,) = rank([three()], mode, answer)
+        assert nothing_written.ended_by == ""
 
 
 @pytest.mark.parametrize("mode", WRITTEN)
@@ -373,7 +408,7 @@ def test_likelihood_is_per_token_and_the_prior_is_subtracted_first(rank):
     response = {"log_probs": [-6.0, -2.0, -9.0], "lengths": [2, 1, 3], **USAGE}
     (ranking,) = rank([three()], "likelihood", response)
     assert (ranking.ranker, ranking.scores) == ("likelihood", (-3.0, -2.0, -3.0))
-    prior = pd.Series({10: -4.0, 20: -3.0, 30: -8.0})  # by item, not by position
+    prior = pd.DataFrame({"log_prob": {10: -4.0, 20: -3.0, 30: -8.0}})  # by item, not by position
     (ranking,) = rank([three()], "likelihood", response, prior=prior)
     assert (ranking.ranker, ranking.scores) == ("likelihood-prior", (1.0, 2.0, -2.0))
 
@@ -383,6 +418,42 @@ def test_pointwise_is_yes_minus_no(mode, rank):
     response = {"log_probs": [[-1.0, -3.0], [-2.0, -2.0], [-5.0, -1.0]], "lengths": [1, 1, 1], **USAGE}
     (ranking,) = rank([three()], mode, response)
     assert (ranking.ranker, ranking.scores) == (mode, (2.0, 0.0, -4.0))
+    both = [math.exp(-1) + math.exp(-3), 2 * math.exp(-2), math.exp(-5) + math.exp(-1)]
+    assert ranking.answered == pytest.approx(sum(both) / 3) and ranking.failure == ""
+
+
+def yes_no(*together: float) -> Response:
+    """Yes a third and No two thirds of the probability given, for each candidate."""
+    both = [[math.log(p / 3), math.log(2 * p / 3)] for p in together]
+    return {"log_probs": both, "lengths": [1] * len(both), **USAGE}
+
+
+def test_where_the_model_says_neither_yes_nor_no_the_user_has_no_answer(rank):
+    found = [rank([three(user)], "pointwise", yes_no(0.02, 0.05, 0.2), attempts=2)[0] for user in range(30)]
+    assert {(one.failure, one.missing, one.attempts) for one in found} == {("no answer", 3, 2)}
+    assert found[0].answered == pytest.approx(0.09)
+    assert len({one.scores for one in found}) == 6, "the order is random"
+    (enough,) = rank([three()], "pointwise", yes_no(0.02, 0.05, 0.26))
+    assert (enough.failure, enough.missing) == ("", 0)
+
+
+@pytest.mark.parametrize(("floor", "failure"), [(0.0, ""), (0.08, ""), (0.5, "no answer")])
+def test_the_floor_is_the_modes_own(floor, failure, rank):
+    mode = replace(modes.get("pointwise"), floor=floor)
+    (ranking,) = rank([three()], mode, yes_no(0.02, 0.05, 0.2), tally=(tally := Tally()))
+    assert (ranking.failure, tally.failed) == (failure, int(bool(failure)))
+
+
+def test_a_score_has_no_floor(rank):
+    (ranking,) = rank([three()], "likelihood", {"log_probs": [-60.0, -20.0, -90.0], "lengths": [2, 1, 3], **USAGE})
+    assert ranking.failure == "" and math.isnan(ranking.answered)
+
+
+@pytest.mark.parametrize(("together", "failure"), [(0.05, "no answer"), (0.5, "")])
+def test_a_whole_list_has_the_same_floor(together, failure, recordings):
+    model = ToyModel(lambda _: yes_no(together))
+    (ranking,) = rankers.rank_lists([film_list(7, *range(9))], "pointwise", model, recordings, noun="film", seed=3)
+    assert (ranking.failure, len(set(ranking.scores))) == (failure, 9 if failure else 1)
 
 
 # --- what may be written --------------------------------------------------------------------------------------------
@@ -522,7 +593,58 @@ def test_a_way_to_ask_that_writes_ranks_no_list_title_by_title(recordings):
         rankers.rank_lists([film_list(7, 10)], "listwise", NeverAsked(), recordings, noun="film")
 
 
-def test_a_title_that_got_no_score_is_an_error_with_its_user(recordings):
-    model = ToyModel(lambda asked: Failure("out of order"))
-    with pytest.raises(ResponseError, match="user 7.*out of order"):
-        rankers.rank_lists([film_list(7, 10)], "likelihood", model, recordings, noun="film")
+def test_a_list_with_a_title_that_got_no_score_is_in_random_order_and_says_why(recordings):
+    refused = {7: "Film 20", 8: "Film 99"}
+    model = ToyModel(
+        lambda asked: (
+            Failure("out of order") if asked.request["candidates"] == [refused[asked.user]] else by_title(asked)
+        )
+    )
+    lists = [film_list(user, 10, 20, 30, 40, 50, 60) for user in (7, 8)]
+    seven, eight = rankers.rank_lists(lists, "likelihood", model, recordings, noun="film", seed=1)
+    assert (seven.failure, seven.missing, sorted(seven.scores)) == ("out of order", 6, [1, 2, 3, 4, 5, 6])
+    assert (eight.failure, eight.missing) == ("", 0)
+
+
+# --- another user's history -------------------------------------------------------------------------------------------
+
+
+def reader(user: int, rated: list[str], titles: list[str]) -> Task:
+    items = tuple(prompts.Item(title) for title in titles)
+    return Task(user, tuple(prompts.Item(title) for title in rated), tuple(range(len(titles))), items)
+
+
+def test_every_history_goes_to_one_other_user_and_candidates_stay():
+    tasks = [reader(user, [f"Rated by {user}"], [f"Film of {user}", "Heat"]) for user in range(30)]
+    borrowed = with_anothers_history(tasks, seed=1)
+    assert [(task.user, task.candidates, task.items) for task in borrowed] == [
+        (task.user, task.candidates, task.items) for task in tasks
+    ]
+    lenders = [task.history[0].title for task in borrowed]
+    assert sorted(lenders) == sorted(task.history[0].title for task in tasks)
+    assert all(lender != f"Rated by {task.user}" for lender, task in zip(lenders, borrowed, strict=True))
+    assert borrowed == with_anothers_history(tasks, seed=1) != with_anothers_history(tasks, seed=2)
+
+
+def test_a_borrowed_history_names_no_candidate():
+    tasks = [reader(1, ["Alien", "Heat", "Fargo"], ["Psycho"]), reader(2, ["Dune", "Clue"], ["Heat", "Alien"])]
+    one, two = with_anothers_history(tasks, seed=1)
+    assert [item.title for item in one.history] == ["Dune", "Clue"]
+    assert [item.title for item in two.history] == ["Fargo"]
+
+
+def test_two_users_swap_and_one_has_nobody_to_borrow_from(tasks):
+    for seed in range(5):
+        one, two = with_anothers_history([reader(1, ["A"], ["X"]), reader(2, ["B"], ["Y"])], seed)
+        assert (one.history[0].title, two.history[0].title) == ("B", "A")
+    assert with_anothers_history(tasks[:1], seed=1) == with_anothers_history([], seed=1) == []
+
+
+def test_another_users_history_is_asked_about_in_the_words_of_likelihood(tasks):
+    own, borrowed = (
+        rankers.request_of(one[0], "likelihood", "film").request
+        for one in (tasks, with_anothers_history(tasks, seed=1))
+    )
+    assert own["kind"] == borrowed["kind"] == "score" and own["candidates"] == borrowed["candidates"]
+    assert own["instruction"].split("\n")[-1] == borrowed["instruction"].split("\n")[-1]
+    assert own["instruction"] != borrowed["instruction"]

@@ -1,7 +1,11 @@
 """Position bias: shuffles are seeded and complete, and echo, agreement and Borda mean what they say."""
 
+import math
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from hybridrec.llm import shuffles
 from hybridrec.llm.prompts import Item
@@ -12,9 +16,11 @@ def task(user: int, n: int = 5) -> Task:
     return Task(user, (Item("Old"),), tuple(range(n)), tuple(Item(f"Title {place}") for place in range(n)))
 
 
-def ranking(candidates: list[int], best_first: list[int], user: int = 1, missing: int = 0) -> Ranking:
+def ranking(
+    candidates: list[int], best_first: list[int], user: int = 1, missing: int = 0, duplicates: int = 0
+) -> Ranking:
     scores = tuple(float(len(best_first) - best_first.index(item)) for item in candidates)
-    return Ranking("listwise", user, tuple(candidates), scores, 0, 0, missing, "", 1, True, {})
+    return Ranking("listwise", user, tuple(candidates), scores, 0, duplicates, missing, "", 1, True, {})
 
 
 def test_a_shuffle_moves_items_together_with_their_titles():
@@ -91,3 +97,50 @@ def test_an_incomplete_answer_is_no_exact_echo():
     report = shuffles.report([[ranking([1, 2, 3], [1, 2, 3], missing=1)]] * 2)
     assert report.loc[1, ["named", "complete", "echoed exactly"]].tolist() == pytest.approx([2 / 3, 0, 0])
     assert np.isclose(report.loc[1, "echo"], 1)
+
+
+def brute_force_tail(chances: list[float], least: int) -> float:
+    """The probability of ``least`` or more successes, over all outcomes."""
+    outcomes = product((0, 1), repeat=len(chances))
+    weights = [
+        (sum(one), math.prod(p if hit else 1 - p for p, hit in zip(chances, one, strict=True))) for one in outcomes
+    ]
+    return sum(weight for total, weight in weights if total >= least)
+
+
+def test_echoes_are_counted_against_what_random_orders_would_give():
+    shown = [1, 2, 3]
+    answers = [
+        ranking([1, 2], [1, 2]),
+        ranking([1, 2], [2, 1]),
+        ranking([1, 2], [1, 2]),
+        ranking(shown, shown),
+        ranking(shown, [3, 1, 2]),
+        ranking([1, 2, 3, 4], [1, 2, 4, 3], duplicates=1),  # named again: it stands where it was first
+        ranking(shown, shown, missing=1),  # not complete: it does not count
+    ]
+    found = shuffles.echoes(answers, np.random.default_rng(0))
+    chances = [1 / 2, 1 / 2, 1 / 2, 1 / 6, 1 / 6, 1 / 24]
+    assert (found["complete"], found["repeated"]) == (6, 3)
+    assert found["expected"] == pytest.approx(sum(chances))
+    assert found["p"] == pytest.approx(brute_force_tail(chances, 3), rel=1e-12)
+    taus = [1, -1, 1, 1, kendalltau([1, 2, 3], [2, 3, 1]).statistic, kendalltau([1, 2, 3, 4], [1, 2, 4, 3]).statistic]
+    assert found["tau"] == pytest.approx(np.mean(taus))
+    assert found["low"] < found["tau"] < found["high"]
+
+
+def test_echoes_only_are_as_unlikely_as_they_are():
+    found = shuffles.echoes([ranking([1, 2, 3], [1, 2, 3])] * 60, np.random.default_rng(0))
+    assert (found["repeated"], found["tau"], found["low"], found["high"]) == (60, 1, 1, 1)
+    assert found["p"] == pytest.approx(6.0**-60, rel=1e-9)
+
+
+def test_without_a_complete_answer_there_is_nothing_to_say_of_echoes():
+    found = shuffles.echoes([ranking([1, 2], [1, 2], missing=1)], np.random.default_rng(0))
+    assert (found["complete"], found["repeated"], found["expected"]) == (0, 0, 0)
+    assert all(np.isnan(found[name]) for name in ("p", "tau", "low", "high"))
+
+
+def test_nobodys_shuffles_are_a_table_without_a_row():
+    report = shuffles.report([[], []])
+    assert report.empty and {"agreement", "echo", "named", "complete", "echoed exactly"} <= set(report)

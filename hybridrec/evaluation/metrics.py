@@ -268,6 +268,24 @@ def per_user_by_ranker(table: pd.DataFrame, k: int = 10) -> pd.DataFrame:
     return names.join(per_user(table[["score", "relevant"]].assign(user=number), k)).reset_index(drop=True)
 
 
+def rank_correlation(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Spearman's correlation of scores with other numbers over each user's candidates, as a mean over users.
+
+    Args:
+        table: ranker, user, score and ``columns``; one row a candidate.
+        columns: what scores are compared with.
+
+    Returns:
+        Indexed by ranker. A user of whom one of the two is the same for all candidates has no correlation, and is left
+        out of its mean.
+    """
+    if table.empty:
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="ranker"), dtype=float)
+    keys, names = ["ranker", "user"], ["score", *columns]
+    ranks = table[keys].join(table.groupby(keys)[names].rank())
+    return ranks.groupby(keys)[names].corr()["score"].unstack()[columns].groupby("ranker").mean()
+
+
 # --- the whole catalogue ----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hybridrec import files
 from hybridrec.errors import SettingError
 from hybridrec.files import shown
-from hybridrec.settings import check_name
+from hybridrec.settings import check_name, is_number
 
 KINDS = ("generate", "score", "choose")
 _IN_TEXT = {"history_text", "history", "count", "noun", "candidates"}
@@ -39,6 +39,9 @@ class Mode:
             rating and number of ratings.
         labels: for "generate": whether the model answers with labels.
         choices: for "choose": the two answers offered. Their first tokens are compared.
+        floor: for "choose": the least probability of both choices together, as a mean over a user's candidates, at
+            which the difference between them is an answer. Below it the model would say something else, and the user
+            has no answer.
 
     Raises:
         SettingError: a value that does not fit (names the key).
@@ -50,6 +53,7 @@ class Mode:
     question: str = ""
     labels: bool = False
     choices: tuple[str, str] = ("Yes", "No")
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -70,6 +74,8 @@ class Mode:
         if len(words) != 2 or not all(isinstance(word, str) and word.strip() for word in words) or words[0] == words[1]:
             raise SettingError(f"choices is {self.choices!r}; it must be two different words.")
         object.__setattr__(self, "choices", tuple(words))
+        if not is_number(self.floor, float, 0.0, 1.0):
+            raise SettingError(f"floor is {self.floor!r}; it must be a number from 0 to 1.")
 
     @property
     def writes(self) -> bool:

@@ -88,8 +88,9 @@ class Ranker:
         Returns:
             One row a candidate: user, item, score (higher is better), ranker (the mode's name), and of the user's
             whole answer, on each of their rows: how many items were invalid (no candidates), duplicates and missing;
-            failure ("" or why the answer could not be used: the order is then random); attempts, prompt_tokens,
-            cached_tokens, completion_tokens and seconds. Users in the order of their ids.
+            failure ("" or why the answer could not be used: the order is then random); ended_by (who ended a written
+            answer); answered (how probable the two choices are together, of a mode that offers some); attempts,
+            prompt_tokens, cached_tokens, completion_tokens and seconds. Users in the order of their ids.
 
         Raises:
             DatasetError: a column is missing; a user without candidates or without ratings; a candidate that is not

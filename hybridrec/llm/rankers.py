@@ -1,11 +1,11 @@
 """From users' tasks to requests, and from a language model's answers to a score for each candidate."""
 
-import dataclasses
 import functools
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hybridrec import errors
@@ -17,6 +17,9 @@ from hybridrec.llm.tasks import Task
 from hybridrec.randomness import generator
 
 COUNTS = ("invalid", "duplicates", "missing")
+_OF_ANSWERS = (*COUNTS, "failure", "ended_by", "answered", "attempts")
+NO_ANSWER = "no answer"  # the failure of a user for whom the model says neither of two choices
+_CUT_OFF = ("length", "loop", "context")  # finish reasons after which the last line may be torn
 _PRIOR_CHUNK = 64
 
 
@@ -26,6 +29,8 @@ class Ranking:
 
     ``failure`` is "" or says why the answer could not be used; the order is then random, and what to do with the user
     is the caller's decision. ``attempts`` counts how often the model was asked, ``used`` sums tokens and seconds.
+    ``ended_by`` says who ended a written answer (see ``runner.ended_by``); "" where nothing was written. ``answered``
+    is the probability of both choices together, a mean over the candidates; NaN where there is none.
     """
 
     ranker: str
@@ -39,6 +44,13 @@ class Ranking:
     attempts: int
     replayed: bool
     used: dict[str, float]
+    ended_by: str = ""
+    answered: float = float("nan")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer names every candidate; one that is named again stands where it was first."""
+        return not (self.failure or self.missing)
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
@@ -64,11 +76,24 @@ def request_of(task: Task, mode: Mode | str, noun: str) -> runner.Asked:
     return runner.Asked(task.user, build_request(mode, task.history, task.items, noun), about=task)
 
 
-def prior_requests(items: pd.DataFrame, noun: str) -> list[runner.Asked]:
-    """The history-free prior of the whole catalogue, in chunks: one pass serves every user."""
-    titles = [prompts.Item(title) for title in items.sort_values("item")["title"]]
-    chunks = [titles[start : start + _PRIOR_CHUNK] for start in range(0, len(titles), _PRIOR_CHUNK)]
-    return [runner.Asked(None, build_request("prior", [], chunk, noun)) for chunk in chunks]
+def prior_requests(items: pd.DataFrame, noun: str, wanted: Collection[Hashable] | None = None) -> list[runner.Asked]:
+    """The history-free prior of the catalogue, in chunks of items by id: one pass serves every user.
+
+    Args:
+        items: item, title. A chunk's recording is found again only as long as its titles stay the same.
+        noun: the dataset's word for an item.
+        wanted: items that must be among those asked for; a chunk without any is left out. None: the whole catalogue.
+
+    Returns:
+        The requests; ``about`` holds the items of each.
+    """
+    rows, asked = items.sort_values("item"), []
+    for start in range(0, len(rows), _PRIOR_CHUNK):
+        chunk = rows.iloc[start : start + _PRIOR_CHUNK]
+        if wanted is None or chunk["item"].isin(wanted).any():
+            request = build_request("prior", [], [prompts.Item(title) for title in chunk["title"]], noun)
+            asked.append(runner.Asked(None, request, about=chunk["item"].tolist()))
+    return asked
 
 
 # --- rankings -------------------------------------------------------------------------------------------------------
@@ -82,7 +107,7 @@ def rank(
     *,
     noun: str,
     seed: int,
-    prior: "pd.Series | None" = None,
+    prior: pd.DataFrame | None = None,
     attempts: int = 1,
     live: Collection[Hashable] = (),
     tally: runner.Tally | None = None,
@@ -96,7 +121,8 @@ def rank(
         recordings: answers that are there are replayed, new ones recorded.
         noun: the dataset's word for an item.
         seed: root of the random order of candidates that a written answer left out.
-        prior: history-free log-likelihood by item, subtracted by "likelihood" (the ranker is then "likelihood-prior").
+        prior: what ``prior_of`` returned; its log-likelihood is subtracted by "likelihood" (the ranker is then
+            "likelihood-prior").
         attempts: how often an answer that cannot be used is asked for.
         live: users for whom the model is asked whatever is recorded.
         tally: counts to be read afterwards.
@@ -126,6 +152,7 @@ def rank_lists(
     recordings: Recordings,
     *,
     noun: str,
+    seed: int = 0,
     spare: Sequence[Task] = (),
 ) -> list[Ranking]:
     """Rank long lists by a way to ask in which a candidate's score does not depend on the others.
@@ -136,11 +163,13 @@ def rank_lists(
         lists: whom to rank for.
         mode: one that reads probabilities.
         model, recordings, noun: as in rank.
+        seed: root of the random order of a user without an answer: one of the titles has no score, or the model says
+            neither of two choices.
         spare: longer lists of the same users. Where something has to be asked anyway, these are asked for, too: then
             a list that changes a little finds all its titles recorded.
 
     Raises:
-        What runner.ask raises; ResponseError: a title without a score; SettingError: a mode that writes.
+        What runner.ask raises; SettingError: a mode that writes.
     """
     mode = modes.get(mode)
     if mode.writes:
@@ -154,7 +183,7 @@ def rank_lists(
     scores: dict[Hashable, dict[int, runner.Answer]] = {}
     for answer in found:
         scores.setdefault(answer.asked.user, {})[answer.asked.about] = answer
-    return [_list_ranking(task, mode, scores[task.user]) for task in lists]
+    return [_list_ranking(task, mode, scores[task.user], seed) for task in lists]
 
 
 def title_requests(tasks: Iterable[Task], mode: Mode | str, noun: str) -> Iterator[runner.Asked]:
@@ -164,27 +193,20 @@ def title_requests(tasks: Iterable[Task], mode: Mode | str, noun: str) -> Iterat
             yield runner.Asked(task.user, build_request(mode, task.history, [item], noun), about=place)
 
 
-def _list_ranking(task: Task, mode: Mode, found: Mapping[int, runner.Answer]) -> Ranking:
-    answers_by_place = [found[place] for place in range(len(task.items))]
+def _list_ranking(task: Task, mode: Mode, found: Mapping[int, runner.Answer], seed: int) -> Ranking:
+    by_place = [found[place] for place in range(len(task.items))]
+    how = {
+        "attempts": 1,
+        "replayed": all(answer.replayed for answer in by_place),
+        "used": {name: sum(answer.used[name] for answer in by_place) for name in runner.USAGE},
+    }
     together: runner.Response = {"log_probs": [], "lengths": []}
-    for answer in answers_by_place:
-        if isinstance(answer.outcome, runner.Failure):
-            raise errors.ResponseError(f"a title of user {task.user}'s list has no score: {answer.outcome.reason}.")
+    for answer in by_place:
+        if isinstance(answer.outcome, runner.Failure):  # without one title's score there is no order
+            return _ordered(mode.name, task, _nothing(task, answer.outcome.reason), seed, how)
         for name, values in together.items():
             values.append(answer.outcome[name][0])
-    return Ranking(
-        ranker=mode.name,
-        user=task.user,
-        candidates=task.candidates,
-        scores=tuple(_scores(mode, task, together, None)),
-        invalid=0,
-        duplicates=0,
-        missing=0,
-        failure="",
-        attempts=1,
-        replayed=all(answer.replayed for answer in answers_by_place),
-        used={name: sum(answer.used[name] for answer in answers_by_place) for name in runner.USAGE},
-    )
+    return _scored(mode, task, together, None, seed, how)
 
 
 def score_ahead(
@@ -219,47 +241,63 @@ def read(task: Task, mode: Mode | str, response: runner.Response) -> answers.Par
     if response["finish_reason"] in ("refusal", "content_filter"):
         return answers.ParsedRanking((), 0, 0, len(task.items), "refusal")
     labels = prompts.labels(len(task.items)) if modes.get(mode).labels else ()
-    truncated = response["finish_reason"] == "length"
+    truncated = response["finish_reason"] in _CUT_OFF
     return answers.parse_ranking(response["text"], [item.title for item in task.items], labels, truncated=truncated)
 
 
 def check(mode: Mode | str, asked: runner.Asked, response: runner.Response) -> str:
     """The verdict on a response: "" (a complete ranking), "repaired", or why it is a failure."""
-    if not modes.get(mode).writes:
-        return ""
+    mode = modes.get(mode)
+    if not mode.writes:
+        return NO_ANSWER if answered(mode, response) < mode.floor else ""
     parsed = read(asked.about, mode, response)
     return parsed.failure or ("repaired" if parsed.repaired else "")
 
 
-def _ranking(mode: Mode, answer: runner.Answer, prior: "pd.Series | None", seed: int) -> Ranking:
+def answered(mode: Mode, response: runner.Response) -> float:
+    """The probability of both choices together, a mean over the candidates; NaN if the mode offers none."""
+    return float(np.exp(response["log_probs"]).sum(axis=1).mean()) if mode.asks else float("nan")
+
+
+def _ranking(mode: Mode, answer: runner.Answer, prior: pd.DataFrame | None, seed: int) -> Ranking:
     task: Task = answer.asked.about
-    nothing = answers.parse_ranking("", [item.title for item in task.items])
-    parsed = answers.ParsedRanking((), 0, 0, 0, "")
+    how = {"attempts": answer.asked.attempt + 1, "replayed": answer.replayed, "used": answer.used}
     if isinstance(answer.outcome, runner.Failure):
-        parsed = dataclasses.replace(nothing, failure=answer.verdict)
-    elif mode.writes:
-        parsed = read(task, mode, answer.outcome)
-    if mode.writes or isinstance(answer.outcome, runner.Failure):
-        order = answers.repair(parsed, len(task.items), generator(seed, "repair", task.user))
-        scores = [float(len(order) - order.index(position)) for position in range(len(order))]
-    else:
-        scores = _scores(mode, task, answer.outcome, prior)
-    return Ranking(
-        ranker=mode.name if prior is None else f"{mode.name}-prior",
-        user=task.user,
-        candidates=task.candidates,
-        scores=tuple(scores),
-        invalid=parsed.invalid,
-        duplicates=parsed.duplicates,
-        missing=parsed.missing,
-        failure=parsed.failure,
-        attempts=answer.asked.attempt + 1,
-        replayed=answer.replayed,
-        used=answer.used,
-    )
+        return _ordered(_name(mode, prior), task, _nothing(task, answer.verdict), seed, how)
+    if mode.writes:
+        how["ended_by"] = runner.ended_by(answer.outcome)
+        return _ordered(mode.name, task, read(task, mode, answer.outcome), seed, how)
+    return _scored(mode, task, answer.outcome, prior, seed, how)
 
 
-def _scores(mode: Mode, task: Task, response: runner.Response, prior: "pd.Series | None") -> list[float]:
+def _name(mode: Mode, prior: pd.DataFrame | None) -> str:
+    return mode.name if prior is None else f"{mode.name}-prior"
+
+
+def _nothing(task: Task, failure: str) -> answers.ParsedRanking:
+    return answers.ParsedRanking((), 0, 0, len(task.items), failure)
+
+
+def _ordered(name: str, task: Task, parsed: answers.ParsedRanking, seed: int, how: dict[str, Any]) -> Ranking:
+    """A ranking from the order that was read; candidates that it lacks follow in random order."""
+    order = answers.repair(parsed, len(task.items), generator(seed, "repair", task.user))
+    scores = tuple(float(len(order) - order.index(position)) for position in range(len(order)))
+    counts = {count: getattr(parsed, count) for count in (*COUNTS, "failure")}
+    return Ranking(name, task.user, task.candidates, scores, **counts, **how)
+
+
+def _scored(
+    mode: Mode, task: Task, response: runner.Response, prior: pd.DataFrame | None, seed: int, how: dict[str, Any]
+) -> Ranking:
+    """A ranking from log-probabilities; a random one where the model says neither of the choices."""
+    name, how = _name(mode, prior), how | {"answered": answered(mode, response)}
+    if how["answered"] < mode.floor:
+        return _ordered(name, task, _nothing(task, NO_ANSWER), seed, how)
+    scores = tuple(_scores(mode, task, response, prior))
+    return Ranking(name, task.user, task.candidates, scores, 0, 0, 0, "", **how)
+
+
+def _scores(mode: Mode, task: Task, response: runner.Response, prior: pd.DataFrame | None) -> list[float]:
     """A score for each candidate from the log-probabilities of one response, in the order of the candidates.
 
     For a mode that puts questions: log P(first choice) - log P(second choice). For one that scores titles: the title's
@@ -267,32 +305,58 @@ def _scores(mode: Mode, task: Task, response: runner.Response, prior: "pd.Series
     """
     if mode.asks:
         return [first - second for first, second in response["log_probs"]]
-    expected = prior.loc[pd.Index(task.candidates)] if prior is not None else [0.0] * len(task.candidates)
+    expected = [0.0] * len(task.candidates) if prior is None else prior["log_prob"].loc[list(task.candidates)]
     known = zip(response["log_probs"], expected, response["lengths"], strict=True)
     return [float((value - usual) / length) for value, usual, length in known]
 
 
-def prior_of(items: pd.DataFrame, model: runner.Model, recordings: Recordings, noun: str) -> pd.Series:
-    """History-free log-likelihood of every item, indexed by item.
+def prior_of(
+    items: pd.DataFrame,
+    model: runner.Model,
+    recordings: Recordings,
+    noun: str,
+    wanted: Collection[Hashable] | None = None,
+) -> pd.DataFrame:
+    """What the model says of items without any history.
+
+    Args:
+        items, noun, wanted: as in ``prior_requests``.
+        model, recordings: as in ``rank``.
+
+    Returns:
+        Indexed by item: log_prob, the title's log-likelihood (natural logarithm), and length, its number of tokens.
 
     Raises:
         What runner.ask raises; ResponseError: a part of it was not to be had (says why).
     """
-    asked = prior_requests(items, noun)
-    found, failure = {}, ""
-    for answer in runner.ask(asked, model, recordings, what="prior"):
+    rows: list[tuple[Hashable, float, int]] = []
+    failure, asked = "", prior_requests(items, noun, wanted)
+    for answer in runner.ask(asked, model, recordings, what="prior", total=len(asked)):
         if isinstance(answer.outcome, runner.Failure):
             failure = answer.outcome.reason
         else:
-            found[id(answer.asked)] = answer.outcome["log_probs"]
+            rows += zip(answer.asked.about, answer.outcome["log_probs"], answer.outcome["lengths"], strict=True)
     if failure:
         raise errors.ResponseError(f"no prior of the catalogue: {failure}. Run again: the rest is recorded.")
-    values = [value for one in asked for value in found[id(one)]]
-    return pd.Series(values, index=items.sort_values("item")["item"].to_numpy())
+    return pd.DataFrame(rows, columns=["item", "log_prob", "length"]).set_index("item").sort_index()
+
+
+def rank_by_prior(tasks: Iterable[Task], prior: pd.DataFrame) -> list[Ranking]:
+    """Everybody's candidates ranked by the prior alone, per token: what "likelihood" would be without a history.
+
+    Args:
+        tasks: whom to rank for.
+        prior: what ``prior_of`` returned.
+    """
+    per_token, no_repair, free = prior["log_prob"] / prior["length"], (0, 0, 0, ""), dict.fromkeys(runner.USAGE, 0.0)
+    return [
+        Ranking("prior", task.user, task.candidates, tuple(per_token[[*task.candidates]]), *no_repair, 1, True, free)
+        for task in tasks
+    ]
 
 
 def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
-    """Rankings as rows: user, item, score, ranker, counts of repairs, failure, attempts, and the usage on each row.
+    """Rankings as rows: user, item, score, ranker; on each row the counts and the usage of the whole answer.
 
     Rankers in order of appearance, users sorted: the order in which answers came leaves no trace. Without a ranking it
     is a table without a row.
@@ -300,8 +364,8 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     rankings, rows = list(rankings), []
     place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
     for ranking in sorted(rankings, key=lambda one: (place[one.ranker], one.user)):
-        counts = {name: getattr(ranking, name) for name in (*COUNTS, "failure", "attempts")}
+        counts = {name: getattr(ranking, name) for name in _OF_ANSWERS}
         whole = {"user": ranking.user, "ranker": ranking.ranker, **counts, **ranking.used}
         rows.append(pd.DataFrame({"item": ranking.candidates, "score": ranking.scores}).assign(**whole))
-    columns = ["user", "item", "score", "ranker", *COUNTS, "failure", "attempts", *runner.USAGE]
+    columns = ["user", "item", "score", "ranker", *_OF_ANSWERS, *runner.USAGE]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)

@@ -1,6 +1,7 @@
 """Position bias: the same candidates shown in several orders, and the rankings compared and combined."""
 
-from collections.abc import Hashable, Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hybridrec.evaluation.statistics import bootstrap_interval
 from hybridrec.llm.rankers import Ranking
 from hybridrec.llm.tasks import Task
 from hybridrec.randomness import generator
@@ -76,6 +78,42 @@ def echo(ranking: Ranking) -> float:
     return _tau(pd.Series(ranking.scores), -pd.Series(range(len(ranking.scores)), dtype=float))
 
 
+def echoed_exactly(ranking: Ranking) -> bool:
+    """Whether an answer names every candidate, in the order shown."""
+    return ranking.complete and echo(ranking) > 1 - 1e-9
+
+
+def echoes(rankings: Iterable[Ranking], rng: np.random.Generator, samples: int = 2000) -> dict[str, float]:
+    """How often complete answers are the order shown, against what random orders would be.
+
+    Args:
+        rankings: of one way to ask; those that are not complete (``Ranking.complete``) are left out.
+        rng, samples: of the bootstrap over users.
+
+    Returns:
+        ``complete`` answers; how many of them are ``repeated`` exactly as shown; how many random orders would be
+        (``expected``, the sum of 1/n! over lists of n); ``p``, the probability of so many or more of them
+        (Poisson-binomial); ``tau``, the mean of Kendall's tau with the order shown, and its 95 % interval, ``low`` to
+        ``high``. Without a complete answer p and tau are NaN.
+    """
+    whole = [ranking for ranking in rankings if ranking.complete]
+    chances = [1 / math.factorial(len(ranking.candidates)) for ranking in whole]
+    repeated = sum(echoed_exactly(ranking) for ranking in whole)
+    taus = np.array([echo(ranking) for ranking in whole])
+    low, high = bootstrap_interval(taus, rng, samples)
+    # Summed from the end: the survival function is one less nearly one where all are repeated.
+    tail = stats.poisson_binom(chances).pmf(np.arange(repeated, len(whole) + 1)).sum() if whole else np.nan
+    return {
+        "complete": len(whole),
+        "repeated": repeated,
+        "expected": sum(chances),
+        "p": float(min(tail, 1.0)),
+        "tau": float(taus.mean()) if whole else np.nan,
+        "low": low,
+        "high": high,
+    }
+
+
 def _tau(one: pd.Series, other: pd.Series) -> float:
     """Kendall's tau-b; 0 if all values of one of the two are equal."""
     tau = stats.kendalltau(one, other).statistic
@@ -92,7 +130,8 @@ def report(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
         Indexed by user: ``agreement`` between shuffles and mean ``echo`` (see there), the mean share of candidates
         ``named``, and the shares of answers that are ``complete`` and that are complete and ``echoed exactly``.
     """
-    return pd.DataFrame(list(_rows(rankings))).set_index("user")
+    columns = ["user", "agreement", "echo", "named", "complete", "echoed exactly"]
+    return pd.DataFrame(list(_rows(rankings)), columns=columns).set_index("user")
 
 
 def _by_user(rankings: Sequence[Sequence[Ranking]]) -> dict[Hashable, list[Ranking]]:
@@ -109,6 +148,6 @@ def _rows(rankings: Sequence[Sequence[Ranking]]) -> Iterator[dict[str, Any]]:
             "agreement": agreement(of_user),
             "echo": float(np.mean([echo(one) for one in of_user])),
             "named": float(np.mean([1 - one.missing / len(one.candidates) for one in of_user])),
-            "complete": float(np.mean([one.missing == 0 for one in of_user])),
-            "echoed exactly": float(np.mean([one.missing == 0 and echo(one) > 1 - 1e-9 for one in of_user])),
+            "complete": float(np.mean([one.complete for one in of_user])),
+            "echoed exactly": float(np.mean([echoed_exactly(one) for one in of_user])),
         }

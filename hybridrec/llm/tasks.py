@@ -1,13 +1,15 @@
 """Ranking tasks: what a language model may know of each user, and the candidates it is to rank."""
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hybridrec.errors import DatasetError
 from hybridrec.llm import prompts
+from hybridrec.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,26 @@ def _refuse(users: Iterable[Any], what: str) -> None:
     if users := set(users):
         first, more = min(users), f" (and {len(users) - 1} more)" if len(users) > 1 else ""
         raise DatasetError(f"user {first}{more} has {what}: leave this user out, or put the table right.")
+
+
+def with_anothers_history(tasks: Sequence[Task], seed: int) -> list[Task]:
+    """The same candidates for the same users, each with the history of another of them.
+
+    Every history is given to one other user. Titles among the user's own candidates are left out of it, as they are in
+    no user's own history: a model that repeats what it reads, or avoids it, would rank by that. So a borrowed history
+    may be shorter than its owner's.
+
+    Args:
+        tasks: of at least two users; of one nobody can borrow, and the list is empty.
+        seed: root of who borrows from whom.
+    """
+    if len(tasks) < 2:
+        return []
+    ring = generator(seed, "another-history").permutation(len(tasks))  # each borrows from the one before: never oneself
+    lenders = dict(zip(ring, np.roll(ring, 1), strict=True))
+    borrowed = []
+    for place, task in enumerate(tasks):
+        own = {item.title for item in task.items}
+        history = tasks[lenders[place]].history
+        borrowed.append(replace(task, history=tuple(item for item in history if item.title not in own)))
+    return borrowed

@@ -564,3 +564,29 @@ def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -
     axes[1].set_title("held-out: picked before the test, scored on it")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks))
     return figure
+
+
+# --- 04 prompting: does it read the user? -----------------------------------------------------------------------------
+
+
+def reading(table: pd.DataFrame) -> Figure:
+    """AUC by whose history the model was shown: dots with their 95 % intervals, a panel a model, chance dotted.
+
+    Args:
+        table: model, history, users, auc, low, high.
+    """
+    models = list(table["model"].unique())
+    figure, axes = _axes(len(models), 3.4, 2.0)
+    for axis, model in zip(axes, models, strict=True):
+        rows = table[table["model"] == model].iloc[::-1]
+        places = np.arange(len(rows))
+        axis.axvline(0.5, color=GREY, ls=":", lw=1)
+        axis.hlines(places, rows["low"], rows["high"], color=BLUE, lw=2)
+        axis.scatter(rows["auc"], places, color=BLUE, s=36, zorder=3)
+        for place, value in zip(places, rows["auc"], strict=True):
+            axis.annotate(f"{value:.3f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axis.set_yticks(places, rows["history"] if axis is axes[0] else [""] * len(rows))
+        axis.set(xlim=_reach(0.4, 0.6, table["low"], table["high"], table["auc"]), ylim=(-0.5, len(rows) - 0.4))
+        axis.set(xlabel="mean AUC over users (dotted: ½)")
+        axis.set_title(f"{model} ({rows['users'].iloc[0]:,} users)", fontsize=9)
+    return figure

@@ -4,7 +4,9 @@ A notebook that teaches a step spells it out with the library's functions that t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pandas as pd
 from hybridrec import schema
 from hybridrec.data import datasets, splits
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import compare, controls, metrics
+from hybridrec.evaluation import compare, controls, metrics, statistics
 from hybridrec.llm import rankers, shuffles
-from hybridrec.llm.runner import Asked
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.runner import Asked, Model, Response
 from hybridrec.llm.tasks import Task, build_tasks
-from hybridrec.randomness import generator
+from hybridrec.randomness import generator, in_random_order
 from hybridrec.recommenders import fitting
 from hybridrec.recommenders.scorer import FromTable
 from hybridrec.study import paths, tables
@@ -233,9 +236,94 @@ def asked(
     return {mode: [task for task in tasks if mode in everybody_modes or task.user in inactive] for mode in modes}
 
 
+def sampled(tasks: Sequence[Task], inactive: pd.Index, candidates: pd.DataFrame, seed: int) -> list[Task]:
+    """Inactive users who have a pair to order, in a seeded order: the first n are a sample of n for larger models."""
+    eligible = inactive.intersection(splits.with_a_pair(candidates))
+    by_user = {task.user: task for task in tasks}
+    return [by_user[user] for user in in_random_order(eligible, seed, "ladder")]
+
+
+def recorded(
+    ranking: rankers.Ranking, task: Task, mode: str, model: Model, recordings: Recordings, noun: str
+) -> Response | None:
+    """The recorded answer from which a ranking was read; None where there is none, as for a user who was refused."""
+    key = model.key(replace(rankers.request_of(task, mode, noun), attempt=ranking.attempts - 1))
+    if key not in recordings:
+        return None
+    return recordings[key]
+
+
+HISTORIES = ("no history", "another user's history", "own history")
+
+
+def by_history(
+    own: Sequence[Task],
+    borrowed: Sequence[Task],
+    prior: pd.DataFrame,
+    model: Model,
+    recordings: Recordings,
+    noun: str,
+    seed: int,
+) -> pd.DataFrame:
+    """The same candidates ranked by "likelihood" without a history, with another user's and with the user's own.
+
+    Args:
+        own, borrowed: tasks of the same users; ``borrowed`` is what ``with_anothers_history`` returned.
+        prior: what ``rankers.prior_of`` returned.
+        model, recordings, noun, seed: as in ``rankers.rank``.
+
+    Returns:
+        What ``rankers.table`` returns; ``ranker`` is one of HISTORIES.
+    """
+    ask = partial(rankers.rank, mode="likelihood", model=model, recordings=recordings, noun=noun, seed=seed)
+    found = (rankers.rank_by_prior(own, prior), ask(borrowed), ask(own))
+    return pd.concat([rankers.table(one).assign(ranker=name) for name, one in zip(HISTORIES, found, strict=True)])
+
+
+def reading(
+    rankings: pd.DataFrame, candidates: pd.DataFrame, seed: int, samples: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Does a model rank better with a user's own history?
+
+    Args:
+        rankings: model, and what ``by_history`` returned. Users without an answer to one of the requests are left out.
+        candidates: user, item, relevant. Users without a liked and another item have no AUC, and are left out.
+        seed, samples: of the bootstrap over users.
+
+    Returns:
+        AUC with each history: model, history, users, auc, low, high (the 95 % interval of the mean). And the paired
+        differences: model, history, against, users, difference, low, high.
+    """
+    dots, differences = [], []
+    for model, rows in rankings.groupby("model", sort=False):
+        answered = rows[rows["failure"] == ""].assign(draw=0)
+        auc = quality(answered, candidates).pivot(index="user", columns="ranker", values="auc")
+        auc = auc.reindex(columns=list(HISTORIES)).dropna()
+        for name in HISTORIES:
+            dots.append({"model": model, "history": name, **_mean(auc[name], "auc", (seed, model, name), samples)})
+        for name, other in combinations(HISTORIES[::-1], 2):
+            mean = _mean(auc[name] - auc[other], "difference", (seed, model, name, other), samples)
+            differences.append({"model": model, "history": name, "against": other, **mean})
+    return (
+        pd.DataFrame(dots, columns=["model", "history", "users", "auc", "low", "high"]),
+        pd.DataFrame(differences, columns=["model", "history", "against", "users", "difference", "low", "high"]),
+    )
+
+
+def _mean(values: pd.Series, called: str, key: tuple, samples: int) -> dict[str, float]:
+    """How many users, their mean, and its interval."""
+    seed, *names = key
+    low, high = statistics.bootstrap_interval(values.to_numpy(), generator(seed, "reading", *names), samples)
+    return {"users": len(values), called: values.mean(), "low": low, "high": high}
+
+
 def reordered(tasks: Sequence[Task], inactive: pd.Index, orders: int, users: int, seed: int) -> list[list[Task]]:
-    """The same candidates in several orders, for a sample of inactive users; the first order is the tasks' own."""
-    sample = shuffles.sample([task for task in tasks if task.user in inactive], users, seed)
+    """The same candidates in several orders, for a sample of inactive users; the first order is the tasks' own.
+
+    Where no inactive user has a list to order, the sample is empty.
+    """
+    able = [task for task in tasks if task.user in inactive and len(task.candidates) > 1]
+    sample = shuffles.sample(able, users, seed) if able else []
     return [[shuffles.shuffled(task, number, seed) for task in sample] for number in range(orders)]
 
 
