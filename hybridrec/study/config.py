@@ -37,6 +37,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False, description="a list of na
 class LargerModel(Settings):
     """Another open model here, and how many inactive users it is asked for, by mode. A table ``[[larger_models]]``.
 
+    ``another_history`` says how many of those who are asked by "likelihood" are also asked with another user's history.
     ``dtype`` and ``device`` left out are those of the first model; ``revision`` left out is the main branch.
     """
 
@@ -45,6 +46,7 @@ class LargerModel(Settings):
         min_length=1, description="a table of one mode or more, each with a whole number of users from 1 to 100,000"
     )
 
+    another_history: int = Field(0, ge=0, le=100_000)
     revision: str | None = None
     dtype: str | None = None
     writing_dtype: str | None = None
@@ -54,6 +56,15 @@ class LargerModel(Settings):
     @classmethod
     def _is_a_model(cls, given: str) -> str:
         return _check_local(given)
+
+    @pydantic.model_validator(mode="after")
+    def _have_their_own_history(self) -> "LargerModel":
+        if self.another_history > self.users.get("likelihood", 0):
+            raise SettingError(
+                f"another_history is {self.another_history}, more than the {self.users.get('likelihood', 0)} users of "
+                "likelihood: it compares the two."
+            )
+        return self
 
     @pydantic.field_validator("revision", "dtype", "writing_dtype", "device")
     @classmethod

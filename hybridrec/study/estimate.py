@@ -15,14 +15,14 @@ from hybridrec.llm import batch, rankers
 from hybridrec.llm.ranker import expected_usage
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
-from hybridrec.llm.tasks import Task, build_tasks
+from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.randomness import in_random_order
 from hybridrec.study import models, paths, steps, tables
 from hybridrec.study.config import Experiment, mode, parameters
 
 # Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
 _COUNTED = 100
-PRIOR, LISTS = "prior", "whole lists"
+PRIOR, ANOTHER, LISTS = "prior", "another user's history", "whole lists"
 COLUMNS = ["model", "mode", "requests", "recorded", "prompt_tokens", "completion_tokens", "usd", "usd_most", "minutes"]
 
 
@@ -146,28 +146,36 @@ def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
 
 def _groups(settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task]) -> Iterator[Group]:
     """The requests of notebook 04, in its order."""
-    noun, seed, inactive = settings.noun, settings.seed, prepared.inactive
-    llm = models.open_model(settings.model, parameters(settings)["endpoint"])
+    noun, seed, inactive, plain = settings.noun, settings.seed, prepared.inactive, parameters(settings)
+    llm = models.open_model(settings.model, plain["endpoint"], plain["local"])
     recordings = models.recordings_for(settings.dataset, settings.model)
     everyone = steps.tasks(
         prepared.interactions, prepared.candidates, prepared.items, settings.history_length, settings.rating_scale
     )
-    inactives: list[Any] = [task.user for task in everyone if task.user in inactive]
-    live = in_random_order(inactives, seed, "live")[: settings.live_users]
+    own = [task for task in everyone if task.user in inactive]
+    users_of_own: list[Any] = [task.user for task in own]
+    live = in_random_order(users_of_own, seed, "live")[: settings.live_users]
     orders = steps.reordered(everyone, inactive, settings.shuffles, settings.shuffled_users, seed)
     again = [task for order in orders[1:] for task in order]
-    for name, of_mode in steps.asked(everyone, inactive, settings.modes, settings.everybody_modes).items():
+    asked = steps.asked(everyone, inactive, settings.modes, settings.everybody_modes)
+    for name, of_mode in asked.items():
         users = [*of_mode, *(again if mode(name).writes else [])]
         yield Group(llm, recordings, name, [rankers.request_of(task, name, noun) for task in users], live)
+    borrowed = {task.user: rankers.request_of(task, "likelihood", noun) for task in with_anothers_history(own, seed)}
     if "likelihood" in settings.modes:
-        yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun))
-    by_user = {task.user: task for task in everyone}
-    sampled = [by_user[user] for user in in_random_order(_eligible(prepared), seed, "ladder")]
-    for larger in settings.larger_models:
-        other, answered = models.open_model(larger.model), models.recordings_for(settings.dataset, larger.model)
+        wanted = {item for task in asked["likelihood"] for item in task.candidates}
+        yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun, wanted))
+        yield Group(llm, recordings, ANOTHER, list(borrowed.values()))
+    sampled = steps.sampled(everyone, inactive, prepared.candidates, seed)
+    for one, larger in zip(plain["larger_models"], settings.larger_models, strict=True):
+        other, answered = models.open_larger(one, plain["local"]), models.recordings_for(settings.dataset, larger.model)
         for name, count in larger.users.items():
-            asked = [rankers.request_of(task, name, noun) for task in sampled[:count]]
-            yield Group(other, answered, name, asked)
+            found = [rankers.request_of(task, name, noun) for task in sampled[:count]]
+            yield Group(other, answered, name, found)
+        lent = sampled[: larger.another_history] if borrowed else []
+        shown = prepared.items[prepared.items["item"].isin({item for task in lent for item in task.candidates})]
+        yield Group(other, answered, PRIOR, rankers.prior_requests(shown, noun))
+        yield Group(other, answered, ANOTHER, [borrowed[task.user] for task in lent])
     for name in settings.topk_modes if lists else ():
         yield Group(llm, recordings, f"{name}, {LISTS}", list(rankers.title_requests(lists, name, noun)))
 
