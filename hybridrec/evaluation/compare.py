@@ -223,7 +223,7 @@ def mean_auc(auc: pd.Series, seed: int, samples: int) -> pd.DataFrame:
     for name, values in auc.groupby("ranker", sort=False):
         low, high = statistics.bootstrap_interval(values.to_numpy(), generator(seed, "bootstrap", name), samples)
         rows.append({"name": name, "users": len(values), "auc": values.mean(), "low": low, "high": high})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["name", "users", "auc", "low", "high"])
 
 
 def wide(user_metrics: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:

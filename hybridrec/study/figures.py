@@ -361,8 +361,6 @@ def published_pattern(
     paper = published.set_index("recommender").reindex(recommenders)
     (asked,) = _with_repairs([ranker], rankings, " ")
     looks = {"paper\n(GPT-3.5)": BLUE, "ours\n(the model)": ORANGE, "ours\n(random)": RED}
-    keys = dict(zip(looks, ("GPT-3.5 (paper)", f"{model}, {asked}", "a random order (ours)"), strict=True))
-    drawn = set()
     for axis, name in zip(axes, recommenders, strict=True):
         ours = table[table["recommender"] == name].set_index("ranker").loc[[ranker, "random"]]
         before = [paper.loc[name, "recommender_alone"], *ours["weak_auc_before"]]
@@ -377,10 +375,10 @@ def published_pattern(
         nobody = "" if len(ours.dropna(subset="weak_auc_after")) else " (ours routes nobody with an AUC)"
         axis.set(title=f"{name}{nobody}", xlim=(-0.6, max(len(bars), 1) - 0.4))
         axis.set_ylim(_reach(0, 0.75, bars["before"], bars["after"]))
-        drawn |= set(bars.index)
     axes[0].set_ylabel("AUC of users flagged as weak")
-    legend = [(GREY, "recommender alone"), *((looks[what], key) for what, key in keys.items() if what in drawn)]
-    handles = [mpl.patches.Patch(color=colour, label=key) for colour, key in legend]
+    keys = {GREY: "recommender alone", **({BLUE: "GPT-3.5 (paper)"} if paper["with_gpt_35"].notna().any() else {})}
+    keys |= {ORANGE: f"{model}, {asked}", RED: "a random order (ours)"}
+    handles = [mpl.patches.Patch(color=colour, label=key) for colour, key in keys.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(recommenders) < 3 else 2)
     return figure
 
@@ -414,9 +412,10 @@ def headline(
                 axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
             else:
                 axis.text(0.015, place, "nobody", va="center", fontsize=9)
-        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users (one split; dashed: a random order)")
-    axes[0].set_title("published: picked and scored on the same items")
-    axes[1].set_title("held-out: picked before the test, scored on it")
+        axis.set_xlim(_reach(0, 0.85, means))
+    figure.supxlabel("mean AUC of weak users (one split; dashed: a random order)", fontsize=10)
+    axes[0].set_title("published:\npicked and scored on the same items")
+    axes[1].set_title("held-out:\npicked before the test, scored on it")
     axes[1].set_yticklabels([])
     return figure
 
@@ -454,21 +453,22 @@ def larger_models(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> 
     """
     sizes = table.groupby("model", sort=False)["millions"].first().sort_values(kind="stable", na_position="last")
     rankers = list(table["ranker"].unique())
-    figure, axes = _axes(2, 5.0, 1.6 + len(sizes) * max(0.5, 0.22 * len(rankers)))
+    shares = {} if rankings is None else _repaired(rankings, ["ranker", "model"])
+    notes = [f"{ranker}, {model}: {_share(share)}" for (ranker, model), share in shares.items() if share]
+    figure, axes = _axes(2, 5.0, 2.4 + len(sizes) * max(0.5, 0.22 * len(rankers)) + 0.15 * len(notes))
     groups = {"asked": "the inactive users asked about", "routed": "those of them whom a recommender routes"}
     for axis, (group, called) in zip(axes, groups.items(), strict=True):
         rows = table[table["users"] == group]
         _larger_models_panel(axis, rows, list(sizes.index), rankers)
-        axis.set_title(f"{called} ({_range(rows['users_scored'])} users)", fontsize=9)
+        axis.set_title(f"{called} (n = {_range(rows['users_scored'])})", fontsize=9)
     names = [f"{model}\n{_size(millions)}" for model, millions in sizes.items()]
     axes[0].set_yticks(range(len(sizes)), names, fontsize=8)
     axes[1].set_yticks(range(len(sizes)), [""] * len(sizes))
-    _legend_below(figure, axes[0], 3)
+    repaired = "\n".join(["Share of candidates by our random repair:", *notes]) if notes else None
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title=repaired, title_fontsize=8
+    )
     figure.suptitle("Each model against the best control: held-out test items")
-    if rankings is not None:
-        shares = _repaired(rankings, ["ranker", "model"])
-        notes = [f"{ranker}, {model}: {_share(share)}" for (ranker, model), share in shares.items() if share]
-        figure.supxlabel("\n".join(["Share of candidates by our random repair:", *notes] if notes else []), fontsize=8)
     return figure
 
 
