@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from fault_server import Reply, Request, candidates, completion, error, serve
+from fault_server import Reply, Request, Seen, candidates, completion, error, serve
 from matplotlib import pyplot
 from toy_model import ToyModel, reply
 
 from hybridrec.data import splits
+from hybridrec.errors import NotebookError
+from hybridrec.llm import prompts
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import config, models, notebooks, paths, tables
 
@@ -292,3 +295,47 @@ def test_a_model_of_this_machine_in_all_ways_and_one_in_labels_only(study, monke
     run(config.build("any", VALUES | {"modes": ["listwise-labels"]}, "any.toml"), ASKING)
     assert set(published(study, "claims")["ranker"]) == {"listwise-labels"}
     assert "No way to ask re-ranks lists here" in capsys.readouterr().out
+
+
+# --- the experiment with a closed model that is in this repository ----------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monkeypatch):
+    """As it stands in its file, but for fewer users, the address, and the allowances of an account."""
+    if not any(paths.RAW.glob("ml-100k*")):
+        pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
+    values = tomllib.loads((paths.EXPERIMENTS / "ml-100k-gpt-4o-mini.toml").read_text(encoding="utf-8"))
+    for variable in ("SCRATCH", "RECORDINGS"):
+        monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
+    monkeypatch.setenv(values["endpoint"]["key_variable"], "a key that is long enough")
+    with serve(with_faults({})) as server:
+        pace = {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000}
+        endpoint = values["endpoint"] | {"base_url": server.url} | pace
+        full = config.build("closed", values | {"users": 50, "endpoint": endpoint}, "closed.toml")
+        poor = config.build("closed", values | {"users": 50, "endpoint": endpoint | {"spending_cap_usd": 0.01}}, "")
+        for name in FIRST:
+            notebooks.run(full, name)
+        with pytest.raises(NotebookError, match="SpendingCapError"):
+            notebooks.run(poor, ASKING[0])
+        spent = len(server.log)
+        assert 0 < sum(usd(seen) for seen in server.log) <= 0.01
+        for name in ASKING:
+            notebooks.run(full, name)
+    assert 0 < spent < len(server.log) == len({seen.body for seen in server.log}), "no answer was paid for twice"
+    rows = tables.read("closed", "rankings").merge(tables.read("closed", "items"), on="item")
+    for (ranker, user), ranking in rows.groupby(["ranker", "user"]):
+        titles = ranking.sort_values("score", ascending=False)["title"].tolist()
+        assert titles == sorted(titles, key=prompts.one_line), (ranker, user)
+    costs = pd.read_csv(tmp_path / "results" / "closed" / "costs.csv").query("routing == 'everybody inactive'")
+    for row in costs.itertuples():
+        assert row.usd == pytest.approx((row.prompt_tokens * 0.15 + row.completion_tokens * 0.60) / 1e6, abs=1e-6)
+    bodies = [request.body for request in server.requests]
+    assert all({name: body[name] for name in full.endpoint.parameters} == full.endpoint.parameters for body in bodies)
+    drawn = tmp_path / "results" / "closed" / "05_published_pattern.svg"
+    assert {"gpt-4o-mini", "GPT-3.5 (paper)"} <= set(re.findall(r"gpt-4o-mini|GPT-3.5 \(paper\)", drawn.read_text()))
+
+
+def usd(seen: Seen) -> float:
+    """What an answer costs by the prices of data/prices.toml."""
+    return (seen.tokens[0] * 0.15 + seen.tokens[1] * 0.60) / 1e6

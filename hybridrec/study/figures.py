@@ -372,7 +372,7 @@ def published_pattern(
         axis.bar(places + 0.2, bars["after"], 0.38, color=[looks[what] for what in bars.index])
         axis.set_xticks(places, bars.index)
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        nobody = "" if len(ours.dropna(subset="weak_auc_after")) else " (ours routes nobody with an AUC)"
+        nobody = "" if len(ours.dropna(subset="weak_auc_after")) else "\n(ours routes nobody with an AUC)"
         axis.set(title=f"{name}{nobody}", xlim=(-0.6, max(len(bars), 1) - 0.4))
         axis.set_ylim(_reach(0, 0.75, bars["before"], bars["after"]))
     axes[0].set_ylabel("AUC of users flagged as weak")
