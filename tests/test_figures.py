@@ -301,3 +301,10 @@ def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():
     for axis in figures.overview(weak, {"random": "a random order"}).axes:
         (lines,) = axis.collections
         assert [end[0] for end in lines.get_segments()[0]] == [0.2, 0.9]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_headline_of_nobody_says_so():
+    rows = pd.concat([measured(protocol=name) for name in ("published", "held-out")]).replace("random", "recommender")
+    rows[["weak_auc_before", "weak_auc_after"]] = np.nan
+    assert texts(figures.headline(rows, ["listwise", "likelihood"], [], ["A"])).count("nobody") == 6

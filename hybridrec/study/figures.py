@@ -412,7 +412,7 @@ def headline(
                 axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
             else:
                 axis.text(0.015, place, "nobody", va="center", fontsize=9)
-        axis.set_xlim(_reach(0, 0.85, means))
+        axis.set(xlim=_reach(0, 0.85, means), ylim=(-0.7, len(means) - 0.3))  # bars of NaN would set none
     figure.supxlabel("mean AUC of weak users (one split; dashed: a random order)", fontsize=10)
     axes[0].set_title("published:\npicked and scored on the same items")
     axes[1].set_title("held-out:\npicked before the test, scored on it")
