@@ -231,7 +231,70 @@ def test_no_line_runs_from_model_to_model():
     table = pd.concat([measured(model=f"of {size}", millions=size) for size in (100, 1000)])
     for axis in figures.larger_models(in_both_groups(table)).axes:
         lines = [line for line in axis.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
-        assert [list(line.get_ydata()) for line in lines] == [[0, 0]]  # the level of the best control
+        assert [list(line.get_xdata()) for line in lines] == [[0, 0]]  # the level of the best control
+
+
+@pytest.mark.parametrize("number", [1, 2, 10])
+def test_models_stand_by_size_those_without_one_last_and_no_name_lies_on_another(number):
+    sizes = [np.nan, 1540, 135, np.nan, 135, 70_000, 8_000, 3, 500, 1_000][:number]
+    models = {f"maker/a-model-with-a-long-name-{place}": size for place, size in enumerate(sizes)}
+    gains = {name: place / 100 for place, name in enumerate(models)}
+    rows = [
+        measured(model=name, millions=size).assign(gain_over_best_control=gains[name]) for name, size in models.items()
+    ]
+    table = in_both_groups(pd.concat(rows[::-1]))
+    table[["gain_over_best_control_low", "gain_over_best_control_high"]] = np.nan  # one user each
+    figure = figures.larger_models(table)
+    figure.canvas.draw()
+    labels = [label for label in figure.axes[0].get_yticklabels() if label.get_text()]
+    names = [label.get_text().split("\n")[0] for label in labels]
+    assert sorted(names) == sorted(models)
+    known = [models[name] for name in names if not np.isnan(models[name])]
+    assert known == sorted(known) and not any(np.isnan([models[name] for name in names[: len(known)]]))
+    assert [label.get_text().endswith("size not published") for label in labels] == [
+        bool(np.isnan(models[name])) for name in names
+    ]
+    boxes = [label.get_window_extent() for label in labels]
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    for axis in figure.axes[:2]:
+        drawn = {round(y): x for line in axis.get_lines() if line.get_marker() == "o" for x, y in line.get_xydata()}
+        assert drawn == {place: gains[name] for place, name in enumerate(names)}
+
+
+def test_what_is_not_there_is_left_out_of_the_published_pattern(rankings):
+    of_paper = pd.DataFrame({"recommender": ["A"], "recommender_alone": [0.2], "with_gpt_35": [0.5]})
+    nothing = measured().assign(weak_auc_before=np.nan, weak_auc_after=np.nan)
+    table = pd.concat([measured(), nothing.assign(recommender="B")])
+    drawn = {}
+    for name, published in (("with", of_paper), ("without", of_paper.iloc[:0])):
+        figure = figures.published_pattern(table, published, ["A", "B"], "listwise", "maker/model", rankings)
+        drawn[name] = ([len(axis.patches) for axis in figure.axes], texts(figure))
+    assert [bars for bars, _ in drawn.values()] == [[6, 0], [4, 0]]
+    assert "GPT-3.5" in drawn["with"][1] and "GPT-3.5" not in drawn["without"][1]
+    assert all("maker/model, listwise (60% random repair)" in text for _, text in drawn.values())
+    assert all("B\n(ours routes nobody" in text for _, text in drawn.values())
+
+
+def test_an_order_that_is_all_random_is_said_to_be_no_answer(rankings):
+    left_out = rankings.groupby(["ranker", "user"])["missing"].transform("size")
+    for draw in WITH_REPAIRS.values():
+        assert "no answer: 100%" in texts(draw(rankings.assign(missing=left_out)))
+
+
+def test_a_cost_without_tokens_is_named_and_not_dropped(rankings):
+    points = measured(routing="weak only", overall_auc=0.5).assign(tokens=[0, 9, 9])
+    assert "listwise\n(60% random repair)\n(not shown: no tokens were counted)" in texts(
+        figures.quality_cost(points, 0.5, rankings)
+    )
+    assert figures.quality_cost(points.iloc[:0], 0.5).axes
+
+
+def test_every_dataset_has_a_look_of_its_own_in_the_overview():
+    weak = pd.DataFrame({"dataset": [*"abcdefg"] * 2, "ranker": "random", "auc": 0.5})
+    weak["protocol"] = ["published"] * 7 + ["held-out"] * 7
+    axis = figures.overview(weak, {"random": "a random order"}).axes[0]
+    looks = [(line.get_color(), line.get_marker()) for line in axis.get_lines() if line.get_label() in set("abcdefg")]
+    assert len(set(looks)) == 7
 
 
 def test_reading_shows_each_models_users_means_and_intervals():
@@ -252,3 +315,10 @@ def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():
     for axis in figures.overview(weak, {"random": "a random order"}).axes:
         (lines,) = axis.collections
         assert [end[0] for end in lines.get_segments()[0]] == [0.2, 0.9]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_headline_of_nobody_says_so():
+    rows = pd.concat([measured(protocol=name) for name in ("published", "held-out")]).replace("random", "recommender")
+    rows[["weak_auc_before", "weak_auc_after"]] = np.nan
+    assert texts(figures.headline(rows, ["listwise", "likelihood"], [], ["A"])).count("nobody") == 6

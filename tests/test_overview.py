@@ -89,3 +89,19 @@ def test_the_index_names_notebook_section_and_cell():
 def test_a_result_that_an_experiment_lacks_is_no_link(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     assert "| – |" in overview.index(["nothing"])
+
+
+def test_a_model_that_the_picture_leaves_out_is_named_and_a_number_that_is_not_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    for name, way in (("labels", "listwise-labels"), ("titles", "listwise")):
+        routed = {ranker: {"weak_auc_after": None} for ranker in ("recommender", way, "random")}
+        found = {"headline": {"published": routed, "held-out": routed}}
+        found["llm"] = {"validity": [{"ranker": way, "missing": 0.25}]}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+    assert overview.asked_otherwise(["labels", "titles"]) == ["labels"]
+    text = overview.index(["labels", "titles"], ["labels"]).split("| made by")[0]
+    assert "language model: labels." in text and "titles" not in text
+    weak = overview.weak_users(["labels", "titles"])
+    assert weak["auc"].isna().all() and weak["auc"].dtype == float
+    assert set(weak.loc[weak["ranker"] == "listwise", "random_repair"]) == {0.25}

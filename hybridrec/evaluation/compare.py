@@ -227,11 +227,13 @@ def mean_auc(auc: pd.Series, seed: int, samples: int) -> pd.DataFrame:
 
 
 def wide(user_metrics: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
-    """Quality tables of one metric: for each ranker, draws x users; users without a value are left out."""
-    rows = user_metrics.dropna(subset=[metric])
+    """Quality tables of one metric: for each ranker, draws x users; users without a value are left out.
+
+    A ranker whose users are all without one has a table without a column.
+    """
     return {
-        name: group.pivot(index="draw", columns="user", values=metric)
-        for name, group in rows.groupby("ranker", sort=False)
+        name: group.pivot(index="draw", columns="user", values=metric).dropna(axis="columns")
+        for name, group in user_metrics.groupby("ranker", sort=False)
     }
 
 

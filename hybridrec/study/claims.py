@@ -23,6 +23,29 @@ CLAIMS = {
 }
 
 
+def unanswered(rankings: pd.DataFrame) -> list[str]:
+    """A line for every model and way to ask of which answers could not be used: their users have a random order.
+
+    Args:
+        rankings: model, ranker, user, failure ("" where the answer could be used), a row a candidate.
+    """
+    lines = []
+    for (model, ranker), rows in rankings.drop_duplicates(["model", "ranker", "user"]).groupby(["model", "ranker"]):
+        failed = rows.loc[rows["failure"] != "", "failure"].value_counts()
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in failed.items())
+        if failed.sum() == len(rows):
+            lines.append(
+                f"{model}, {ranker}: no answer could be used, of {len(rows)} users ({reasons}). All its orders are our "
+                "random ones: nothing here says anything about the model."
+            )
+        elif len(failed):
+            lines.append(
+                f"{model}, {ranker}: {failed.sum()} of {len(rows)} users have no answer that could be used ({reasons}) "
+                "and a random order in its place."
+            )
+    return lines
+
+
 def relative_change(row: pd.Series, measure: str) -> float:
     """(after - before) / before of a measure of the comparison table; NaN where there was nothing before."""
     before = row[f"{measure}_before"]

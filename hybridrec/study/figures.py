@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -77,7 +76,12 @@ def _with_repairs(names: Iterable[str], rankings: pd.DataFrame | None, between: 
     if rankings is None:
         return list(names)
     shares = _repaired(rankings, ["ranker"])
-    return [f"{name}{between}({shares[name]:.0%} random repair)" if shares.get(name) else name for name in names]
+    return [f"{name}{between}({_share(shares[name])} random repair)" if shares.get(name) else name for name in names]
+
+
+def _share(repaired: float) -> str:
+    """A share of random repair in words: where it is all, nobody got an answer that could be used."""
+    return "no answer: 100%" if repaired == 1 else f"{repaired:.0%}"
 
 
 def _repaired(rankings: pd.DataFrame, by: list[str]) -> pd.Series:
@@ -353,27 +357,29 @@ def published_pattern(
         model: the language model that was asked.
         rankings: its rankings (ranker, user, missing); the legend then tells how much of them is random repair.
     """
-    figure, axes = _axes(len(recommenders), 3.5, 3.4)
+    figure, axes = _axes(len(recommenders), max(3.5, 7 / len(recommenders)), 3.6)
     paper = published.set_index("recommender").reindex(recommenders)
+    (asked,) = _with_repairs([ranker], rankings, " ")
+    looks = {"paper\n(GPT-3.5)": BLUE, "ours\n(the model)": ORANGE, "ours\n(random)": RED}
     for axis, name in zip(axes, recommenders, strict=True):
-        ours = table[table["recommender"] == name].set_index("ranker")
-        before = [paper.loc[name, "recommender_alone"], *ours.loc[[ranker, "random"], "weak_auc_before"]]
-        after = [paper.loc[name, "with_gpt_35"], *ours.loc[[ranker, "random"], "weak_auc_after"]]
-        places = np.arange(3)
-        axis.bar(places - 0.2, before, 0.38, color=GREY, label="before: recommender")
-        axis.bar(places + 0.2, after, 0.38, color=[BLUE, ORANGE, RED], label="after")
-        of_paper = "GPT-3.5" if before[0] == before[0] else "without it"  # NaN: the paper does not have this dataset
-        axis.set_xticks(places, [f"paper\n({of_paper})", "ours\n(LLM)", "ours\n(random)"])
+        ours = table[table["recommender"] == name].set_index("ranker").loc[[ranker, "random"]]
+        before = [paper.loc[name, "recommender_alone"], *ours["weak_auc_before"]]
+        after = [paper.loc[name, "with_gpt_35"], *ours["weak_auc_after"]]
+        # NaN: the paper does not have this dataset or recommender; or, of ours, nobody is routed
+        bars = pd.DataFrame({"before": before, "after": after}, index=list(looks)).dropna()
+        places = np.arange(len(bars))
+        axis.bar(places - 0.2, bars["before"], 0.38, color=GREY)
+        axis.bar(places + 0.2, bars["after"], 0.38, color=[looks[what] for what in bars.index])
+        axis.set_xticks(places, bars.index)
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        axis.set(title=name, ylim=_reach(0, 0.75, pd.Series([*before, *after])))
+        nobody = "" if len(ours.dropna(subset="weak_auc_after")) else "\n(ours routes nobody with an AUC)"
+        axis.set(title=f"{name}{nobody}", xlim=(-0.6, max(len(bars), 1) - 0.4))
+        axis.set_ylim(_reach(0, 0.75, bars["before"], bars["after"]))
     axes[0].set_ylabel("AUC of users flagged as weak")
-    (asked,) = _with_repairs([ranker], rankings)
-    names = ("recommender alone", "GPT-3.5 (paper)", f"{model}, {asked}", "a random order (ours)")
-    keys = [
-        mpl.patches.Patch(color=colour, label=name)
-        for colour, name in zip((GREY, BLUE, ORANGE, RED), names, strict=True)
-    ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=4)
+    keys = {GREY: "recommender alone", **({BLUE: "GPT-3.5 (paper)"} if paper["with_gpt_35"].notna().any() else {})}
+    keys |= {ORANGE: f"{model}, {asked}", RED: "a random order (ours)"}
+    handles = [mpl.patches.Patch(color=colour, label=key) for colour, key in keys.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(recommenders) < 3 else 2)
     return figure
 
 
@@ -402,10 +408,14 @@ def headline(
         axis.axvline(before, color=BLUE, lw=1.5)
         axis.axvline(0.5, color="black", ls="--", lw=0.8)
         for place, value in enumerate(means):
-            axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
-        axis.set(xlim=_reach(0, 0.85, means), xlabel="mean AUC of weak users (one split; dashed: a random order)")
-    axes[0].set_title("published: picked and scored on the same items")
-    axes[1].set_title("held-out: picked before the test, scored on it")
+            if value == value:  # NaN: nobody who is routed has an AUC
+                axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
+            else:
+                axis.text(0.015, place, "nobody", va="center", fontsize=9)
+        axis.set(xlim=_reach(0, 0.85, means), ylim=(-0.7, len(means) - 0.3))  # bars of NaN would set none
+    figure.supxlabel("mean AUC of weak users (one split; dashed: a random order)", fontsize=10)
+    axes[0].set_title("published:\npicked and scored on the same items")
+    axes[1].set_title("held-out:\npicked before the test, scored on it")
     axes[1].set_yticklabels([])
     return figure
 
@@ -433,56 +443,58 @@ def gain_forest(table: pd.DataFrame, rankers: Sequence[str], rankings: pd.DataFr
 
 
 def larger_models(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
-    """What each model adds over the best control on a sample of inactive users, against its size; intervals over users.
+    """What each model adds over the best control on a sample of inactive users, the smallest on top; with intervals.
 
     Args:
-        table: model, millions (of parameters), ranker, users ("asked", "routed"), users_scored, gain_over_best_control
-            and its _low and _high.
+        table: model, millions (of parameters; NaN: not known), ranker, users ("asked", "routed"), users_scored,
+            gain_over_best_control and its _low and _high (NaN for fewer than two users).
         rankings: the models' rankings (model, ranker, user, missing); a note then tells how much of them is random
             repair.
     """
-    figure, axes = _axes(2, 4.6, 4.2)
-    axes[1].sharey(axes[0])
+    sizes = table.groupby("model", sort=False)["millions"].first().sort_values(kind="stable", na_position="last")
+    rankers = list(table["ranker"].unique())
+    shares = {} if rankings is None else _repaired(rankings, ["ranker", "model"])
+    notes = [f"{ranker}, {model}: {_share(share)}" for (ranker, model), share in shares.items() if share]
+    figure, axes = _axes(2, 5.0, 2.4 + len(sizes) * max(0.5, 0.22 * len(rankers)) + 0.15 * len(notes))
     groups = {"asked": "the inactive users asked about", "routed": "those of them whom a recommender routes"}
     for axis, (group, called) in zip(axes, groups.items(), strict=True):
         rows = table[table["users"] == group]
-        _larger_models_panel(axis, rows)
-        axis.set_title(f"{called} ({_range(rows['users_scored'])} users)", fontsize=9)
-    axes[0].set_ylabel("AUC gained over the best control")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        _larger_models_panel(axis, rows, list(sizes.index), rankers)
+        axis.set_title(f"{called} (n = {_range(rows['users_scored'])})", fontsize=9)
+    names = [f"{model}\n{_size(millions)}" for model, millions in sizes.items()]
+    axes[0].set_yticks(range(len(sizes)), names, fontsize=8)
+    axes[1].set_yticks(range(len(sizes)), [""] * len(sizes))
+    repaired = "\n".join(["Share of candidates by our random repair:", *notes]) if notes else None
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title=repaired, title_fontsize=8
+    )
     figure.suptitle("Each model against the best control: held-out test items")
-    if rankings is not None:
-        shares = _repaired(rankings, ["ranker", "model"])
-        notes = [f"{ranker}, {model}: {share:.0%}" for (ranker, model), share in shares.items() if share]
-        figure.supxlabel("\n".join(["Share of candidates by our random repair:", *notes]), fontsize=8)
     return figure
 
 
-def _larger_models_panel(axis: Axes, table: pd.DataFrame) -> None:
-    rankers = list(table["ranker"].unique())
+def _size(millions: float) -> str:
+    return f"{millions:,.0f} million parameters" if millions == millions else "size not published"
+
+
+def _larger_models_panel(axis: Axes, table: pd.DataFrame, of: Sequence[str], rankers: Sequence[str]) -> None:
     # A way to ask has its colour in every experiment, also where others were left out; one's own follow the built-in.
     ways = dict.fromkeys([*modes.BUILT_IN, *rankers])
     colours = dict(zip(ways, cycle((ORANGE, BLUE, GREEN, PURPLE, RED, GREY)), strict=False))
     for number, ranker in enumerate(rankers):
-        rows = table[table["ranker"] == ranker].sort_values("millions")
-        places = rows["millions"] * 1.05 ** (number - (len(rankers) - 1) / 2)  # side by side, not on top
+        rows = table[table["ranker"] == ranker]
+        apart = 0.7 / len(rankers) * (number - (len(rankers) - 1) / 2)  # one below the other, not on top
+        places = np.array([of.index(model) for model in rows["model"]]) + apart
         gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
         # Dots, no line: the models are of different makers, and nothing lies between them.
-        style: dict[str, Any] = {"fmt": "o", "color": colours[ranker], "lw": 1, "ms": 6}
-        axis.errorbar(places, gain, [gain - low, high - gain], **style, label=ranker)
-    axis.axhline(0, color="black", lw=0.8)
-    sizes = table.groupby("millions")["model"].first()
-    axis.set_xscale("log")
-    lower = ["", "\n\n"] * len(sizes)
-    names = [f"{gap}{name}\n{size:,} million" for gap, (size, name) in zip(lower, sizes.items(), strict=False)]
-    axis.set_xticks(sizes.index, names, fontsize=7)  # every other name lower, so that neighbours do not touch
-    axis.set_xticks([], minor=True)
-    axis.set(xlim=(sizes.index.min() / 1.9, sizes.index.max() * 1.9))
+        axis.hlines(places, low, high, color=colours[ranker], lw=1)
+        axis.plot(gain, places, "o", color=colours[ranker], ms=6, label=ranker)
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set(ylim=(len(of) - 0.5, -0.5), xlabel="AUC gained over the best control")
 
 
 def _range(values: pd.Series) -> str:
     """One number where all are the same, else the lowest and the highest."""
-    low, high = values.min(), values.max()
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
@@ -516,20 +528,27 @@ def quality_cost(points: pd.DataFrame, alone: float, rankings: pd.DataFrame | No
     """
     figure, (axis,) = _axes(1, 7, 4.2)
     markers: Mapping[str, str] = {"weak only": "o", "everybody inactive": "s", "everybody": "^"}
-    colours = dict(zip(points["ranker"].unique(), (RED, BLUE, GREEN, ORANGE, PURPLE), strict=False))
-    for _, row in points.iterrows():
+    colours = dict(zip(points["ranker"].unique(), cycle((RED, BLUE, GREEN, ORANGE, PURPLE, GREY)), strict=False))
+    counted = points[points["tokens"] > 0]  # a logarithmic axis has no place for none
+    for _, row in counted.iterrows():
         style = {"color": colours[row["ranker"]], "marker": markers[row["routing"]]}
         axis.scatter(row["tokens"], row["overall_auc"], s=60, **style)
     axis.axhline(alone, color="black", lw=1)
-    axis.text(points["tokens"].max(), alone + 0.002, "recommender alone: no cost", ha="right", va="bottom", fontsize=9)
-    for name, colour in zip(_with_repairs(colours, rankings), colours.values(), strict=True):
-        axis.plot([], [], "o", color=colour, label=name)
+    axis.annotate(
+        "recommender alone: no cost", (1, alone), xycoords=("axes fraction", "data"), xytext=(0, 2),
+        textcoords="offset points", ha="right", va="bottom", fontsize=9,
+    )  # fmt: skip
+    not_counted = set(points["ranker"]) - set(counted["ranker"])
+    for ranker, name in zip(colours, _with_repairs(colours, rankings), strict=True):
+        untold = "\n(not shown: no tokens were counted)" if ranker in not_counted else ""
+        axis.plot([], [], "o", color=colours[ranker], label=f"{name}{untold}")
     for routing in points["routing"].unique():
         axis.plot([], [], markers[routing], color="white", markeredgecolor="black", label=routing)
     axis.set(xscale="log", xlabel="tokens the model computes (log scale)", ylabel="overall AUC")
     _plain_logarithm(axis.xaxis)
     axis.set_title("Overall AUC of the hybrid, by tokens")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if len(points):
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -548,7 +567,9 @@ def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -
     figure, axes = _axes(2, 5.2, 3.6)
     names = {ranker: name for ranker, name in names.items() if ranker in set(weak["ranker"])}
     places = {ranker: len(names) - 1 - number for number, ranker in enumerate(names)}
-    looks = list(zip(weak["dataset"].unique(), (BLUE, ORANGE, GREEN, PURPLE, RED), "osD^v", strict=False))
+    looks = list(
+        zip(weak["dataset"].unique(), cycle((BLUE, ORANGE, GREEN, PURPLE, RED)), cycle("osD^v<>"), strict=False)
+    )
     for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
         for number, (dataset, colour, marker) in enumerate(looks):
             rows = weak[(weak["protocol"] == protocol) & (weak["dataset"] == dataset)]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
@@ -62,7 +62,13 @@ def weak_users(names: list[str]) -> pd.DataFrame:
                 auc = found["headline"][protocol][ranker]["weak_auc_after"]
                 row = {"dataset": name, "protocol": protocol, "ranker": ranker, "auc": auc}
                 rows.append(row | {"random_repair": left_out.get(ranker, 0.0)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"auc": float})  # None where nobody who is routed has an AUC
+
+
+def asked_otherwise(names: list[str]) -> list[str]:
+    """Experiments whose language model was asked in none of the ways that RANKERS shows."""
+    ways = {ranker for ranker, name in RANKERS.items() if name.startswith("language model")}
+    return [name for name in names if not ways & metrics(name)["headline"]["published"].keys()]
 
 
 def beyond_controls(names: list[str]) -> pd.DataFrame:
@@ -131,8 +137,13 @@ def made_by() -> Iterator[tuple[str, str, str, int]]:
                 yield table or figure, path.stem, section, number
 
 
-def index(names: list[str]) -> str:
-    """The text of results/README.md: every table and figure, the cell that makes it, and a link for each experiment."""
+def index(names: list[str], otherwise: Sequence[str] = ()) -> str:
+    """The text of results/README.md: every table and figure, the cell that makes it, and a link for each experiment.
+
+    Args:
+        names: the experiments.
+        otherwise: those of them whose language model the overview does not show (``asked_otherwise``).
+    """
     lines = [
         "# Results",
         "",
@@ -155,6 +166,10 @@ def index(names: list[str]) -> str:
     for name, notebook, section, cell in made_by():
         links = [_link(experiment, name) for experiment in names]
         lines.append(f"| {notebook}, cell {cell} | {section} | `{name}` | " + " | ".join(links) + " |")
+    if otherwise:
+        at = lines.index("![AUC of weak users in every experiment, means over splits](overview.png)")
+        without = f"Asked in other ways, so that the picture has no mark of its language model: {', '.join(otherwise)}."
+        lines[at + 1 : at + 1] = ["", without]
     links = [_link(experiment, "seeds") for experiment in names]
     lines.append("| `make seeds` | The comparison on other splits | `seeds` | " + " | ".join(links) + " |")
     if any("csv" in link for link in links):
@@ -185,5 +200,5 @@ def write(folder: Path) -> list[str]:
     if len(splits):
         figures.save(figures.overview(splits, called(names), alpha=0.5), folder, "seeds")
     with files.replacing(folder / "README.md") as partial:
-        partial.write_text(index(names), encoding="utf-8")
+        partial.write_text(index(names, asked_otherwise(names)), encoding="utf-8")
     return names
