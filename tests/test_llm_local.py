@@ -216,6 +216,9 @@ class Stub(HuggingFace):
         self.batches.append([request["instruction"] for request in requests])
         return [reply(Asked(None, request)) for request in requests]
 
+    def _generate(self, requests: list[dict]) -> Iterator[tuple[int, dict]]:
+        yield from enumerate(self.answer(requests))
+
 
 def request(kind: str, length: int) -> Asked:
     return Asked(length, {"kind": kind, "instruction": "x" * length, "candidates": ["Heat"]})
@@ -286,14 +289,28 @@ def test_what_is_scored_and_what_is_written_do_not_mix():
 
 def test_what_is_written_is_collected_and_answered_the_shortest_first(monkeypatch):
     monkeypatch.setattr(local, "_WAITING", 6)
-    monkeypatch.setattr(local, "_GENERATED_TOGETHER", 4)
     model = Stub()
-    finished = [model.submit(request("generate", length), keep) for length in (9, 2, 7, 1, 8, 3)]
-    assert finished[:5] == [[]] * 5
-    assert [(asked.user, response["kept"]) for asked, response in finished[5]] == [(1, 1), (2, 2), (3, 3), (7, 7)]
-    assert [asked.user for asked, _ in model.wait()] == [8, 9]
+    finished = [model.submit(request("generate", length), keep) for length in (9, 2, 7, 1, 8, 3, 5)]
+    assert finished[:5] == [[]] * 5 and finished[6] == []
+    assert [(asked.user, response["kept"]) for asked, response in finished[5]] == [(n, n) for n in (1, 2, 3, 7, 8, 9)]
+    assert [asked.user for asked, _ in model.wait()] == [5]
     assert model.wait() == []
-    assert [len(batch) for batch in model.batches] == [4, 2]
+    assert [len(batch) for batch in model.batches] == [6, 1]
+
+
+def test_each_written_answer_is_kept_the_moment_it_has_ended(tmp_path, monkeypatch):
+    model, asked = Stub(), [request("generate", length) for length in (5, 6, 7)]
+    recordings = Recordings(tmp_path / "stub.sqlite")
+
+    def killed(requests: list[dict]) -> Iterator[tuple[int, dict]]:
+        for at in (2, 0):
+            yield at, reply(Asked(None, requests[at]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "_generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(runner.ask(asked, model, recordings))
+    assert set(Recordings(recordings.path)) == {model.key(asked[0]), model.key(asked[2])}
 
 
 def test_what_was_collected_and_not_begun_is_forgotten_when_the_run_ends():

@@ -76,7 +76,8 @@ class Study:
         self.run = lambda: steps.dataset("mine", self.ratings)
 
     def only_settings(self, **values: Any) -> None:
-        self.values = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8")) | values
+        self.values = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
+        self.values |= {"local": None} | values
         self.run = lambda: config.build("mine", self.values, "mine.toml")
 
 

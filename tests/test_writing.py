@@ -9,9 +9,9 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_model import KINDS, SIZES
 
 from hybridrec.llm.models import writing
-from tests.test_scoring import KINDS, SIZES
 
 PROMPTS = [[5, 9, 4], [7, 3, 8, 8, 40, 12, 33, 60, 21, 3, 19, 76], [90, 11, 3, 5, 6]]
 
@@ -101,6 +101,10 @@ def numbered(titles: list[str]) -> str:
         (numbered([*LIST[:3], *LIST[3:4] * 8]), True),
         (numbered([*LIST[:3], *LIST[3:5] * 8]) + "\n1", True),
         ("C1 > C2 > C3 > C4", False),
+        ("\n".join(f"C{number}" for number in range(1, 40)), False),
+        ("\n".join(f"C{number} {LIST[0]}" for number in range(1, 9)), True),
+        ("\n".join(f"{number}. C{number}: {LIST[0]}" for number in range(1, 9)), True),
+        ("\n".join(f"C{number} {title}" for number, title in enumerate(LIST, 1)), False),
         ("C1 > C2 > " * 3, False),  # short: it may still be meant
         ("C1 > C2 > " * 8, True),
         ("The best is Heat. " * 4, True),

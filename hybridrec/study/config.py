@@ -359,6 +359,7 @@ def _check_places(values: Mapping[str, Any], source: str) -> None:
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """The settings as plain values, as papermill passes them to a notebook."""
     plain = experiment.model_dump()
-    # As they are written in a file: what is left out is the first model's.
-    plain["larger_models"] = [one.model_dump(exclude_none=True) for one in experiment.larger_models]
+    # As they are written in a file: what a larger model leaves out is the first model's.
+    plain["larger_models"] = [one.model_dump(exclude_unset=True) for one in experiment.larger_models]
+    plain["local"] = experiment.local and experiment.local.model_dump(exclude_unset=True)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

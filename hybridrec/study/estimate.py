@@ -162,11 +162,11 @@ def _groups(settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task
         users = [*of_mode, *(again if mode(name).writes else [])]
         yield Group(llm, recordings, name, [rankers.request_of(task, name, noun) for task in users], live)
     borrowed = {task.user: rankers.request_of(task, "likelihood", noun) for task in with_anothers_history(own, seed)}
+    sampled = steps.sampled(everyone, inactive, prepared.candidates, seed)
     if "likelihood" in settings.modes:
         wanted = {item for task in asked["likelihood"] for item in task.candidates}
         yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun, wanted))
-        yield Group(llm, recordings, ANOTHER, list(borrowed.values()))
-    sampled = steps.sampled(everyone, inactive, prepared.candidates, seed)
+        yield Group(llm, recordings, ANOTHER, [borrowed[task.user] for task in sampled if borrowed])
     for one, larger in zip(plain["larger_models"], settings.larger_models, strict=True):
         other, answered = models.open_larger(one, plain["local"]), models.recordings_for(settings.dataset, larger.model)
         for name, count in larger.users.items():

@@ -21,15 +21,16 @@ _LOOK_EVERY = 16
 _GROW_BY = 128
 # A block that is repeated three times or more, for so many characters in all, is a loop.
 _TIMES, _LONG = 3, 60
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,4}[.):]+)\s*", re.M)
+_MARK = r"[-*•]+\s*|\(?\d{1,4}[.):]+\s*|[Cc]\d{1,4}[.):]*\s+(?=\w)"  # "1. ", "- ", "C3 " before a title
+_LIST_MARK = re.compile(rf"^\s*(?:{_MARK}){{1,3}}", re.M)
 
 
 def repeats(text: str) -> bool:
     """Whether a text has come into a loop: it ends in one block three times over, or more often if the block is short.
 
-    List marks do not count, so that a list of one title under ever new numbers is a loop. Small models asked for a list
-    often end in one, and go on for as long as they may; nothing that is said for the third time in a row adds to a
-    ranking. A restated list of candidates or a draft before the answer is said twice at most, and so is no loop.
+    List marks and labels do not count, so that a list of one title under ever new numbers is a loop. Small models asked
+    for a list often end in one, and go on for as long as they may; what is said for the third time in a row adds
+    nothing to a ranking. A restated list or a draft before the answer is said twice at most, and is no loop.
     """
     words = " ".join(_LIST_MARK.sub("", text).split())
     whole_lines = " ".join(_LIST_MARK.sub("", text[: text.rfind("\n") + 1]).split())
