@@ -109,7 +109,7 @@ def without_thoughts(text: str) -> str:
 def blocks(text: str, names: CandidateNames) -> list[Block]:
     """All lists of a text, in its order."""
     found, at = [], 0
-    for start, end, values, cut in _json_values(text):
+    for start, end, values, cut in _json_values(text, names):
         found += _from_lines(text[at:start], names)
         inner = [block for value in values for block in _from_json(value, names, "")]
         found += [*inner[:-1], *(_with_cut(block, cut) for block in inner[-1:])]
@@ -122,10 +122,13 @@ def _with_cut(block: Block, cut: bool) -> Block:
     return block
 
 
-def _json_values(text: str) -> Iterator[tuple[int, int, list[Any], bool]]:
+def _json_values(text: str, names: CandidateNames) -> Iterator[tuple[int, int, list[Any], bool]]:
     """Where JSON stands in a text, and what it says; objects one after the other (JSON lines) are one list."""
     at, waiting = 0, None
     while start := _JSON_START.search(text, at):
+        if names.all_of(_line_at(text, start.start())):
+            at = start.end()  # brackets in a title, or behind a label
+            continue
         value, at, cut = _decoded(text, start.start())
         if not isinstance(value, (dict, list)):
             continue
@@ -137,6 +140,12 @@ def _json_values(text: str) -> Iterator[tuple[int, int, list[Any], bool]]:
         waiting = (start.start(), at, [value], cut)
     if waiting:
         yield _as_one(waiting)
+
+
+def _line_at(text: str, place: int) -> str:
+    """The line around a place; a part of it, longer than any title, if it is long."""
+    before, after = text[max(0, place - 400) : place], text[place : place + 400]
+    return before.rpartition("\n")[2] + after.partition("\n")[0]
 
 
 def _as_one(found: tuple[int, int, list[Any], bool]) -> tuple[int, int, list[Any], bool]:
