@@ -144,18 +144,18 @@ def _joined(lists: list[Block]) -> list[Block]:
     Lines between the items (a reason, a heading) part them; a list that names some of the same again is another one.
     """
     whole: list[Block] = []
+    open_: dict[str, tuple[Block, set[int]]] = {}
     for block in lists:
-        before = next((one for one in reversed(whole) if one.kind == block.kind), None)
+        places = _places(block)
+        before, named = open_.get(block.kind, (None, set()))
         if before and block.kind not in ("json", "table"):
-            last = before.numbers[1]
-            goes_on = last > 0 and block.numbers[0] == last + 1
-            other = not _places(before) & _places(block)
-            both = bool(_places(before)) and bool(_places(block))
-            if goes_on or (other and (both or not block.new)):
+            goes_on = 0 < before.numbers[1] == block.numbers[0] - 1
+            if goes_on or (named.isdisjoint(places) and ((named and places) or not block.new)):
                 before.named += block.named
                 before.numbers = (before.numbers[0], block.numbers[1])
-                before.cut = before.cut or block.cut
+                named |= places
                 continue
+        open_[block.kind] = block, places
         whole.append(block)
     return whole
 

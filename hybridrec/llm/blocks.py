@@ -34,7 +34,7 @@ _SCORE = re.compile(r"score|rating|prob|relevan|stars|match|confiden|points|weig
 _NUMBER = re.compile(r"\D{0,12}(\d{1,9}(?:\.\d{1,9})?)\D{0,12}")
 
 _DIGITS = "[\u2460-\u249b\u24f5-\u24fe\u2776-\u2793\u3220-\u3229\u3280-\u3289🥇🥈🥉]"  # ① ❶ ㊀, medals
-_KEYCAP = re.compile(rf"^(\W*)(?:{_DIGITS}|([0-9])\ufe0f?\u20e3)\s*")
+_KEYCAP = re.compile(rf"^(\W{{0,9}})(?:{_DIGITS}|([0-9])\ufe0f?\u20e3)\s*")
 _HAN = "一二三四五六七八九十百"
 _LEAD = r"^[\s>#*_•-]*"
 _NUMBERED = re.compile(
@@ -54,7 +54,8 @@ _ONE_LINE = re.compile(r"(?:^|(?<=[\s,;]))[(#*]{0,3}(\d{1,3})(?:[.):]+\s?|\s?-\s
 _FIELD = re.compile(r"^\s*(?:[-*•]\s+)?[*_\"]*([^\W\d]\w{1,20})[*_\"]*\s*[:=]\s*(?=\S)")
 _HEADING = re.compile(r"[:：]\s*[*_]*$|^\s*#{1,6}\s|^\s*(?:\*\*|__)[^*_]+(?:\*\*|__)\s*$")
 _TOPIC = re.compile(r"rank|order|list|answer|final|candidate|recommend|draft|choice|pick|top", re.I)
-_RULE = re.compile(r"^\s*\|?[\s:|-]*-{2,}[\s:|-]*$")
+_LOOKED_AT = 500  # characters of a line by which its kind is told
+_BLANKS = re.compile(r"[^\S\n\r]{9,}")
 _QUOTES = "\"'()[]*_.,;:!?"
 _SENTENCE = re.compile(r"[.!?。]\W*$")
 _SMALL = {"with", "from", "into", "over", "under", "upon"}
@@ -305,7 +306,7 @@ def _from_lines(text: str, names: CandidateNames, heading: str = "") -> list[Blo
 def _rows(line: _Line, block: Block, names: CandidateNames) -> list[dict[str, Any]]:
     if line.kind == "table":
         cells = [cell.strip() for cell in line.said.strip().strip("|").split("|")]
-        if _RULE.match(line.said):
+        if _is_rule(line.said):
             block.header = [str(cell) for cell in block.rows.pop().values()] if block.rows else []
             return []
         return [dict(zip([*block.header, *map(str, range(len(block.header), len(cells)))], cells, strict=False))]
@@ -317,11 +318,12 @@ def _rows(line: _Line, block: Block, names: CandidateNames) -> list[dict[str, An
 
 def _lines(text: str, names: CandidateNames) -> list[_Line]:
     """The lines of a text, each with its mark; one that holds a whole numbered list is as many."""
-    raw = [_KEYCAP.sub(_as_number, line) for line in _untagged(text).splitlines()]
+    text = _BLANKS.sub(" " * 8, _untagged(text))
+    raw = [_KEYCAP.sub(_as_number, line) for line in text.splitlines()]
     raw = [piece for line in raw for piece in _numbered_apart(plain(line))]
     weak = _weak_marks(raw)
     fields = _fields(raw, names)
-    piped = any(_RULE.match(line) and "|" in line for line in raw)
+    piped = any("|" in line and _is_rule(line) for line in raw)
     lines = [_line(line, weak[n], fields, piped, names) for n, line in enumerate(raw)]
     for line, one in zip(lines, raw, strict=True):
         line.indent = len(one) - len(one.lstrip())
@@ -329,32 +331,38 @@ def _lines(text: str, names: CandidateNames) -> list[_Line]:
 
 
 def _line(line: str, weak: tuple[int, int] | None, fields: set[str], piped: bool, names: CandidateNames) -> _Line:
+    start = line[:_LOOKED_AT]
     if names.is_title(line.strip()):
         return _Line("", line)
-    if ("|" in line and (piped or line.lstrip().startswith("|"))) or (piped and _RULE.match(line)):
+    if ("|" in line and (piped or start.lstrip().startswith("|"))) or (piped and _is_rule(line)):
         return _Line("table", line)
-    if not title_key(_NUMBERED.sub("", line)) and not names.all_of(line) or line.lstrip().startswith("```"):
+    if not title_key(_NUMBERED.sub("", start)) and not names.all_of(start) or start.lstrip().startswith("```"):
         return _Line("blank", "")
-    if mark := _NUMBERED.match(line):
+    if mark := _NUMBERED.match(start):
         number = mark[1] or mark[2] or mark[4] or (mark[3] == "一")
         return _Line("number", _unlabelled_field(line[mark.end() :], fields, names), int(number))
-    known = names.whole(line) is not None or bool(names.head(line)[0])
-    if not known and (mark := _WORDED.match(line)):
+    known = names.whole(start) is not None or bool(names.head(start)[0])
+    if not known and (mark := _WORDED.match(start)):
         return _Line("worded", line[mark.end() :], int(mark[1]))
-    if not known and (mark := _SPELLED.match(line)):
+    if not known and (mark := _SPELLED.match(start)):
         return _Line("worded", line[mark.end() :])
-    if weak and names.whole(line) is None:
+    if weak and names.whole(start) is None:
         return _Line("number", _unlabelled_field(line[weak[1] :], fields, names), weak[0])
-    said = _FIELD.match(line)
+    said = _FIELD.match(start)
     if said and said[1].casefold() in fields:
         return _Line(f"field {said[1].casefold()}", line[said.end() :])
-    if mark := _BULLET.match(line):
+    if mark := _BULLET.match(start):
         return _Line("bullet", _unlabelled_field(line[mark.end() :], fields, names))
     if names.several(line):
         return _Line("inline", line)
-    if names.whole(line) is not None:
+    if names.whole(start) is not None:
         return _Line("", line)
-    return _Line("prose" if _is_prose(line, names) else "", line)
+    return _Line("prose" if _is_prose(start, names) else "", line)
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line parts a table's header from its rows."""
+    return len(line) < _LOOKED_AT and not line.strip("|-: \t") and "--" in line
 
 
 def _is_prose(line: str, names: CandidateNames) -> bool:
@@ -377,7 +385,7 @@ def _unlabelled_field(said: str, fields: set[str], names: CandidateNames) -> str
 def _fields(lines: list[str], names: CandidateNames) -> set[str]:
     """The words that stand before a colon again and again ("title", "reason"), if a candidate follows one of them."""
     said: dict[str, list[str]] = {}
-    for line in lines:
+    for line in (one[:_LOOKED_AT] for one in lines):
         mark = _NUMBERED.match(line) or _BULLET.match(line)
         found = _FIELD.match(line, mark.end() if mark else 0) or _FIELD.match(line[mark.end() if mark else 0 :])
         if found and names.whole(found[1]) is None:
@@ -415,7 +423,7 @@ def _weak_marks(lines: list[str]) -> list[tuple[int, int] | None]:
         (_WEAK_ROMAN, lambda said: _ROMANS.index(said.lower()) + 1 if said.lower() in _ROMANS else 0),
         (_WEAK_LETTER, lambda said: ord(said.lower()) if len(said.lower()) == 1 else 0),
     ):
-        marks = [(n, value(mark[1]), mark.end()) for n, line in enumerate(lines) if (mark := pattern.match(line))]
+        marks = [(n, value(mark[1]), mark.end()) for n, line in enumerate(lines) if (mark := pattern.match(line[:_LOOKED_AT]))]
         for (n, number, end), (m, then, then_end) in zip(marks, marks[1:], strict=False):
             if number and then == number + 1 and (found[n] or number == 1 or pattern is _WEAK_LETTER):
                 found[n] = found[n] or (1 if pattern is _WEAK_LETTER else number, end)

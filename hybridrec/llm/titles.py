@@ -74,6 +74,9 @@ class CandidateNames:
         self._words = [_tokens(_bare(name)) for name in names]
         self._spelled = [" ".join(words) for words in self._words]
         self._looks = 1000 + 20 * len(titles)  # how many unknown items are compared letter by letter
+        self._known = {word for title in self._shown for word in _words(title, _LETTERS)} | set(self._letters)
+        self._known.update(f"c{number}" for number in range(1, len(labels) + 1))
+        self._known.update(key for keys in self._keys for key in keys)
         self._mentions: dict[str, list[tuple[list[str], int]]] = {}
         for position, title in enumerate(self._shown):
             alone = len(self._keys[0].get(_joined(names[position]), ())) == 1
@@ -94,11 +97,22 @@ class CandidateNames:
 
     def all_of(self, text: str) -> tuple[int, ...]:
         """The candidates that a whole text may mean: none, one, or those that differ in nothing it says."""
-        if len(text) > _LONGEST or REDACTED in text:  # a candidate called "History 3" is not a title that was redacted
+        if len(text) > _LONGEST or not self._may_name(text):
             return ()
         if text not in self._cache:
             self._cache[text] = self._all_of(text)
         return self._cache[text]
+
+    def _may_name(self, text: str) -> bool:
+        """False for what was redacted (a candidate may be called "History 3") and, in an endless text, at first sight.
+
+        After many unknown items only those are looked at that share a word with a title.
+        """
+        if self._looks <= 0 and text.isascii():
+            words = _LETTERS.findall(text.casefold())
+            if words and self._known.isdisjoint(words):
+                return False
+        return REDACTED not in text
 
     def _all_of(self, text: str) -> tuple[int, ...]:
         once = LIST_MARK.sub("", text, count=1)
@@ -109,6 +123,7 @@ class CandidateNames:
                 found = step(spelling)
                 if found is not None:
                     return found
+        self._looks -= 1
         return ()
 
     def is_title(self, text: str) -> bool:
@@ -185,7 +200,6 @@ class CandidateNames:
         words = _tokens(_bare(name))
         if self._looks <= 0 or not any(len(word) > _SHORT for word in words):
             return None
-        self._looks -= 1
         near = process.extract(" ".join(words), self._spelled, scorer=OSA.distance, score_cutoff=2 * _SLIPS, limit=2)
         if not near or near[0][1] > _SLIPS or (len(near) > 1 and near[1][1] < near[0][1] + 2):
             return None
@@ -210,6 +224,8 @@ class CandidateNames:
 
         "Muse - similar to Radiohead" is Muse; "Alien: Resurrection" may be another film than "Alien".
         """
+        if not self._may_name(text[:_LONGEST]):
+            return (), "", False
         body = LIST_MARK.sub("", text[:_LONGEST], count=1).strip()
         for opening, closing in _PAIRS:
             end = body.find(closing, len(opening)) if body.startswith(opening) else -1
@@ -236,7 +252,7 @@ class CandidateNames:
 
     def several(self, text: str) -> list[str]:
         """The pieces of a line that lists titles one after the other, or nothing if it is no such line."""
-        if not self._labels and self.all_of(text):
+        if not self._may_name(text) or (not self._labels and self.all_of(text)):
             return []
         if self._labels and len(LABEL.findall(text)) > 1 and not re.search(r"\w", LABEL.sub("", re.sub(r"\b(?:and|then)\b", "", text))):
             return [match[0] for match in LABEL.finditer(text)]
