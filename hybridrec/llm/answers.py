@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybridrec.llm.blocks import Block, blocks, entries, without_thoughts
-from hybridrec.llm.titles import LABEL, CandidateNames, title_key
+from hybridrec.llm.titles import LABEL, CandidateNames
 
 _REFUSAL = re.compile(
     r"\b(?:I(?:['’]m| am) (?:sorry|unable|not able)|I (?:can(?:['’]t|not| not)|won['’]t)|as an AI)\b", re.I
 )
 # Words in the heading of a list that is not the answer, and of one that is whatever else is said.
-_GIVEN = re.compile(r"candidate|original|given|options|history|watched|rated|liked|draft|initial|first (?:try|attempt)", re.I)
+_GIVEN = re.compile(
+    r"candidate|original|given|options|history|watched|rated|liked|draft|initial|first (?:try|attempt)", re.I
+)
 _ANSWER = re.compile(r"final|rank(?:ed|ing)|answer|recommend|revised", re.I)
 _DRAFT = re.compile(r"draft|initial|first (?:try|attempt)|original", re.I)
 
@@ -67,7 +69,9 @@ def parse_ranking(
     if final:
         named = final.named
     else:
-        prose = "\n".join(str(row[""]) for block in found if block.kind in ("prose", "", "inline") for row in block.rows)
+        prose = "\n".join(
+            str(row[""]) for block in found if block.kind in ("prose", "", "inline") for row in block.rows
+        )
         invented = max((len(block.named) for block in lists), default=0)
         named = list(dict.fromkeys(_in_prose(prose, names, len(labels)))) or [None] * invented
     chosen = [position for position in named if position is not None]

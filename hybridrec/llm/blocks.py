@@ -1,7 +1,7 @@
 """The lists in a model's text: JSON, tables, marked lines, lines of their own, one line with several titles.
 
-A text may hold thoughts, a copy of the candidates, a draft and remarks beside the list that is its answer. Here they are
-told apart; which list is the answer is decided in answers.py.
+A text may hold thoughts, a copy of the candidates, a draft and remarks beside the list that is its answer. Here they
+are told apart; which list is the answer is decided in answers.py.
 """
 
 import json
@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import json_repair
@@ -44,7 +45,9 @@ _NUMBERED = re.compile(
 )
 _WORDED = re.compile(rf"{_LEAD}[^\W\d_]{{2,12}}\.?\s*#?(\d{{1,3}})\s*[*_]*(?:[:.)]|\s-+\s)[*_]*\s*")
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
-_SPELLED = re.compile(rf"{_LEAD}({'|'.join(_ORDINALS)}|last|finally)(?:ly)?(?:\s+(?:place|choice|pick))?\s*[:,.-]\s*", re.I)
+_SPELLED = re.compile(
+    rf"{_LEAD}({'|'.join(_ORDINALS)}|last|finally)(?:ly)?(?:\s+(?:place|choice|pick))?\s*[:,.-]\s*", re.I
+)
 _BULLET = re.compile(r"^\s*(?:[^\w\s\"'“‘«《「『【(\[<⟨|#]{1,3}(?:\s+\[[ xX✓]?\])?\s+|[-•*](?=[^\W_]))")
 _WEAK_NUMBER = re.compile(r"^\s*(\d{1,3})(?:\s*,\s*|\s+)(?=\S)")
 _WEAK_LETTER = re.compile(r"^\s*\(?([^\W\d_])[.):]\s*(?=\S)")
@@ -66,8 +69,8 @@ class Block:
     """Entries that belong together.
 
     ``rows`` are records: a line is ``{"": line}``, of JSON and tables every field has its name. ``heading`` stands
-    before it; ``numbers`` are those of its first and last item (0: none); ``new`` says that a heading parts it from what
-    is before. ``cut``: the text broke off in it.
+    before it; ``numbers`` are those of its first and last item (0: none); ``new`` says that a heading parts it from
+    what is before. ``cut``: the text broke off in it.
     """
 
     kind: str
@@ -125,12 +128,13 @@ def _with_cut(block: Block, cut: bool) -> Block:
 
 def _json_values(text: str, names: CandidateNames) -> Iterator[tuple[int, int, list[Any], bool]]:
     """Where JSON stands in a text, and what it says; objects one after the other (JSON lines) are one list."""
-    at, waiting = 0, None
+    at = 0
+    waiting: tuple[int, int, list[Any], bool] | None = None
     while start := _JSON_START.search(text, at):
         if names.all_of(_line_at(text, start.start())):
             at = start.end()  # brackets in a title, or behind a label
             continue
-        value, at, cut = _decoded(text, start.start())
+        value, at, cut = _decoded(text, start.start())  # at is behind start, whatever was read
         if not isinstance(value, (dict, list)):
             continue
         if waiting and isinstance(value, dict) and not text[waiting[1] : start.start()].strip(" \n\t\r,"):
@@ -157,8 +161,8 @@ def _as_one(found: tuple[int, int, list[Any], bool]) -> tuple[int, int, list[Any
 def _decoded(text: str, start: int) -> tuple[Any, int, bool]:
     """The value that begins at a place, where it ends, and whether it was cut off; repaired where that is needed."""
     try:
-        value, end = json.JSONDecoder().raw_decode(text, start)
-        return value, end, False
+        found: tuple[Any, int] = json.JSONDecoder().raw_decode(text, start)
+        return *found, False
     except (ValueError, RecursionError):
         pass
     depth, deepest, end = 0, 0, len(text)
@@ -202,7 +206,7 @@ def _from_json(value: Any, names: CandidateNames, heading: str) -> Iterator[Bloc
         if flat and not inner:
             yield Block("json", [{"key": key, "value": one} for key, one in flat.items()], heading)
         for key, one in flat.items():
-            if isinstance(one, str) and len(flat) < 6:
+            if isinstance(one, str) and len(flat) < 6 and names.whole(one) is None:
                 yield from _from_lines(one, names, heading=key)
         for key, one in inner.items():
             yield from _from_json(one, names, f"{heading} {key}".strip())
@@ -237,12 +241,11 @@ def entries(block: Block, names: CandidateNames) -> list[str]:
 
 def _in_order(rows: list[dict[str, Any]], column: str, columns: list[str]) -> list[dict[str, Any]]:
     for key in columns:
-        numbers = [_number(row.get(key)) for row in rows]
-        if key == column or None in numbers:
+        numbers = [number for row in rows if (number := _number(row.get(key))) is not None]
+        if key == column or len(numbers) < len(rows):
             continue
-        pairs = sorted(zip(numbers, range(len(rows)), strict=True))
-        rising = [rows[place] for _, place in pairs]
-        falling = [rows[place] for _, place in sorted(zip((-n for n in numbers), range(len(rows)), strict=True))]
+        rising = [rows[place] for place in sorted(range(len(rows)), key=numbers.__getitem__)]
+        falling = [rows[place] for place in sorted(range(len(rows)), key=[-number for number in numbers].__getitem__)]
         if key == "key" or _RANK.search(key):
             return rising
         if key == "value" and {"key", "value"} == set(columns):  # a map from titles to numbers: ranks, or scores
@@ -336,7 +339,7 @@ def _line(line: str, weak: tuple[int, int] | None, fields: set[str], piped: bool
         return _Line("", line)
     if ("|" in line and (piped or start.lstrip().startswith("|"))) or (piped and _is_rule(line)):
         return _Line("table", line)
-    if not title_key(_NUMBERED.sub("", start)) and not names.all_of(start) or start.lstrip().startswith("```"):
+    if (not title_key(_NUMBERED.sub("", start)) and not names.all_of(start)) or start.lstrip().startswith("```"):
         return _Line("blank", "")
     if mark := _NUMBERED.match(start):
         number = mark[1] or mark[2] or mark[4] or (mark[3] == "一")
@@ -412,7 +415,7 @@ def _numbered_apart(line: str) -> list[str]:
     if len(starts) < 2:
         return [line]
     cuts = [0, *starts, len(line)]
-    return [line[a:b].strip(" ,;") for a, b in zip(cuts, cuts[1:], strict=False) if line[a:b].strip(" ,;")]
+    return [line[a:b].strip(" ,;") for a, b in pairwise(cuts) if line[a:b].strip(" ,;")]
 
 
 def _weak_marks(lines: list[str]) -> list[tuple[int, int] | None]:
@@ -423,11 +426,15 @@ def _weak_marks(lines: list[str]) -> list[tuple[int, int] | None]:
         (_WEAK_ROMAN, lambda said: _ROMANS.index(said.lower()) + 1 if said.lower() in _ROMANS else 0),
         (_WEAK_LETTER, lambda said: ord(said.lower()) if len(said.lower()) == 1 else 0),
     ):
-        marks = [(n, value(mark[1]), mark.end()) for n, line in enumerate(lines) if (mark := pattern.match(line[:_LOOKED_AT]))]
-        for (n, number, end), (m, then, then_end) in zip(marks, marks[1:], strict=False):
+        marks = [
+            (n, value(mark[1]), mark.end())
+            for n, line in enumerate(lines)
+            if (mark := pattern.match(line[:_LOOKED_AT]))
+        ]
+        for (n, number, end), (m, then, then_end) in pairwise(marks):
             if number and then == number + 1 and (found[n] or number == 1 or pattern is _WEAK_LETTER):
-                found[n] = found[n] or (1 if pattern is _WEAK_LETTER else number, end)
-                found[m] = found[m] or (found[n][0] + 1, then_end)
+                first = found[n] or (1 if pattern is _WEAK_LETTER else number, end)
+                found[n], found[m] = first, found[m] or (first[0] + 1, then_end)
     return found
 
 

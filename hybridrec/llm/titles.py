@@ -36,7 +36,9 @@ _MOVED = re.compile(
 )
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)", re.I)
 _SAME = str.maketrans(dict.fromkeys("‘’‛`´′ʼ", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−", "-"))
-_PAIRS = [pair.split("…") for pair in "**…** __…__ *…* _…_ `…` \"…\" '…' «…» ‹…› 《…》 〈…〉 「…」 『…』 【…】 […]".split()]
+_PAIRS = [
+    pair.split("…") for pair in "**…** __…__ *…* _…_ `…` \"…\" '…' «…» ‹…› 《…》 〈…〉 「…」 『…』 【…】 […]".split()
+]
 _EDGE = " \t,;.:|*_`"
 _LONGEST = 300  # characters of an entry that are looked at: twice a title's (prompts.py)
 _YEARS_APART = 3  # what a model misremembers; another film of the same name is further away
@@ -227,7 +229,7 @@ class CandidateNames:
         if not self._may_name(text[:_LONGEST]):
             return (), "", False
         body = LIST_MARK.sub("", text[:_LONGEST], count=1).strip()
-        for opening, closing in _PAIRS:
+        for opening, closing in _PAIRS if body and not body[0].isalnum() else ():
             end = body.find(closing, len(opening)) if body.startswith(opening) else -1
             if end > 0:
                 inner, rest = body[len(opening) : end], body[end + len(closing) :].strip()
@@ -254,7 +256,11 @@ class CandidateNames:
         """The pieces of a line that lists titles one after the other, or nothing if it is no such line."""
         if not self._may_name(text) or (not self._labels and self.all_of(text)):
             return []
-        if self._labels and len(LABEL.findall(text)) > 1 and not re.search(r"\w", LABEL.sub("", re.sub(r"\b(?:and|then)\b", "", text))):
+        if (
+            self._labels
+            and len(LABEL.findall(text)) > 1
+            and not re.search(r"\w", LABEL.sub("", re.sub(r"\b(?:and|then)\b", "", text)))
+        ):
             return [match[0] for match in LABEL.finditer(text)]
         for separator in (_STRONG, _WEAK, _DASH):
             cuts = [0, *(at for match in separator.finditer(text) for at in match.span()), len(text)]
@@ -272,8 +278,12 @@ class CandidateNames:
         pieces, named, at = [], 0, 0
         while at < len(spans):
             start = spans[at][0]
-            tries = ((text[start : spans[to - 1][1]], to) for to in range(min(at + longest, len(spans)), at, -1))
-            piece, then = next(((said, to) for said, to in tries if len(said) <= _LONGEST and self.all_of(said)), ("", at + 1))
+            piece, then = "", at + 1
+            for to in range(min(at + longest, len(spans)), at, -1):
+                said = text[start : spans[to - 1][1]]
+                if len(said) <= _LONGEST and len(LABEL.findall(said)) < 2 and self.all_of(said):
+                    piece, then = said, to
+                    break
             if not piece:
                 piece = text[start : spans[at][1]]
                 if at == 0:
@@ -416,7 +426,14 @@ def _reason(sign: str, tail: str) -> bool:
 def unwrapped(text: str) -> list[str]:
     """A text as it stands, without blanks and commas around it, and without quotes or stars."""
     bare = text.strip().strip(_EDGE)
-    inner = next((bare[len(a) : -len(b)] for a, b in _PAIRS if len(bare) > len(a + b) and bare.startswith(a) and bare.endswith(b)), "")
+    inner = next(
+        (
+            bare[len(a) : -len(b)]
+            for a, b in _PAIRS
+            if len(bare) > len(a + b) and bare.startswith(a) and bare.endswith(b)
+        ),
+        "",
+    )
     return [text.strip(), bare, inner.strip()]
 
 
