@@ -71,6 +71,7 @@ def test_kinds_of_answers(text, titles, labelled):
         ("1. Alien: Resurrection\n2. Heat", ["Alien", "Heat"], (1,), 1),
         ("1. Before Sunset\n2. Heat", ["Before Sunrise", "Heat"], (1,), 1),
         ("1. The Pledge – if you liked Toy Story (1995)\n2. Heat", FILMS, (1,), 1),  # a candidate in a reason
+        ("1. Heat: Part II: Fire\n2. Heat: Part II: Fire\n3. Kids", FILMS, (2,), 2),
         ("1. C\n2. Java", ["C++", "Java"], (1,), 1),
         ("1. Sabrina (1995)\n2. Heat", ["Sabrina (1954)", "Heat"], (1,), 1),  # a remake
         ("1. Sabrina\n2. Heat", ["Sabrina (1954)", "Sabrina (1995)", "Heat"], (2,), 1),  # which of two
@@ -94,6 +95,11 @@ def test_only_thoughts_are_a_failure_of_their_own(text):
 
 def test_a_slip_of_the_pen_is_forgiven_where_one_candidate_is_nearest():
     assert read("1. Radiohed\n2. Muse", ["Muse", "Radiohead"]).order == (1, 0)
+
+
+def test_a_line_again_after_an_empty_one_is_a_duplicate_and_a_label_counts_before_what_was_redacted():
+    assert read("Heat\n\nKids\n\nHeat", FILMS) == answers.ParsedRanking((1, 2), 0, 1, 3, "")
+    assert read("C4 ⟨history 20⟩\nC2", FILMS, labelled=True).order == (3, 1)
 
 
 def test_what_breaks_off_may_be_another_title():

@@ -127,9 +127,11 @@ def _resolved(said: list[str], names: CandidateNames) -> list[int | None]:
     """
     meant = [names.all_of(one) for one in said]
     heads = [((), "", False) if found else names.head(one) for one, found in zip(said, meant, strict=True)]
-    usual = [sign for _, sign, _ in heads if sign]
+    usual: dict[str, set[tuple[int, ...]]] = {}
+    for found, sign, _ in heads:
+        usual.setdefault(sign, set()).add(found)
     for place, (found, sign, sure) in enumerate(heads):
-        if found and (sure or usual.count(sign) >= max(2, 2 * len(said) / 3)):
+        if found and (sure or len(usual[sign]) >= max(2, 2 * len(said) / 3)):
             meant[place] = found
     taken = {found[0] for found in meant if len(found) == 1}
     named: list[int | None] = [found[0] if len(found) == 1 else None for found in meant]
@@ -145,7 +147,8 @@ def _resolved(said: list[str], names: CandidateNames) -> list[int | None]:
 def _joined(lists: list[Block]) -> list[Block]:
     """Parts of one list put together: the numbers go on, or the same marks name other candidates.
 
-    Lines between the items (a reason, a heading) part them; a list that names some of the same again is another one.
+    Lines between the items (a reason, a heading) part them. A list that names some of the same again is another one,
+    but not a single line: that is a duplicate.
     """
     whole: list[Block] = []
     open_: dict[str, tuple[Block, set[int]]] = {}
@@ -154,7 +157,8 @@ def _joined(lists: list[Block]) -> list[Block]:
         before, named = open_.get(block.kind, (None, set()))
         if before and block.kind not in ("json", "table"):
             goes_on = 0 < before.numbers[1] == block.numbers[0] - 1
-            if goes_on or (named.isdisjoint(places) and ((named and places) or not block.new)):
+            same_list = not block.new and (named.isdisjoint(places) or len(block.named) == 1)
+            if goes_on or same_list or (named and places and named.isdisjoint(places)):
                 before.named += block.named
                 before.numbers = (before.numbers[0], block.numbers[1])
                 named |= places

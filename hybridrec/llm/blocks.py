@@ -130,6 +130,7 @@ def _json_values(text: str, names: CandidateNames) -> Iterator[tuple[int, int, l
     """Where JSON stands in a text, and what it says; objects one after the other (JSON lines) are one list."""
     at = 0
     waiting: tuple[int, int, list[Any], bool] | None = None
+    value: Any
     while start := _JSON_START.search(text, at):
         if names.all_of(_line_at(text, start.start())):
             at = start.end()  # brackets in a title, or behind a label
@@ -198,7 +199,7 @@ def _from_json(value: Any, names: CandidateNames, heading: str) -> Iterator[Bloc
                 rows = [{"key": key, "value": said} for row in rows for key, said in row.items()]
             yield Block("json", rows, heading)
     elif isinstance(value, dict):
-        inner = {key: one for key, one in value.items() if isinstance(one, (dict, list))}
+        inner: dict[str, Any] = {key: one for key, one in value.items() if isinstance(one, (dict, list))}
         flat = {key: one for key, one in value.items() if key not in inner}
         if len(inner) > 1 and all(isinstance(one, dict) for one in inner.values()):
             yield Block("json", [{"key": key, **_record(one)} for key, one in inner.items()], heading)

@@ -15,6 +15,7 @@ from rapidfuzz.distance import OSA
 from hybridrec.llm.prompts import one_line
 
 REDACTED = "⟨history "  # how what was taken out of a recorded answer begins (redact.py)
+_REDACTED = re.compile(rf"{REDACTED}\d{{1,6}}⟩")
 # An answer may be hostile. None of these patterns may look twice at the same text, or a megabyte of it takes hours.
 LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,3}[.):]+)\s*")
 YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
@@ -101,20 +102,18 @@ class CandidateNames:
         """The candidates that a whole text may mean: none, one, or those that differ in nothing it says."""
         if len(text) > _LONGEST or not self._may_name(text):
             return ()
+        if REDACTED in text:  # by its label alone: a candidate called "History 3" is not a title that was redacted
+            return self._labelled(LIST_MARK.sub("", _REDACTED.sub("", text), count=1)) or ()
         if text not in self._cache:
             self._cache[text] = self._all_of(text)
         return self._cache[text]
 
     def _may_name(self, text: str) -> bool:
-        """False for what was redacted (a candidate may be called "History 3") and, in an endless text, at first sight.
-
-        After many unknown items only those are looked at that share a word with a title.
+        """False where, after many unknown items, a text shares no word with a title: an endless answer is not looked
+        at as closely as one of the usual length.
         """
-        if self._looks <= 0 and text.isascii():
-            words = _LETTERS.findall(text.casefold())
-            if words and self._known.isdisjoint(words):
-                return False
-        return REDACTED not in text
+        words = _LETTERS.findall(text.casefold()) if self._looks <= 0 and text.isascii() else []
+        return not words or not self._known.isdisjoint(words)
 
     def _all_of(self, text: str) -> tuple[int, ...]:
         once = LIST_MARK.sub("", text, count=1)
@@ -308,7 +307,7 @@ class CandidateNames:
 
     def mentions(self, text: str) -> list[int]:
         """The candidates whose titles of two words or more stand anywhere in a text, in the order in which they do."""
-        words, found, at = _tokens(text), [], 0
+        words, found, at = _tokens(_REDACTED.sub(". ", text)), [], 0
         while at < len(words):
             known = self._mentions.get(words[at], ())
             hit = next(((w, p) for w, p in known if words[at : at + len(w)] == w), None)
