@@ -1,34 +1,29 @@
 """A model's text, read as a ranking: whatever it says, the result is a permutation of the candidates or a failure.
 
 An answer is only ever read as a choice among the candidates, so no text, and no title inside it, can add an item.
-Reading is strict about *what* is named and lenient about *how*: numbered lists, JSON, one line with separators, prose
-around a list, titles or labels.
+Reading is strict about *what* is named and lenient about *how*. It goes in four steps: thoughts are taken off
+(blocks.without_thoughts); the rest falls into lists (blocks.blocks); each entry is looked up among the candidates
+(titles.CandidateNames); the last list that is an answer is the answer (``_final``).
 """
 
-import json
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hybridrec.llm.prompts import one_line
+from hybridrec.llm.blocks import Block, blocks, entries, without_thoughts
+from hybridrec.llm.titles import LABEL, CandidateNames
 
-LIST_MARK = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,3}[.):]+)\s*")
-YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
-_WORD = re.compile(r"\w+")
-_NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
-# An answer may be hostile. None of these patterns may look twice at the same text, or a megabyte of it takes hours.
-_SEPARATOR = re.compile(r"[>→;|,\t]")
-_QUOTED = re.compile(r'"([^"\n]+)"|\*\*([^*\n]+)\*\*|“([^“”\n]+)”')
-LABEL = re.compile(r"(?<![^\W_])[Cc](\d{1,4})(?![^\W_])")
-_JSON_LIST = re.compile(r'\[\s*(?:\{\s*)?"')
-_JSON_STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)("(?:\s*+:)?)?', re.S)  # ends in ": if a key, in nothing if cut off
 _REFUSAL = re.compile(
     r"\b(?:I(?:['’]m| am) (?:sorry|unable|not able)|I (?:can(?:['’]t|not| not)|won['’]t)|as an AI)\b", re.I
 )
-REDACTED = "⟨history "  # how what was taken out of a recorded answer begins (redact.py)
+# Words in the heading of a list that is not the answer, and of one that is whatever else is said.
+_GIVEN = re.compile(
+    r"candidate|original|given|options|history|watched|rated|liked|draft|initial|first (?:try|attempt)", re.I
+)
+_ANSWER = re.compile(r"final|rank(?:ed|ing)|answer|recommend|revised", re.I)
+_DRAFT = re.compile(r"draft|initial|first (?:try|attempt)|original", re.I)
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,8 @@ class ParsedRanking:
 
     ``order`` holds candidate positions, best first, without repeats; ``invalid`` counts items named that are no
     candidates, ``duplicates`` candidates named again, ``missing`` those never named. ``failure`` says why there is
-    nothing to repair ("empty", "refusal", "names no candidate"), and is "" when at least one candidate was named.
+    nothing to repair ("empty", "only thoughts", "refusal", "names no candidate"), and is "" when at least one candidate
+    was named. Thoughts, drafts, copies of the candidates and remarks beside the list count as nothing.
     """
 
     order: tuple[int, ...]
@@ -52,9 +48,6 @@ class ParsedRanking:
         return not self.failure and bool(self.invalid or self.duplicates or self.missing)
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
 def parse_ranking(
     text: str, titles: Sequence[str], labels: Sequence[str] = (), *, truncated: bool = False
 ) -> ParsedRanking:
@@ -63,17 +56,28 @@ def parse_ranking(
     Args:
         text: the model's answer, whatever it says.
         titles: the candidates as shown, in the order shown.
-        labels: the labels shown before them ("C1", ...), if any. An answer that holds labels is read by labels alone,
+        labels: the labels shown before them ("C1", ...), if any. An entry that begins with a label is read by it alone,
             so a title in it that looks like another item's label changes nothing.
-        truncated: the answer was cut off, so an unreadable last item is not counted as invented.
+        truncated: the answer was cut off, so an unreadable last item is not counted as invented, and one that may be
+            the beginning of another title is not read.
     """
-    named = list(_by_label(text, len(labels)) if labels else ()) or list(_by_title(text, titles))
-    if truncated and named and named[-1] is None:
-        named.pop()
+    names = CandidateNames(titles, labels)
+    said = without_thoughts(text)
+    found = blocks(said, names)
+    lists = _joined(_named(found, names, truncated))
+    final = _final(lists, truncated)
+    if final:
+        named = final.named
+    else:
+        prose = "\n".join(
+            str(row[""]) for block in found if block.kind in ("prose", "", "inline") for row in block.rows
+        )
+        invented = max((len(block.named) for block in lists), default=0)
+        named = list(dict.fromkeys(_in_prose(prose, names, len(labels)))) or [None] * invented
     chosen = [position for position in named if position is not None]
     order = tuple(dict.fromkeys(chosen))
-    invalid, duplicates = len(named) - len(chosen), len(chosen) - len(order)
-    return ParsedRanking(order, invalid, duplicates, len(titles) - len(order), "" if order else _why_nothing(text))
+    failure = "" if order else "only thoughts" if text.strip() and not said.strip() else _why_nothing(said)
+    return ParsedRanking(order, len(named) - len(chosen), len(chosen) - len(order), len(titles) - len(order), failure)
 
 
 def repair(parsed: ParsedRanking, n: int, rng: np.random.Generator) -> list[int]:
@@ -100,130 +104,104 @@ def _why_nothing(text: str) -> str:
     return "refusal" if _REFUSAL.search(text) else "names no candidate"
 
 
-def _by_label(text: str, n: int) -> Iterator[int | None]:
-    """Positions of the labels in the text, None for a label that no candidate has.
+# --- which list -----------------------------------------------------------------------------------------------------
 
-    Titles were shown with anything like a label taken apart (prompts.py), so an echoed title holds none.
+
+def _named(found: list[Block], names: CandidateNames, truncated: bool) -> list[Block]:
+    """The lists, with what each of their entries names; without a last one that was cut off and may be anything."""
+    lists = [block for block in found if block.kind != "prose"]
+    for block in lists:
+        said = entries(block, names)
+        block.cut = block.cut or (truncated and block is found[-1])
+        block.named = _resolved(said, names)
+        if block.cut and said and (block.named[-1] is None or names.begins_another(said[-1], block.named)):
+            block.named.pop()
+    return lists
+
+
+def _resolved(said: list[str], names: CandidateNames) -> list[int | None]:
+    """A candidate for each entry.
+
+    A title behind which stands what may be the rest of a longer one is believed if entries are written like that. Of
+    candidates that only the year tells apart, or nothing, all are meant where as many entries say the name.
     """
-    for number in LABEL.findall(text):
-        yield int(number) - 1 if 1 <= int(number) <= n else None
+    meant = [names.all_of(one) for one in said]
+    heads = [((), "", False) if found else names.head(one) for one, found in zip(said, meant, strict=True)]
+    usual: dict[str, set[tuple[int, ...]]] = {}
+    for found, sign, _ in heads:
+        usual.setdefault(sign, set()).add(found)
+    for place, (found, sign, sure) in enumerate(heads):
+        if found and (sure or len(usual[sign]) >= max(2, 2 * len(said) / 3)):
+            meant[place] = found
+    taken = {found[0] for found in meant if len(found) == 1}
+    named: list[int | None] = [found[0] if len(found) == 1 else None for found in meant]
+    for group in {found for found in meant if len(found) > 1}:
+        places = [place for place, found in enumerate(meant) if found == group]
+        free = [position for position in group if position not in taken]
+        if len(places) == len(free) or names.same(group):
+            for n, place in enumerate(places):
+                named[place] = free[n] if n < len(free) else group[0]
+    return named
 
 
-def _by_title(text: str, titles: Sequence[str]) -> Iterator[int | None]:
-    """Positions of the titles in the text, None for an item that is no candidate. Of two same titles the next free."""
-    names = CandidateNames(titles)
-    items = _json_items(text)
-    if items:
-        for item in items:
-            yield names.whole(item)
-        return
-    lines = [line for line in text.splitlines() if title_key(LIST_MARK.sub("", line))]
-    listed = any(LIST_MARK.match(line) for line in lines)
-    for line in lines:
-        found = names.in_line(line)
-        if found:
-            yield from found
-        elif LIST_MARK.match(line) or not listed:
-            yield None  # an item of the list that is no candidate; an unmarked line beside a marked list is prose
+def _joined(lists: list[Block]) -> list[Block]:
+    """Parts of one list put together: the numbers go on, or the same marks name other candidates.
+
+    Lines between the items (a reason, a heading) part them. A list that names some of the same again is another one,
+    but not a single line: that is a duplicate.
+    """
+    whole: list[Block] = []
+    open_: dict[str, tuple[Block, set[int]]] = {}
+    for block in lists:
+        places = _places(block)
+        before, named = open_.get(block.kind, (None, set()))
+        if before and block.kind not in ("json", "table"):
+            goes_on = 0 < before.numbers[1] == block.numbers[0] - 1
+            same_list = not block.new and (named.isdisjoint(places) or len(block.named) == 1)
+            if goes_on or same_list or (named and places and named.isdisjoint(places)):
+                before.named += block.named
+                before.numbers = (before.numbers[0], block.numbers[1])
+                named |= places
+                continue
+        open_[block.kind] = block, places
+        whole.append(block)
+    return whole
 
 
-class CandidateNames:
-    """Candidate positions by every accepted spelling; two candidates of one name are handed out one after the other."""
-
-    def __init__(self, titles: Sequence[str]) -> None:
-        self._shown = [one_line(title) for title in titles]
-        # A title that is another's without the year ("Sabrina" beside "Sabrina (1954)") is the only one of that name.
-        self._positions = _by_key([YEAR.sub("", title) for title in self._shown]) | _by_key(self._shown)
-        self._used: set[int] = set()
-        # Inside a sentence only a title of two words or more is believed: "It" and "Kids" are words, too.
-        long = [title for title in self._shown if len(_WORD.findall(title)) > 1]
-        self._inside = re.compile(f"({REDACTED}\\d+⟩|{any_of(long)})", re.I) if long else None
-
-    def whole(self, text: str) -> int | None:
-        """The candidate that a text names as a whole: as it stands, then without one list mark, then without two."""
-        if REDACTED in text:  # a candidate called "History 3" is not a title that was redacted
-            return None
-        once = LIST_MARK.sub("", text, count=1)
-        for spelling in dict.fromkeys((text, once, LIST_MARK.sub("", once, count=1))):
-            positions = self._positions.get(title_key(spelling))
-            if positions:
-                return self._next(positions, spelling.strip())
-        return None
-
-    def _next(self, positions: list[int], spelling: str) -> int:
-        """Of candidates that share a name, the first not yet used; those that are spelled just so go before others."""
-        same = [p for p in positions if self._shown[p] == spelling] or positions
-        free = next((p for p in same if p not in self._used), same[0])
-        self._used.add(free)
-        return free
-
-    def in_line(self, line: str) -> list[int]:
-        """The candidates a line names: as a whole, else full titles inside it and what stands between them."""
-        whole = self.whole(line)
-        if whole is not None:
-            return [whole]
-        parts = self._inside.split(line) if self._inside else [line]
-        found = [self._between(part) if n % 2 == 0 else [self.whole(part)] for n, part in enumerate(parts)]
-        return [position for positions in found for position in positions if position is not None]
-
-    def _between(self, text: str) -> list[int]:
-        """The candidates that quoted pieces of a text name, else separated pieces."""
-        quoted = ["".join(groups) for groups in _QUOTED.findall(text)]
-        for pieces in (quoted, _SEPARATOR.split(text)):
-            found = [position for position in map(self.whole, pieces) if position is not None]
-            if found:
-                return found
-        return []
+def _places(block: Block) -> set[int]:
+    return {position for position in block.named if position is not None}
 
 
-def _by_key(spellings: Sequence[str]) -> dict[str, list[int]]:
-    """Positions of spellings by what they share with others; those without a letter or digit name nothing."""
-    found: dict[str, list[int]] = {}
-    for position, spelling in enumerate(spellings):
-        found.setdefault(title_key(spelling), []).append(position)
-    found.pop("", None)
-    return found
+def _final(lists: list[Block], truncated: bool) -> Block | None:
+    """The answer: the last list that is more than a remark on the one before it."""
+    final: Block | None = None
+    for block in lists:
+        if _places(block) and (final is None or _replaces(block, final, truncated and block is lists[-1])):
+            final = block
+    return final
 
 
-def any_of(spellings: Iterable[str]) -> str:
-    """A pattern of any of these between words, the longest that fits."""
-    longest_first = sorted(spellings, key=len, reverse=True)
-    return rf"(?<!\w)(?:{'|'.join(re.escape(spelling) for spelling in longest_first)})(?!\w)"
+def _replaces(block: Block, before: Block, broke_off: bool) -> bool:
+    """Whether a later list is the answer instead: it repeats, corrects or begins it anew.
+
+    A list that names some of the same in the same order says nothing new (reasons, one by one); one that names less
+    than half as many is a remark, unless the answer broke off in it.
+    """
+    given, given_before = _is_given(block), _is_given(before)
+    if given != given_before:
+        return given_before
+    order, order_before = (list(dict.fromkeys(p for p in one.named if p is not None)) for one in (block, before))
+    if len(order) < len(order_before) and order == [p for p in order_before if p in set(order)]:
+        return False
+    return 2 * len(order) >= len(order_before) or broke_off
 
 
-def title_key(text: str) -> str:
-    """What two spellings of one title share: letters and digits, without case or accents."""
-    # Character by character: sorting a long run of accents, which are dropped here anyway, takes quadratic time.
-    plain = text if text.isascii() else "".join(unicodedata.normalize("NFKD", c) for c in text)
-    return _NO_LETTER_OR_DIGIT.sub("", plain.casefold())
+def _is_given(block: Block) -> bool:
+    """Whether a list's heading says that it is what was given, or a draft."""
+    return bool(_DRAFT.search(block.heading) or (_GIVEN.search(block.heading) and not _ANSWER.search(block.heading)))
 
 
-def _json_items(text: str) -> list[str]:
-    """The strings of the first JSON list that has any, in order; of one that was cut off, those that are whole."""
-    first = _JSON_LIST.search(text)
-    starts = [first.start(), text.find('["')] if first else []
-    return next(filter(None, (_items_from(text, start) for start in starts if start >= 0)), [])
-
-
-def _items_from(text: str, start: int) -> list[str]:
-    try:
-        values, _ = json.JSONDecoder().raw_decode(text, start)
-    except (ValueError, RecursionError):
-        strings = _JSON_STRING.findall(text, start)
-        return [_unescaped(body) for body, end in strings if body and end == '"']
-    return [value for value in (_named_by(value) for value in values) if value]
-
-
-def _named_by(value: object) -> str:
-    """The title that an element of a JSON list names: itself, or the first text of an object that has letters."""
-    if isinstance(value, dict):
-        texts = [inner for inner in value.values() if isinstance(inner, str)]
-        value = next((text for text in texts if any(map(str.isalpha, text))), next(iter(texts), ""))
-    return value if isinstance(value, str) else ""
-
-
-def _unescaped(body: str) -> str:
-    try:
-        return json.loads(f'"{body}"')
-    except ValueError:
-        return body
+def _in_prose(text: str, names: CandidateNames, labels: int) -> list[int | None]:
+    """What sentences name, where there is no list: labels, else titles of several words."""
+    found = [int(number) for number in LABEL.findall(text)] if labels else []
+    return [number - 1 if 1 <= number <= labels else None for number in found] or [*names.mentions(text)]

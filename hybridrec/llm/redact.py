@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Sequence
 
-from hybridrec.llm.answers import LABEL, LIST_MARK, REDACTED, YEAR, CandidateNames, any_of, title_key
 from hybridrec.llm.prompts import one_line, without_labels
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.llm.tasks import Task
+from hybridrec.llm.titles import LABEL, LIST_MARK, REDACTED, YEAR, CandidateNames, any_of, title_key
 
 _LABEL_MARK = re.compile(rf"(?:{LIST_MARK.pattern})?\s*{LABEL.pattern}\W*")
 _FEWEST = 4  # letters and digits; fewer say nothing about which title breaks off there
@@ -53,9 +53,15 @@ class _Redacter:
         return "".join(self._line(line) + end for line, end in zip(bare, ends, strict=True))
 
     def _line(self, line: str) -> str:
-        if not line or self._names.whole(line) is not None:
+        if not line or self._is_candidate(line):
             return line
         return self._rest(self._pattern.sub(self._match, line))
+
+    def _is_candidate(self, line: str) -> bool:
+        """Whether a line is a candidate's title and nothing else. What is only much like one may be of the history."""
+        once = LIST_MARK.sub("", line, count=1)
+        keys = {title_key(said) for said in (line, once, LIST_MARK.sub("", once, count=1))}
+        return REDACTED not in line and bool(keys & (self._keep - {""}))
 
     def _match(self, found: re.Match[str]) -> str:
         number = self._private.get(title_key(found.group()))
@@ -78,7 +84,8 @@ class _Redacter:
         begun = next((n for title, n in self._private.items() if title.startswith(key)), None)
         if begun is None or len(key) < _FEWEST or any(title.startswith(key) for title in self._keep):
             return None
-        return None if self._names.in_line(said) else begun
+        named = self._names.all_of(said) or self._names.several(said) or self._names.mentions(said)
+        return None if named else begun
 
 
 def _mark(said: str, number: int) -> str:
