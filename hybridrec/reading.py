@@ -116,9 +116,9 @@ def read(
         DatasetError: not there, or not to be read (names the line where it can, and the remedy).
     """
     path = Path(path).expanduser()
-    if path.is_dir() or _first_bytes(path).startswith(b"PAR1") or path.suffix == ".parquet":
+    start = b"PAR1" if path.is_dir() else _first_bytes(path)  # a folder is one of Parquet files
+    if start.startswith(b"PAR1") or path.suffix == ".parquet":
         return of(_parquet(path), path.name)
-    start = _first_bytes(path)
     if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         return of(_excel(path), path.name, places=lambda row: f"row {row + 2}")
     if _unpacked_start(path).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):

@@ -66,7 +66,7 @@ class LargerModel(Settings):
             )
         return self
 
-    @pydantic.field_validator("revision", "dtype", "writing_dtype", "device")
+    @pydantic.field_validator(*LocalSettings.model_fields)
     @classmethod
     def _is_as_in_local(cls, given: str | None, about: pydantic.ValidationInfo) -> str | None:
         if given is not None:

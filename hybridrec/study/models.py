@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hybridrec.errors import RecordingError, SettingError
 from hybridrec.evaluation.prices import read_prices
 from hybridrec.llm import runner
+from hybridrec.llm.models.settings import LocalSettings
 from hybridrec.llm.recordings import Recordings, remove
 from hybridrec.study import config, paths
 
@@ -54,7 +55,7 @@ def open_larger(one: Mapping[str, Any], loaded: Mapping[str, Any] | None = None)
         one: a table ``[[larger_models]]``, as a notebook gets it.
         loaded: the keys of LocalSettings of the first model; None where that is behind an endpoint, too.
     """
-    own = {key: one[key] for key in ("revision", "dtype", "writing_dtype", "device") if one.get(key) is not None}
+    own = {key: one[key] for key in LocalSettings.model_fields if one.get(key) is not None}
     return local(one["model"], **{**(loaded or {}), "revision": None, **own})
 
 

@@ -158,10 +158,8 @@ class HuggingFace:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer, padding on the left."""
-        tokenizer = self._from(AutoTokenizer, padding_side="left")
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        return tokenizer
+        """The model's tokenizer."""
+        return self._from(AutoTokenizer)
 
     @cached_property
     def model(self) -> Any:
