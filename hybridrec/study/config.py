@@ -38,6 +38,8 @@ class LargerModel(Settings):
     """Another open model here, and how many inactive users it is asked for, by mode. A table ``[[larger_models]]``.
 
     ``another_history`` says how many of those who are asked by "likelihood" are also asked with another user's history.
+    ``published_weak`` names modes in which the model is also asked for everybody whom a recommender of the paper calls
+    weak on the test items: they were picked by the outcome, so they never count in a held-out comparison.
     ``dtype`` and ``device`` left out are those of the first model; ``revision`` left out is the main branch.
     """
 
@@ -47,6 +49,7 @@ class LargerModel(Settings):
     )
 
     another_history: int = Field(0, ge=0, le=100_000)
+    published_weak: Names = ()
     revision: str | None = None
     dtype: str | None = None
     writing_dtype: str | None = None
@@ -78,6 +81,14 @@ class LargerModel(Settings):
     def _of_modes(cls, given: dict[str, int]) -> dict[str, int]:
         for name in given:
             _known_mode("users", name)
+        return given
+
+    @pydantic.field_validator("published_weak")
+    @classmethod
+    def _are_modes(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            _known_mode("published_weak", name)
+        _check_once("published_weak", given)
         return given
 
 

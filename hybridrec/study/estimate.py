@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is asked (COLUMNS), whether the titles of whole lists are in it, and the endpoint's spending cap.
+    """What is asked (COLUMNS), what could not be counted yet, and the endpoint's spending cap.
 
     ``requests`` counts all different ones, ``recorded`` those that have an answer; the rest is about the others. Of
     written answers, ``completion_tokens`` and ``usd`` are those of a complete one, ``usd_most`` of the longest that the
@@ -48,7 +48,7 @@ class Estimate:
     """
 
     table: pd.DataFrame
-    whole: bool = True
+    not_counted: tuple[str, ...] = ()
     cap: float | None = None
 
     @property
@@ -67,7 +67,7 @@ class Estimate:
         return _cost(self.live, self.usd_most)
 
     def __str__(self) -> str:
-        later = [] if self.whole else ["Not counted: the titles of whole lists, which are known after notebook 02."]
+        later = [f"Not counted: {what}." for what in self.not_counted]
         if self.live.empty:
             told = f"all {self.table['requests'].sum():,} answers are recorded: nothing will be asked."
             return "\n".join([told, *later])
@@ -100,7 +100,7 @@ def estimate(settings: Experiment, from_tables: bool) -> Estimate:
     Args:
         settings: the experiment.
         from_tables: from what notebooks 01 and 02 wrote; otherwise from the ratings, as notebook 01 divides them. Then
-            whole lists are counted if an earlier run has left some that fit.
+            whole lists and published_weak are counted if an earlier run has left some that fit.
 
     Raises:
         MissingTableError: those notebooks did not run yet.
@@ -113,10 +113,15 @@ def estimate(settings: Experiment, from_tables: bool) -> Estimate:
         prepared = steps.Prepared(**found, sparsity=sparsity.iloc[:, 0], inactive=inactive)
     else:
         prepared = steps.prepare(steps.dataset(settings.dataset, settings.ratings), settings, settings.seed)
-    lists = _lists(settings, prepared)
-    rows = [_row(group) for group in _groups(settings, prepared, lists or [])]
+    lists, weak = _lists(settings, prepared), _published_weak(settings, prepared)
+    later = {
+        "the titles of whole lists, known after notebook 02": lists,
+        "published_weak, known after notebook 03": weak,
+    }
+    rows = [_row(group) for group in _groups(settings, prepared, lists or [], weak or [])]
     cap = settings.endpoint.spending_cap_usd if settings.endpoint else None
-    return Estimate(pd.DataFrame(rows, columns=COLUMNS), lists is not None, cap)
+    not_counted = tuple(what for what, found in later.items() if found is None)
+    return Estimate(pd.DataFrame(rows, columns=COLUMNS), not_counted, cap)
 
 
 def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
@@ -144,14 +149,14 @@ def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def _groups(settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task]) -> Iterator[Group]:
+def _groups(
+    settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task], weak: Sequence[Task]
+) -> Iterator[Group]:
     """The requests of notebook 04, in its order."""
     noun, seed, inactive, plain = settings.noun, settings.seed, prepared.inactive, parameters(settings)
     llm = models.open_model(settings.model, plain["endpoint"], plain["local"])
     recordings = models.recordings_for(settings.dataset, settings.model)
-    everyone = steps.tasks(
-        prepared.interactions, prepared.candidates, prepared.items, settings.history_length, settings.rating_scale
-    )
+    everyone = _everyone(settings, prepared)
     own = [task for task in everyone if task.user in inactive]
     users_of_own: list[Any] = [task.user for task in own]
     live = in_random_order(users_of_own, seed, "live")[: settings.live_users]
@@ -172,12 +177,28 @@ def _groups(settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task
         for name, count in larger.users.items():
             found = [rankers.request_of(task, name, noun) for task in sampled[:count]]
             yield Group(other, answered, name, found)
+        for name in larger.published_weak:
+            yield Group(other, answered, name, [rankers.request_of(task, name, noun) for task in weak])
         lent = sampled[: larger.another_history] if borrowed else []
         shown = prepared.items[prepared.items["item"].isin({item for task in lent for item in task.candidates})]
         yield Group(other, answered, PRIOR, rankers.prior_requests(shown, noun))
         yield Group(other, answered, ANOTHER, [borrowed[task.user] for task in lent])
     for name in settings.topk_modes if lists else ():
         yield Group(llm, recordings, f"{name}, {LISTS}", list(rankers.title_requests(lists, name, noun)))
+
+
+def _everyone(settings: Experiment, prepared: steps.Prepared) -> list[Task]:
+    shown = (prepared.items, settings.history_length, settings.rating_scale)
+    return steps.tasks(prepared.interactions, prepared.candidates, *shown)
+
+
+def _published_weak(settings: Experiment, prepared: steps.Prepared) -> list[Task] | None:
+    """Whom the paper's recommenders call weak on the test; None if it is not known: notebook 03 tells."""
+    if not any(larger.published_weak for larger in settings.larger_models):
+        return []
+    if not tables.is_there(settings.name, "triage"):
+        return None
+    return steps.published_weak(_everyone(settings, prepared), tables.read(settings.name, "triage"))
 
 
 def _eligible(prepared: steps.Prepared) -> pd.Index:

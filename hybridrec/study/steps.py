@@ -243,6 +243,19 @@ def sampled(tasks: Sequence[Task], inactive: pd.Index, candidates: pd.DataFrame,
     return [by_user[user] for user in in_random_order(eligible, seed, "ladder")]
 
 
+def published_weak(tasks: Sequence[Task], triage: pd.DataFrame) -> list[Task]:
+    """The tasks of everybody whom one of the compared recommenders calls weak under the published protocol.
+
+    Args:
+        tasks: of everybody.
+        triage: what ``triage_table`` returned.
+    """
+    compared = compared_recommenders(triage["recommender"].unique())
+    rows = triage[(triage["protocol"] == "published") & triage["weak"] & triage["recommender"].isin(compared)]
+    weak = set(rows["user"])
+    return [task for task in tasks if task.user in weak]
+
+
 def recorded(
     ranking: rankers.Ranking, task: Task, mode: str, model: Model, recordings: Recordings, noun: str
 ) -> Response | None:
@@ -253,6 +266,7 @@ def recorded(
     return recordings[key]
 
 
+ON_WEAK = ("model", "ranker", "recommender", "users", "recommender_auc", "auc", "low", "high")
 HISTORIES = ("no history", "another user's history", "own history")
 
 
@@ -380,6 +394,47 @@ def quality(rankings: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """
     labels = splits.rankable(candidates)[["user", "item", "relevant"]]
     return metrics.per_user_by_ranker(rankings.merge(labels, on=["user", "item"]))
+
+
+def on_published_weak(
+    rankings: pd.DataFrame,
+    own: compare.Quality,
+    triage: pd.DataFrame,
+    candidates: pd.DataFrame,
+    seed: int,
+    samples: int,
+) -> pd.DataFrame:
+    """The published pattern of larger models: AUC of the weak users before, and in the model's order.
+
+    Args:
+        rankings: model, and what ``rankers.table`` returned, for the users of ``published_weak``.
+        own: AUC by recommender, draws x users (``compare.wide``).
+        triage: what ``triage_table`` returned.
+        candidates: user, item, relevant.
+        seed, samples: of the bootstrap over users.
+
+    Returns:
+        model, ranker, recommender, users (weak ones with a pair to order), recommender_auc, auc, and low and high, the
+        95 % interval of auc. A random order has an AUC of one half.
+    """
+    rows = []
+    of_test = triage[(triage["protocol"] == "published") & triage["weak"]]
+    compared = compared_recommenders(triage["recommender"].unique())
+    for (model, ranker), found in rankings.groupby(["model", "ranker"], sort=False):
+        auc = quality(found.assign(draw=0), candidates).set_index("user")["auc"].dropna()
+        for name in compared:
+            weak = auc.index.intersection(of_test.loc[of_test["recommender"] == name, "user"])
+            mean = _mean(auc[weak], "auc", (seed, model, ranker, name), samples)
+            rows.append(
+                {
+                    "model": model,
+                    "ranker": ranker,
+                    "recommender": name,
+                    "recommender_auc": own[name][weak].iloc[0].mean(),
+                }
+                | mean
+            )
+    return pd.DataFrame(rows, columns=[*ON_WEAK])
 
 
 def not_compared(recommenders: Sequence[str], rankers: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ WRITTEN_BY = {
     "triage": "03_user_triage",
     "rankings": "04_llm_prompting",
     "larger_rankings": "04_llm_prompting",
+    "weak_rankings": "04_llm_prompting",
     "list_rankings": "04_llm_prompting",
     "comparison": "05_evaluation",
     "user_metrics": "05_evaluation",
