@@ -425,15 +425,8 @@ def on_published_weak(
         for name in compared:
             weak = auc.index.intersection(of_test.loc[of_test["recommender"] == name, "user"])
             mean = _mean(auc[weak], "auc", (seed, model, ranker, name), samples)
-            rows.append(
-                {
-                    "model": model,
-                    "ranker": ranker,
-                    "recommender": name,
-                    "recommender_auc": own[name][weak].iloc[0].mean(),
-                }
-                | mean
-            )
+            row = {"model": model, "ranker": ranker, "recommender": name}
+            rows.append(row | {"recommender_auc": own[name][weak].iloc[0].mean()} | mean)
     return pd.DataFrame(rows, columns=[*ON_WEAK])
 
 
