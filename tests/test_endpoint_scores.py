@@ -15,7 +15,7 @@ from fault_server import FaultServer, Reply, Request, completion, error, serve
 
 from hybridrec.errors import EndpointError, SettingError, SpendingCapError
 from hybridrec.evaluation.prices import Price
-from hybridrec.llm import rankers, runner
+from hybridrec.llm import modes, rankers, runner
 from hybridrec.llm.models import endpoint
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.local import HuggingFace
@@ -105,13 +105,14 @@ def test_titles_have_the_log_likelihoods_and_lengths_that_the_model_gives_here(s
 
 @pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
 def test_users_are_ranked_and_a_second_run_asks_nothing(mode, server, recordings):
+    mode = replace(modes.get(mode), floor=0.0)  # the made-up model says anything, and seldom Yes or No
     tasks = [rank_users.task(user) for user in range(3)]
     first = list(rankers.rank(tasks, mode, model(server), recordings, noun="film", seed=1))
     sent = len(server.log)
     again = list(rankers.rank(tasks, mode, model(server, concurrency=1), recordings, noun="film", seed=1))
     assert len(server.log) == sent
     assert {one.user: one.scores for one in first} == {one.user: one.scores for one in again}
-    assert not [one for one in first if one.failure or (mode == "likelihood" and len(set(one.scores)) < 5)]
+    assert not [one for one in first if one.failure or (mode.name == "likelihood" and len(set(one.scores)) < 5)]
     assert len(recordings) == 3
 
 
@@ -241,10 +242,10 @@ def test_faults_are_tried_again_and_a_candidate_that_stays_refused_is_the_users_
             return error(400, "we do not speak of this")
         return error(503) if request.earlier == 0 and "-2" in request.message else served(request)
 
-    tasks = [rank_users.task(user) for user in range(3)]
+    tasks, mode = [rank_users.task(user) for user in range(3)], replace(modes.get("pointwise"), floor=0.0)
     with serve(script) as server:
         one = model(server)
-        found = {r.user: r for r in rankers.rank(tasks, "pointwise", one, recordings, noun="film", seed=1)}
+        found = {r.user: r for r in rankers.rank(tasks, mode, one, recordings, noun="film", seed=1)}
     assert [user for user in found if found[user].failure] == [1]
     assert "refused with 400" in found[1].failure
     assert one.faults["503"] >= 3

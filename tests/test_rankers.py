@@ -168,8 +168,8 @@ def test_every_user_mode_and_model_has_a_key_of_its_own(tasks):
 @pytest.mark.parametrize(
     ("mode", "key"),
     [
-        ("listwise", "728d0116b707"),
-        ("listwise-labels", "e3598c4c4e75"),
+        ("listwise", "51147aaeb429"),
+        ("listwise-labels", "60112e1fd519"),
         ("likelihood", "1bf1507e08e8"),
         ("pointwise", "e9ca41aa0254"),
         ("pointwise-facts", "c973df18fce3"),

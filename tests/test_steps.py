@@ -169,7 +169,7 @@ def test_reading_says_nothing_of_nobody_and_has_no_interval_for_one(of):
     assert dots["low"].isna().all()
 
 
-def test_a_sample_of_larger_models_has_users_with_a_pair_only(settings):
+def test_a_sample_of_larger_models_has_users_with_a_pair_only(small_study):
     candidates, interactions, sparsity, items = (
         tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
     )
@@ -197,3 +197,26 @@ def test_a_recorded_answer_is_that_of_the_attempt_that_was_read_and_a_refused_us
     found = steps.recorded(of[1], one, "listwise", model, recordings, "film")
     assert found is not None and found["text"] == "Other 1\nLiked 1"
     assert steps.recorded(of[2], two, "listwise", model, recordings, "film") is None
+
+
+# --- the weak users of the published protocol -------------------------------------------------------------------------
+
+
+def test_larger_models_are_asked_for_whom_a_compared_recommender_calls_weak_on_the_test_and_for_nobody_else():
+    rows = [
+        ("published", "ItemKNN", 1, True), ("published", "ItemKNN", 2, False), ("published", "BPR", 2, True),
+        ("published", "EASE", 3, True), ("held-out", "ItemKNN", 3, True), ("published", "NeuMF", 3, False),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["protocol", "recommender", "user", "weak"])
+    assert [task.user for task in steps.published_weak(three_users(), table)] == [1, 2]
+
+
+def test_the_published_pattern_of_a_larger_model_by_hand():
+    """User 1: the recommender has the pair wrong, the model right. User 2: both wrong. User 3 is not weak."""
+    judged = {"protocol": "published", "recommender": "ItemKNN"}
+    table = pd.DataFrame({"user": [1, 2, 3], "weak": [True, True, False]}).assign(**judged)
+    ranked = CANDIDATES[["user", "item"]].assign(model="large", ranker="listwise", score=[2, 1, 1, 2, 2, 1])
+    own = {"ItemKNN": pd.DataFrame({1: [0.0], 2: [0.5], 3: [1.0]})}
+    (row,) = steps.on_published_weak(ranked, own, table, CANDIDATES, SEED, 200).to_dict("records")
+    assert (row["users"], row["recommender_auc"], row["auc"]) == (2, 0.25, 0.5)
+    assert (row["low"], row["high"]) == (0.0, 1.0)

@@ -371,6 +371,6 @@ def parameters(experiment: Experiment) -> dict[str, Any]:
     """The settings as plain values, as papermill passes them to a notebook."""
     plain = experiment.model_dump()
     # As they are written in a file: what a larger model leaves out is the first model's.
-    plain["larger_models"] = [one.model_dump(exclude_unset=True) for one in experiment.larger_models]
+    plain["larger_models"] = [one.model_dump(exclude_unset=True, mode="json") for one in experiment.larger_models]
     plain["local"] = experiment.local and experiment.local.model_dump(exclude_unset=True)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
