@@ -597,7 +597,7 @@ def reading(table: pd.DataFrame) -> Figure:
         table: model, history, users, auc, low, high.
     """
     models = list(table["model"].unique())
-    figure, axes = _axes(len(models), 3.4, 2.0)
+    figure, axes = _axes(len(models), max(3.4, 5.6 / max(len(models), 1)), 2.2)
     for axis, model in zip(axes, models, strict=True):
         rows = table[table["model"] == model].iloc[::-1]
         places = np.arange(len(rows))
@@ -608,6 +608,7 @@ def reading(table: pd.DataFrame) -> Figure:
             axis.annotate(f"{value:.3f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axis.set_yticks(places, rows["history"] if axis is axes[0] else [""] * len(rows))
         axis.set(xlim=_reach(0.4, 0.6, table["low"], table["high"], table["auc"]), ylim=(-0.5, len(rows) - 0.4))
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         axis.set(xlabel="mean AUC over users (dotted: ½)")
-        axis.set_title(f"{model} ({rows['users'].iloc[0]:,} users)", fontsize=9)
+        axis.set_title(f"{model}\n({rows['users'].iloc[0]:,} users)", fontsize=9)
     return figure
