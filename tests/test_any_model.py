@@ -308,7 +308,7 @@ def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monk
     values = tomllib.loads((paths.EXPERIMENTS / "ml-100k-gpt-4o-mini.toml").read_text(encoding="utf-8"))
     for variable in ("SCRATCH", "RECORDINGS"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
-    monkeypatch.setenv(values["endpoint"]["key_variable"], "a key that is long enough")
+    monkeypatch.setenv(values["endpoint"]["key_variable"], "a-key-that-is-long-enough")
     with serve(with_faults({})) as server:
         pace = {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000}
         endpoint = values["endpoint"] | {"base_url": server.url} | pace

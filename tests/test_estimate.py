@@ -22,6 +22,7 @@ def toy(small_study, tmp_path, monkeypatch) -> config.Experiment:
     """The study with a toy in place of every model, notebook 02's lists, and recordings of its own."""
     monkeypatch.setattr(paths, "RECORDINGS", tmp_path / "recordings")
     monkeypatch.setattr(models, "open_model", lambda name, *_, **__: named(name))
+    monkeypatch.setattr(models, "open_larger", lambda one, *_: named(one["model"]))
     pairs = itertools.product(tables.read("toy", "sparsity")["user"], tables.read("toy", "items")["item"])
     retrieved = pd.DataFrame(pairs, columns=["user", "item"]).assign(recommender="EASE", spare=False)
     tables.write("toy", retrieved=retrieved.groupby("user").head(6))
@@ -30,7 +31,7 @@ def toy(small_study, tmp_path, monkeypatch) -> config.Experiment:
 
 def named(name: str) -> ToyModel:
     model = ToyModel()
-    model.name = name
+    model.name, model.find = name, lambda: ""  # nothing is to be told of where it is
     return model
 
 
@@ -60,6 +61,8 @@ def small(settings: config.Experiment) -> config.Experiment:
 @pytest.mark.slow
 def test_what_is_estimated_is_what_notebook_04_asks(toy, monkeypatch):
     """The notebook itself, with the toys: afterwards exactly the estimated requests have an answer."""
+    weak = pd.DataFrame({"protocol": "published", "recommender": "BPR", "user": from_tables().inactive, "weak": True})
+    tables.write("toy", triage=weak.iloc[::2])
     before = estimate.estimate(toy, from_tables=True)
     assert not before.not_counted and set(before.table["recorded"]) == {0}
     names = {"experiment": "toy", **config.parameters(toy)}

@@ -24,6 +24,7 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.local": "local",
     "hybridrec.llm.models.packed": "local",
     "hybridrec.llm.models.weights": "local",
+    "hybridrec.llm.models.writing": "local",
     "hybridrec.recommenders.cornac_models": "cornac",
 }
 # argv: the packages that are not there, then an empty word, then the modules to import. Prints those that fail.

@@ -22,7 +22,7 @@ from hybridrec.study.config import Experiment, mode, parameters
 
 # Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
 _COUNTED = 100
-PRIOR, ANOTHER, LISTS = "prior", "another user's history", "whole lists"
+PRIOR, ANOTHER, LISTS, WEAK = "prior", "another user's history", "whole lists", "published_weak"
 COLUMNS = ["model", "mode", "requests", "recorded", "prompt_tokens", "completion_tokens", "usd", "usd_most", "minutes"]
 
 
@@ -178,7 +178,9 @@ def _groups(
             found = [rankers.request_of(task, name, noun) for task in sampled[:count]]
             yield Group(other, answered, name, found)
         for name in larger.published_weak:
-            yield Group(other, answered, name, [rankers.request_of(task, name, noun) for task in weak])
+            before = {task.user for task in sampled[: larger.users.get(name, 0)]}
+            more = [rankers.request_of(task, name, noun) for task in weak if task.user not in before]
+            yield Group(other, answered, f"{name}, {WEAK}", more)
         lent = sampled[: larger.another_history] if borrowed else []
         shown = prepared.items[prepared.items["item"].isin({item for task in lent for item in task.candidates})]
         yield Group(other, answered, PRIOR, rankers.prior_requests(shown, noun))
