@@ -299,7 +299,7 @@ def test_every_dataset_has_a_look_of_its_own_in_the_overview():
 
 def test_reading_shows_each_models_users_means_and_intervals():
     figure = OTHERS["reading"][1]()
-    for axis, name in zip(figure.axes, ("tiny-1M (40 users)", "small-1B (7 users)"), strict=True):
+    for axis, name in zip(figure.axes, ("tiny-1M\n(40 users)", "small-1B\n(7 users)"), strict=True):
         assert axis.get_title(loc="left") == name
         intervals, dots = axis.collections
         assert [point.tolist() for point in dots.get_offsets()] == [[0.6, 0], [0.51, 1], [0.5, 2]]
