@@ -52,7 +52,8 @@ class Comparison:
 
     def __str__(self) -> str:
         rows = self.table.to_string(index=False, float_format=lambda value: f"{value:.3f}")
-        few = f" With fewer than {verdicts.FEWEST_USERS} users nothing can be told." if self.judged < verdicts.FEWEST_USERS else ""
+        least = verdicts.FEWEST_USERS
+        few = f" With fewer than {least} users nothing can be told." if self.judged < least else ""
         absent = f" Not compared, since final has no such column: {', '.join(self.left_out)}." if self.left_out else ""
         return (
             f"{rows}\n"

@@ -103,8 +103,8 @@ def smallest_detectable(sd: np.ndarray, n: np.ndarray) -> np.ndarray:
 def explained_by_coin(differences: pd.DataFrame) -> pd.DataFrame:
     """Whether a random order (a coin) explains a gain: only if the difference to it is within half its own gain.
 
-    The coin's gain is a mean over the same users, so its uncertainty counts: tested are the means of difference - gain/2
-    (must be below 0) and difference + gain/2 (above 0). A coin that gains nothing explains nothing.
+    The coin's gain is a mean over the same users, so its uncertainty counts: the mean of difference - gain/2 must be
+    below 0, and that of difference + gain/2 above 0. A coin that gains nothing explains nothing.
 
     Args:
         differences: comparison, family, user, difference (what is judged minus the coin), gain (the coin minus the
@@ -122,14 +122,11 @@ def explained_by_coin(differences: pd.DataFrame) -> pd.DataFrame:
 
 def _check(rows: pd.DataFrame) -> None:
     """Refuse what would make a user count twice, or not at all."""
-    twice = rows.duplicated([*_KEYS, "user"])
-    absent = ~np.isfinite(rows[["difference", "margin"]]).all(axis=1)
-    for bad, what in ((twice, "two differences: pool them first, the user is the unit"), (absent, "no finite difference")):
-        if bad.any():
-            one = rows[bad].iloc[0]
-            raise ScoresError(
-                f"{one['comparison']} ({one['family']}): user {one['user']} has {what} ({bad.sum()} rows in all)."
-            )
+    twice, absent = rows.duplicated([*_KEYS, "user"]), ~np.isfinite(rows[["difference", "margin"]]).all(axis=1)
+    if twice.any() or absent.any():
+        one = rows[twice if twice.any() else absent].iloc[0]
+        what = "two differences: pool them first, the user is the unit" if twice.any() else "no finite difference"
+        raise ScoresError(f"{one['comparison']} ({one['family']}): user {one['user']} has {what}.")
 
 
 def _ratio(mean: np.ndarray, error: np.ndarray) -> np.ndarray:
