@@ -45,10 +45,13 @@ class Planted:
         rows = self.candidates.sort_values(["user", "item"])
         noise = generator(self.seed, "planted").standard_normal(len(rows))
         scores = noise + rows["relevant"] * np.sqrt(2) * stats.norm.ppf(self.skill)
-        object.__setattr__(self, "_scores", dict(zip(zip(rows["user"], rows["item"], strict=True), scores, strict=True)))
+        object.__setattr__(
+            self, "_scores", dict(zip(zip(rows["user"], rows["item"], strict=True), scores, strict=True))
+        )
 
     @property
     def name(self) -> str:
+        """What its rankings are called."""
         return f"planted {self.skill:g} (seed {self.seed})"
 
     def key(self, asked: Asked) -> str:
@@ -64,13 +67,15 @@ class Planted:
         return [(asked, keep(asked, response))]
 
     def wait(self) -> Finished:
+        """Nothing is ever under way."""
         return []
 
     def usd(self, response: Response) -> float:
+        """It costs nothing."""
         return 0.0
 
     def close(self) -> None:
-        pass
+        """There is nothing to close."""
 
 
 class _Silent(Planted):
@@ -114,14 +119,17 @@ def scores(model: Planted, tasks: Mapping[int, Sequence[Task]], recordings: Reco
         ``cross.SCORES``, judged rows; ranker is the model's name.
     """
     silent = _Silent(model.candidates, model.skill, model.seed)
-    parts = []
+    parts: list[tuple] = []
     for fold, of_fold in tasks.items():
         for _ in rankers.rank(of_fold, MODE, model, recordings, noun=noun, seed=0):
             pass
-        found = rankers.table(rankers.rank(of_fold, MODE, silent, recordings, noun=noun, seed=0))
-        answered = found[found["failure"] == ""]
-        parts.append(answered.assign(ranker=model.name, draw=0, test=fold, fold=fold)[cross.SCORES])
-    return pd.concat(parts, ignore_index=True)
+        for one in rankers.rank(of_fold, MODE, silent, recordings, noun=noun, seed=0):
+            if not one.failure:
+                parts += zip(
+                    [fold] * len(one.scores), [one.user] * len(one.scores), one.candidates, one.scores, strict=True
+                )
+    rows = pd.DataFrame(parts, columns=["fold", "user", "item", "score"])
+    return rows.assign(ranker=model.name, draw=0, test=rows["fold"])[cross.SCORES]
 
 
 def curve(
