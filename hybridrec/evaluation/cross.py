@@ -5,8 +5,8 @@ that decides for a test fold (the bar, how a language model is asked) reads rows
 without both folds.
 
 What is averaged is the hand-over: a user in a test fold in which the user is routed. Each counts once; recommenders
-that route the same user in the same fold share it. Intervals are over users, of whom one may have up to as many hand-overs
-as there are folds (``verdicts.judge`` with weights). Averaging each user's folds first, and then the users, would be
+that route the same user in the same fold share it. Intervals are over users, of whom one may have as many hand-overs as
+there are folds (``verdicts.judge`` with weights). Averaging each user's folds first, and then the users, would be
 wrong: whoever did well in fold k by luck is not routed for the other folds, so that lucky fold would count as all there
 is of the user. On ml-100k this makes the recommender that routes look better by 0.06 to 0.11 AUC than it is.
 
@@ -40,6 +40,7 @@ PRIMARY = "primary"
 METRICS = ("auc", "ndcg_at_10")
 
 _DECIMALS = 9  # of a mean that decides: what lies behind them differs from processor to processor
+_DRAWS = 20  # that are looked at together
 _LIST = ["test", "fold", "user"]
 
 # A ranker's name, OWN, or the ranker for each test fold (and recommender): test, recommender (or not), ranker.
@@ -63,27 +64,30 @@ def lists(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
         ScoresError: a score of no candidate, one that is NaN, or a list of which an item has none or two (names ranker,
             test fold, fold and user).
 
-    A ranker at a time, so that memory does not grow with their number.
+    A ranker and a few draws at a time, so that memory does not grow with their number.
     """
     labels = candidates[["fold", "user", "item", "relevant"]]
     sizes = labels.groupby(["fold", "user"]).size()
     parts = []
-    for (ranker, draw, test), rows in scores.groupby(["ranker", "draw", "test"], sort=False, observed=True):
-        joined = rows[["fold", "user", "item", "score"]].merge(labels, how="left")
-        name = f"{ranker}, test fold {test}"
+    for (ranker, _), rows in scores.groupby(["ranker", scores["draw"] // _DRAWS], sort=False, observed=True):
+        joined = rows[["draw", *_LIST, "item", "score"]].merge(labels, how="left")
         if (strange := joined["relevant"].isna()).any():
             one = joined[strange].iloc[0]
-            raise ScoresError(f"{name}: user {one['user']} has no candidate {one['item']} in fold {one['fold']}.")
-        scored = joined.groupby(["fold", "user"]).size()
-        if (torn := scored != sizes.reindex(scored.index)).any():
-            fold, user = scored.index[torn][0]
             raise ScoresError(
-                f"{name}: {scored[fold, user]} scores for the {sizes[fold, user]} items of user {user} in fold {fold} "
-                f"({torn.sum()} such lists). Score each item of a list once, or leave out the list."
+                f"{ranker}, test fold {one['test']}: user {one['user']} has no candidate {one['item']} in fold "
+                f"{one['fold']}. Score the candidates as they were divided."
             )
-        found = metrics.per_list(joined.astype({"relevant": bool}), ["fold", "user"])
-        found = found[found["pairs"] > 0].reset_index()
-        parts.append(found.assign(ranker=ranker, draw=draw, test=test))
+        found = metrics.per_list(joined.astype({"relevant": bool}), ["draw", *_LIST]).reset_index()
+        scored = joined.groupby(["draw", *_LIST]).size().to_numpy()  # sorted by the same keys
+        size = sizes.reindex(pd.MultiIndex.from_frame(found[["fold", "user"]])).to_numpy()
+        if (torn := scored != size).any():
+            one = found[torn].iloc[0]
+            raise ScoresError(
+                f"{ranker}, test fold {one['test']:g}: {scored[torn][0]} scores for the {size[torn][0]} items of user "
+                f"{one['user']} in fold {one['fold']:g} ({torn.sum()} such lists). Score each item of a list once, or "
+                "leave out the list."
+            )
+        parts.append(found[found["pairs"] > 0].assign(ranker=ranker))
     columns = ["ranker", "draw", *_LIST, "correct", "pairs", "ndcg_at_10"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 

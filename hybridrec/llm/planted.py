@@ -125,9 +125,8 @@ def scores(model: Planted, tasks: Mapping[int, Sequence[Task]], recordings: Reco
             pass
         for one in rankers.rank(of_fold, MODE, silent, recordings, noun=noun, seed=0):
             if not one.failure:
-                parts += zip(
-                    [fold] * len(one.scores), [one.user] * len(one.scores), one.candidates, one.scores, strict=True
-                )
+                pairs = zip(one.candidates, one.scores, strict=True)
+                parts += [(fold, one.user, item, score) for item, score in pairs]
     rows = pd.DataFrame(parts, columns=["fold", "user", "item", "score"])
     return rows.assign(ranker=model.name, draw=0, test=rows["fold"])[cross.SCORES]
 
