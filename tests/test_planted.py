@@ -1,4 +1,4 @@
-"""The positive control: a planted skill comes back through recordings, the pipeline says yes to it and not to a coin."""
+"""The positive control: a planted skill comes back through recordings; the pipeline says yes to it, not to a coin."""
 
 from dataclasses import replace
 from functools import partial
@@ -38,11 +38,14 @@ def auc_of(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.Series:
 
 @pytest.mark.parametrize("skill", [0.5, 0.65, 0.8])
 def test_the_planted_skill_comes_back_through_the_recordings(study, skill):
-    """Within three standard errors, over users: titles are of one to seven words, and the score is per token."""
+    """Titles are of one to seven words, and the score is per token: without the division the skill would be lost."""
     candidates, _, _, tasks = study
-    found = auc_of(planted.scores(Planted(candidates, skill, 7), tasks, Recordings(None), "film"), candidates)
-    assert found.mean() == pytest.approx(skill, abs=3 * found.std() / np.sqrt(len(found)))
-    assert len(found) == 80
+    found = [
+        auc_of(planted.scores(Planted(candidates, skill, seed), tasks, Recordings(None), "film"), candidates)
+        for seed in range(4)
+    ]
+    assert np.mean(found) == pytest.approx(skill, abs=0.015)  # three standard errors
+    assert all(len(of_users) == 80 for of_users in found)
 
 
 def test_answers_are_replayed_from_the_file_and_a_lost_one_is_missed(study, tmp_path):
