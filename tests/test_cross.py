@@ -263,3 +263,17 @@ def test_most_users_without_an_answer_are_no_verdict(small):
     assert table["unanswered"].item() > table["lists"].item() / 2
     sample = cross.primary(silent, triage, ["C"], [cross.RANDOM], asked=range(12)).table
     assert sample["unanswered"].item() == 0 and sample["routed"].item() <= 12
+
+
+def test_one_way_to_ask_needs_no_choice_and_nobody_routed_is_no_error(small):
+    _, _, lists, triage = small
+    judged_only = lists[(lists["ranker"] != "C") | (lists["fold"] == lists["test"])]
+    controls = ["A", "B", cross.RANDOM]
+    one, whole = (cross.primary(rows, triage, ["C"], controls).table for rows in (judged_only, lists))
+    pd.testing.assert_frame_equal(one, whole)
+    nobody = triage.assign(weak=False)
+    row = cross.primary(lists, nobody, ["C", "D"], controls).table.iloc[0]
+    assert (row["n"], row["routed"], row["verdict"]) == (0, 0, "cannot tell") and np.isnan(row["mean"])
+    found = cross.harm_and_benefit(lists, cross.groups(nobody)["weak"], "C")
+    assert found["users"] == 0 and np.isnan(found["harm"])
+    assert cross.means(lists, {"weak": cross.groups(nobody)["weak"]}, ["C"])["auc"].isna().all()

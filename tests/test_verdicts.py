@@ -1,4 +1,4 @@
-"""Tests and intervals are SciPy's and statsmodels', they cover and detect as often as they say, and Holm holds both."""
+"""Tests and intervals are SciPy's, they cover and detect as often as they say, and Holm holds both."""
 
 import numpy as np
 import pandas as pd
@@ -81,6 +81,19 @@ def test_a_single_user_has_no_interval():
     row = judge(table(np.array([0.3]))).iloc[0]
     assert row[["low", "high", "smallest_detectable", "p", "p_equivalence_holm"]].isna().all()
     assert (row["n"], row["verdict"]) == (1, "cannot tell")
+
+
+def test_users_who_count_several_times_are_still_one_user_each():
+    """A weight for everybody changes nothing; unequal ones give the ratio, and the jackknife's error."""
+    rng = np.random.default_rng(8)
+    values, weight = rng.normal(0.05, 0.2, 80), rng.integers(1, 6, 80)
+    plain = judge(table(values))
+    pd.testing.assert_frame_equal(judge(table(values).assign(weight=3)), plain)
+    row = judge(table(values).assign(weight=weight)).iloc[0]
+    assert row["mean"] == pytest.approx(np.average(values, weights=weight))
+    without = [np.average(np.delete(values, at), weights=np.delete(weight, at)) for at in range(80)]
+    jackknife = np.sqrt(79 / 80 * ((np.array(without) - np.mean(without)) ** 2).sum())
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(stats.t.ppf(0.975, 79) * jackknife, rel=0.03)
 
 
 # --- how often they are right ---------------------------------------------------------------------------------------

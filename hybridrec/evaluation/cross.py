@@ -17,7 +17,8 @@ How the pieces are called, from ``folds.candidates``, scores (``SCORES``) and th
     found = cross.primary(lists, triage, ways, controls)     # the primary comparison: found.table, found.bar, ...
     one = cross.differences(lists, group["weak"], "tf-idf", found.bar)
     two = cross.differences(lists, group["inactive"], "tf-idf", cross.OWN, metric="ndcg_at_10")
-    verdicts.judge(cross.family("controls", {"tf-idf, weak": one, "tf-idf, inactive, NDCG@10": two}))
+    verdicts.judge(cross.family("tf-idf", {"against the bar, weak users": one}))
+    verdicts.judge(cross.family("NDCG@10", {"tf-idf, inactive users": two}, margin=0.02))
     cross.means(lists, group, ["tf-idf", cross.OWN]), cross.harm_and_benefit(lists, group["weak"], "tf-idf")
 """
 
@@ -146,7 +147,7 @@ def choose(lists: pd.DataFrame, triage: pd.DataFrame, names: Sequence[str]) -> p
     Args:
         lists: what ``lists`` returned.
         triage: test, user, inactive.
-        names: the rankers; the first of equals is taken.
+        names: the rankers; the first of equals is taken. A single one needs no lists of other folds.
 
     Returns:
         Columns test, ranker, auc (on the folds that decide), users (who decided).
@@ -160,14 +161,16 @@ def choose(lists: pd.DataFrame, triage: pd.DataFrame, names: Sequence[str]) -> p
     wide = wide.reindex(columns=list(names)).dropna().reset_index("pairs")
     sums = wide.groupby(["test", "user"]).sum()
     auc = sums[list(names)].div(sums["pairs"], axis=0)
-    by_test = auc.groupby("test").mean().round(_DECIMALS)
-    if len(absent := pd.Index(triage["test"].unique()).difference(by_test.index)):
+    tests = pd.Index(np.sort(triage["test"].unique()), name="test")
+    by_test = auc.groupby("test").mean().round(_DECIMALS).reindex(tests)
+    if len(names) > 1 and (absent := by_test.isna().any(axis=1)).any():
         raise ScoresError(
-            f"test fold {absent[0]}: no list of another fold is scored by all of {', '.join(names)}, so there is "
+            f"test fold {absent.idxmax()}: no list of another fold is scored by all of {', '.join(names)}, so there is "
             "nothing to choose by. Score some inactive users' lists of other folds, too."
         )
-    users = auc.groupby("test").size()
-    return pd.DataFrame({"ranker": by_test.idxmax(axis=1), "auc": by_test.max(axis=1), "users": users}).reset_index()
+    best = by_test.idxmax(axis=1) if len(names) > 1 else names[0]
+    users = auc.groupby("test").size().reindex(tests, fill_value=0)
+    return pd.DataFrame({"ranker": best, "auc": by_test.max(axis=1), "users": users}).reset_index()
 
 
 def bar(lists: pd.DataFrame, triage: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
@@ -272,8 +275,8 @@ def harm_and_benefit(lists: pd.DataFrame, group: pd.DataFrame, ranker: str, agai
     old, others = _served(lists, group, against), lists[~of_ranker]
     draws = [_served(pd.concat([others, rows]), group, ranker)["auc"] for _, rows in lists[of_ranker].groupby("draw")]
     change = np.round([new - old["auc"] for new in draws], _DECIMALS)
-    falls, rises = (np.average(share, axis=1, weights=old["folds"]).mean() for share in (change < 0, change > 0))
-    return {"users": old["user"].nunique(), "harm": float(falls), "benefit": float(rises)}
+    rates = {"harm": (change < 0).mean(axis=0), "benefit": (change > 0).mean(axis=0)}
+    return {"users": old["user"].nunique()} | {name: _mean(rate, old["folds"]) for name, rate in rates.items()}
 
 
 def means(lists: pd.DataFrame, groups: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> pd.DataFrame:
@@ -289,15 +292,21 @@ def means(lists: pd.DataFrame, groups: Mapping[str, pd.DataFrame], rankers: Sequ
                 found = quality(lists, own, ranker)
                 row = {"group": name, "recommender": recommender, "ranker": ranker, "users": len(found)}
                 row |= {"folds": round(found["folds"].sum())}
-                row |= {metric: np.average(found[metric], weights=found["folds"]) for metric in METRICS}
+                row |= {metric: _mean(found[metric], found["folds"]) for metric in METRICS}
                 rows.append(row | {"unanswered": int(found["unanswered"].sum())})
     return pd.DataFrame(rows)
 
 
-def family(name: str, comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Differences of several comparisons as one family for ``verdicts.judge``."""
+def _mean(values: np.ndarray | pd.Series, weights: pd.Series) -> float:
+    return float(np.average(values, weights=weights)) if len(weights) else np.nan  # nobody is no error
+
+
+def family(
+    name: str, comparisons: Mapping[str, pd.DataFrame], margin: float = verdicts.SMALLEST_EFFECT
+) -> pd.DataFrame:
+    """Differences of several comparisons as one family for ``verdicts.judge``; the margin is in units of the metric."""
     rows = pd.concat(comparisons, names=["comparison"]).reset_index("comparison")
-    return rows.assign(family=name).reset_index(drop=True)
+    return rows.assign(family=name, margin=margin).reset_index(drop=True)
 
 
 # --- the primary comparison -------------------------------------------------------------------------------------------
@@ -350,7 +359,9 @@ def against_bar(
     """The primary comparison of one ranker, once the bar is known: its table and its differences (see ``Primary``)."""
     found = differences(lists, routed, ranker, bar)
     counts = {name: int(found[name].sum()) for name in ("lists", "unanswered")}
-    table = verdicts.judge(family(PRIMARY, {PRIMARY: found})).assign(routed=routed["user"].nunique(), **counts)
+    judged = verdicts.judge(family(PRIMARY, {PRIMARY: found})).set_index("comparison").reindex([PRIMARY]).reset_index()
+    nobody = {"family": PRIMARY, "n": 0, "verdict": verdicts.CANNOT_TELL}
+    table = judged.fillna(nobody).astype({"n": int}).assign(routed=routed["user"].nunique(), **counts)
     if counts["unanswered"] > counts["lists"] / 2:
         table["verdict"] = verdicts.CANNOT_TELL
     return table, found

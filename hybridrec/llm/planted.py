@@ -6,7 +6,6 @@ is held against the skill.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,6 @@ MODE = "likelihood"
 RELIABLY = 0.8  # share of the planted models for which a verdict counts as reliable: the power of ``verdicts``
 
 
-@dataclass(frozen=True)
 class Planted:
     """A model (``runner.Model``) whose log-likelihood per token orders a user's items with a known AUC.
 
@@ -37,22 +35,12 @@ class Planted:
     Source: the equal-variance binormal model (Green & Swets 1966).
     """
 
-    candidates: pd.DataFrame
-    skill: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        rows = self.candidates.sort_values(["user", "item"])
-        noise = generator(self.seed, "planted").standard_normal(len(rows))
-        scores = noise + rows["relevant"] * np.sqrt(2) * stats.norm.ppf(self.skill)
-        object.__setattr__(
-            self, "_scores", dict(zip(zip(rows["user"], rows["item"], strict=True), scores, strict=True))
-        )
-
-    @property
-    def name(self) -> str:
-        """What its rankings are called."""
-        return f"planted {self.skill:g} (seed {self.seed})"
+    def __init__(self, candidates: pd.DataFrame, skill: float, seed: int) -> None:
+        rows = candidates.sort_values(["user", "item"])
+        noise = generator(seed, "planted").standard_normal(len(rows))
+        scores = noise + rows["relevant"].to_numpy() * np.sqrt(2) * stats.norm.ppf(skill)
+        self.name = f"planted {skill:g} (seed {seed})"
+        self.scores = dict(zip(zip(rows["user"], rows["item"], strict=True), scores.tolist(), strict=True))
 
     def key(self, asked: Asked) -> str:
         """With the user: two users of the same history and items like different ones."""
@@ -61,7 +49,7 @@ class Planted:
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         """Answer at once; a title of more words has more tokens, so its log-likelihood is lower by as much."""
         lengths = [len(title.split()) for title in asked.request["candidates"]]
-        per_token = [self._scores[asked.user, item] - 10 for item in asked.about.candidates]
+        per_token = [self.scores[asked.user, item] - 10 for item in asked.about.candidates]
         log_probs = [length * value for length, value in zip(lengths, per_token, strict=True)]
         response: Response = {"log_probs": log_probs, "lengths": lengths, **dict.fromkeys(USAGE, 0)}
         return [(asked, keep(asked, response))]
@@ -80,6 +68,9 @@ class Planted:
 
 class _Silent(Planted):
     """The same model where everything is recorded: it has no answer to anything else."""
+
+    def __init__(self, model: Planted) -> None:
+        self.name, self.scores = model.name, model.scores
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         return [(asked, Failure("not recorded"))]
@@ -118,7 +109,7 @@ def scores(model: Planted, tasks: Mapping[int, Sequence[Task]], recordings: Reco
     Returns:
         ``cross.SCORES``, judged rows; ranker is the model's name.
     """
-    silent = _Silent(model.candidates, model.skill, model.seed)
+    silent = _Silent(model)
     parts: list[tuple] = []
     for fold, of_fold in tasks.items():
         for _ in rankers.rank(of_fold, MODE, model, recordings, noun=noun, seed=0):
