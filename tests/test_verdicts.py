@@ -73,6 +73,17 @@ def test_a_verdict_turns_where_the_interval_does():
         assert judge(table(normal(50, mean, sd))).iloc[0]["verdict"] == word, (mean, sd)
 
 
+def test_rows_come_in_order_of_appearance():
+    rows = table(normal(20, 0.3, 0.1), normal(30, -0.2, 0.1), normal(40, 0.1, 0.1))
+    rows["comparison"] = rows["comparison"].map({"c0": "z", "c1": "a", "c2": "m"})
+    found = judge(rows.sample(frac=1, random_state=1).sort_values("difference", ascending=False, kind="stable"))
+    order = rows.sort_values("difference", ascending=False)["comparison"].unique()
+    assert found["comparison"].tolist() == list(order)
+    by_name = found.set_index("comparison")
+    assert by_name["n"].to_dict() == {"z": 20, "a": 30, "m": 40}
+    assert by_name["mean"].to_dict() == pytest.approx({"z": 0.3, "a": -0.2, "m": 0.1})
+
+
 def test_rounding_is_no_effect():
     assert judge(table(np.full(20, 3e-17)))["verdict"].item() == "equivalent"
 

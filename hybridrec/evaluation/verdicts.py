@@ -52,13 +52,14 @@ def judge(differences: pd.DataFrame) -> pd.DataFrame:
     Each branch is corrected by itself. No comparison can be wrong in both: if nothing differs, the test of equivalence
     has nothing to reject in error, and if the difference is at least the margin, the test of difference has not.
 
-    Source: Holm 1979; two one-sided tests: Schuirmann 1987; the ratio: Cochran 1977, eq. 6.13.
+    Source: Holm 1979; two one-sided tests: Schuirmann 1987; the ratio: Cochran 1977, chapter 6.
     """
     rows = differences.assign(difference=differences["difference"].round(_DECIMALS))
     rows = pd.DataFrame({"margin": SMALLEST_EFFECT, "weight": 1.0}, rows.index).assign(**rows)
     _check(rows)
     groups = rows.groupby(_KEYS, sort=False, observed=True)
-    n, at, margin = groups.size().to_numpy(), groups.ngroup().to_numpy(), rows["margin"]
+    sizes = groups.size()
+    n, at, margin = sizes.to_numpy(), groups.ngroup().to_numpy(), rows["margin"]
     mean, error = {}, {}
     for name, shift in (("difference", 0), ("above", margin), ("below", -margin)):
         mean[name], error[name] = _ratio_over_users(rows["difference"] + shift, rows["weight"], at, n)
@@ -67,7 +68,7 @@ def judge(differences: pd.DataFrame) -> pd.DataFrame:
     half = stats.t.ppf(1 - LEVEL / 2, degrees) * error["difference"]
     p_equivalence = np.maximum(stats.t.sf(t["above"], degrees), stats.t.cdf(t["below"], degrees))
     p = {"p": 2 * stats.t.sf(np.abs(t["difference"]), degrees), "p_equivalence": p_equivalence}
-    table = pd.DataFrame(list(groups.groups), columns=_KEYS)[_KEYS[::-1]].assign(
+    table = sizes.index.to_frame(index=False)[_KEYS[::-1]].assign(
         n=n,
         mean=mean["difference"],
         low=mean["difference"] - half,
