@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from hybridrec import schema
 from hybridrec.errors import DatasetError, ScoresError
-from hybridrec.evaluation import controls, metrics, statistics
+from hybridrec.evaluation import controls, metrics, statistics, verdicts
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
 from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER
 from hybridrec.randomness import generator
 
 if TYPE_CHECKING:
     from hybridrec.data.datasets import Dataset
-
-SMALLEST_EFFECT = 0.05  # AUC: differences below it interest nobody
-FEWEST_USERS = 10  # with fewer, no interval is worth a verdict
 
 Quality = Mapping[str, pd.DataFrame]
 PROTOCOLS = ("published", "held-out")
@@ -38,7 +34,8 @@ class Comparison:
 
     Attributes:
         table: one row for each alternative: against, users (judged), auc_final, auc_other, gain (mean over users of
-            the difference), low, high (its 95 % interval), verdict (see ``verdict``).
+            the difference), low, high (its 95 % interval), smallest_detectable (the gain found with 80 % power),
+            p_holm, p_equivalence_holm and verdict (see ``verdicts.judge``; all rows are one family).
         routed: how many users were routed; all of them count, also those whose ranking failed ...
         no_answer: ... of whom there are so many: they kept the recommender's list.
         judged: routed users with an AUC, that is, with a liked and another item among their outcomes.
@@ -55,20 +52,22 @@ class Comparison:
 
     def __str__(self) -> str:
         rows = self.table.to_string(index=False, float_format=lambda value: f"{value:.3f}")
-        few = f" With fewer than {FEWEST_USERS} users nothing can be told." if self.judged < FEWEST_USERS else ""
+        least = verdicts.FEWEST_USERS
+        few = f" With fewer than {least} users nothing can be told." if self.judged < least else ""
         absent = f" Not compared, since final has no such column: {', '.join(self.left_out)}." if self.left_out else ""
         return (
             f"{rows}\n"
             f"AUC of {self.judged} of {self.routed} routed users; {self.routed - self.judged} have no pair of a liked "
             f"and another item among the outcomes, and {self.no_outcome} candidates have no outcome. {self.no_answer} "
             f"of the routed users got no answer and kept the recommender's list.{few}{absent}\n"
-            "low, high: 95 % intervals over users, each for itself. Better than all alternatives is only what helps in "
-            "every row."
+            "low, high: 95 % intervals over users, each for itself; smallest_detectable: the gain that would be found "
+            "with 80 % power. Verdicts are corrected for the number of rows. Better than all alternatives is only what "
+            "helps in every row."
         )
 
 
 def compare(
-    final: schema.Table, outcomes: schema.Table, data: "Dataset", against: Sequence[str] = CONTROLS, *, seed: int = 0
+    final: schema.Table, outcomes: schema.Table, data: "Dataset", against: Sequence[str] = CONTROLS
 ) -> Comparison:
     """Judge the final lists of routed users against the recommender's own and against controls, on the same users.
 
@@ -80,14 +79,13 @@ def compare(
         against: the alternatives beside the recommender: "random" (AUC exactly 1/2, the mean over all orders),
             "popularity", "item-mean", or any column of ``final`` that holds another recommender's scores.
             "best-other" is compared only where ``final`` has a column of this name.
-        seed: of the bootstrap.
 
     Raises:
         DatasetError: ``data`` has no ``like``; a column is missing; two outcomes for a pair, or one that is not finite.
         ScoresError: two scores for a pair, or one that is not finite; a pair whose outcome is in ``data`` already, so
             that the controls would have seen it; no outcome of any candidate; an unknown name in ``against``.
 
-    Source: AUC of each user, Kaur & Shah 2024, eq. 1; the interval: see ``expanded_interval``.
+    Source: AUC of each user, Kaur & Shah 2024, eq. 1; intervals and verdicts: see ``verdicts.judge``.
     """
     if data.like is None:
         raise DatasetError(
@@ -118,9 +116,8 @@ def compare(
     auc = pd.DataFrame(
         {name: metrics.auc(rows.assign(score=score)) for name, score in [("final", rows["score"]), *scores.items()]}
     ).dropna(subset="final")
-    table = pd.DataFrame([_against(name, auc["final"], auc[name], seed) for name in scores])
     return Comparison(
-        table=table,
+        table=_judged(auc, list(scores)),
         routed=routed["user"].nunique(),
         no_answer=routed.loc[routed["source"] == NO_ANSWER, "user"].nunique(),
         judged=len(auc),
@@ -142,42 +139,21 @@ def _alternative(name: str, rows: pd.DataFrame, known: pd.DataFrame) -> pd.Serie
     return schema.finite(rows, name, "the final lists", ScoresError)
 
 
-def _against(name: str, final: pd.Series, other: pd.Series, seed: int) -> dict[str, object]:
-    gain = (final - other).to_numpy()
-    low, high = expanded_interval(gain, generator(seed, "compare", name))
-    return {
-        "against": name, "users": len(gain), "auc_final": _mean(final.to_numpy()), "auc_other": _mean(other.to_numpy()),
-        "gain": _mean(gain), "low": low, "high": high, "verdict": verdict(low, high, len(gain)),
-    }  # fmt: skip
-
-
-def expanded_interval(values: np.ndarray, rng: np.random.Generator, samples: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over users, widened for few of them; (nan, nan) for fewer than two.
-
-    The plain percentile interval is too narrow by a factor of about sqrt((n - 1) / n) z / t.
-
-    Source: Hesterberg 2015, "What teachers should know about the bootstrap" (the expanded percentile interval).
-    """
-    n = len(values)
-    if n < 2:
-        return (np.nan, np.nan)
-    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
-    return statistics.bootstrap_interval(values, rng, samples, level=1 - 2 * tail)
-
-
-def verdict(low: float, high: float, users: int) -> str:
-    """What an interval of a gain in AUC says: helps, harms, equivalent or cannot tell, the first that is true.
-
-    helps: all of it is above 0. harms: all of it is below 0. equivalent: all of it is within SMALLEST_EFFECT of 0 (two
-    one-sided tests, at 2.5 % each). cannot tell: none of these, or fewer than FEWEST_USERS users.
-    """
-    if users < FEWEST_USERS:
-        return "cannot tell"
-    if low > 0:
-        return "helps"
-    if high < 0:
-        return "harms"
-    return "equivalent" if low >= -SMALLEST_EFFECT and high <= SMALLEST_EFFECT else "cannot tell"
+def _judged(auc: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """A row for each alternative, with its verdict. Columns of ``auc``: final and ``names``; one row a user."""
+    gain = auc[names].rsub(auc["final"], axis=0).rename_axis("user").reset_index()
+    judged = verdicts.judge(gain.melt("user", var_name="comparison", value_name="difference").assign(family="compare"))
+    found = judged.rename(columns={"comparison": "against", "mean": "gain"}).set_index("against").reindex(names)
+    found = found.reset_index().assign(
+        users=len(auc),
+        auc_final=auc["final"].mean(),
+        auc_other=auc[names].mean().to_numpy(),
+        verdict=found["verdict"].fillna(verdicts.CANNOT_TELL).to_numpy(),  # nobody to judge by
+    )
+    return found[[
+        "against", "users", "auc_final", "auc_other", "gain", "low", "high", "smallest_detectable", "p_holm",
+        "p_equivalence_holm", "verdict",
+    ]]  # fmt: skip
 
 
 # --- every recommender x ranker x protocol of a study -----------------------------------------------------------------

@@ -205,6 +205,22 @@ def auc_pairs(table: pd.DataFrame, by: str | list[str] = "user") -> pd.DataFrame
     return pd.DataFrame({"correct": correct, "pairs": pairs}, index=groups.users)
 
 
+def per_list(table: pd.DataFrame, by: list[str], k: int = 10) -> pd.DataFrame:
+    """``auc_pairs`` and NDCG@k of every list, from one sort.
+
+    Args:
+        table: columns ``by``, score, relevant (bool).
+        by: what tells lists apart, such as user and fold.
+        k: how far down NDCG looks.
+
+    Returns:
+        Columns correct, pairs, ndcg_at_k, indexed by ``by``.
+    """
+    groups = _Groups.of(table, by)
+    correct, pairs = groups.pairs()
+    return pd.DataFrame({"correct": correct, "pairs": pairs, f"ndcg_at_{k}": groups.ndcg(k)}, index=groups.users)
+
+
 def auc(table: pd.DataFrame) -> pd.Series:
     """Area under the ROC curve of each user, ties counting one half; NaN where there is no pair."""
     groups = _Groups.of(table)
