@@ -1,0 +1,81 @@
+"""A recommender and an arm fused: both rankings of a list added, with a weight chosen on folds other than the test's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hybridrec.evaluation.lists import Lists, Scores
+
+# An arm's weight beside a recommender's 1. With 0 nothing is added; from some 8 on the arm alone orders a short list.
+# Halves and doubles are exact in binary, and so are ranks: equal sums are ties on every machine.
+GRID = (0, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+
+
+def name(recommender: str, arm: str) -> str:
+    """What the fusion of the two is called."""
+    return f"{recommender} + {arm}"
+
+
+def ranks(lists: Lists, values: np.ndarray) -> np.ndarray:
+    """Each score's rank in its list, the lowest 1, ties sharing their mean; NaN throughout a list that lacks a score.
+
+    Args:
+        lists: the lists.
+        values: scores, shape (folds, rows).
+
+    Returns:
+        Shape (folds, rows).
+    """
+    by_list = pd.DataFrame(values.T).groupby(lists.list)
+    lacking = np.stack([np.bincount(lists.list, np.isnan(one))[lists.list] for one in values])
+    return np.where(lacking > 0, np.nan, by_list.rank().to_numpy().T)
+
+
+def fuse(
+    lists: Lists,
+    recommenders: Scores,
+    arms: Scores,
+    users: pd.DataFrame | None,
+    grid: Sequence[float] = GRID,
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Every recommender with every arm: rank by the recommender plus weight x rank by the arm, in each list.
+
+    The weight for test fold k has the highest mean AUC over users on the lists of other folds that both have ranked,
+    be they few: a language model may have been asked about a sample of users and one fold only. Of equal ones the
+    lowest is taken, so where nothing is gained nothing is added. Where no such list has a pair it is 0.
+
+    Args:
+        lists: the lists.
+        recommenders, arms: their scores, by name; an arm may lack lists. None is fused with itself.
+        users: test, user: who counts when weights are chosen; as in ``arms.quality``, all inactive users, never the
+            weak ones. None: everybody.
+        grid: the weights to choose from; powers of two keep ties exact.
+
+    Returns:
+        Judged scores, shape (folds, rows), by ``name``; NaN elsewhere, and where the arm has no score.
+        Weights: recommender, arm, test, users (who decided), weight, auc (theirs), gain (over weight 0).
+
+    Source: a weighted Borda count (Aslam & Montague 2001).
+    """
+    mask, judged = lists.mask(users), lists.judged
+    deciding = ~judged & mask[:, lists.user] & (lists.n_pairs > 0)[lists.list]
+    found, chosen = {}, []
+    ranked = {one: ranks(lists, values) for one, values in {**arms, **recommenders}.items()}
+    for recommender in recommenders:
+        for arm in (one for one in arms if one != recommender):
+            own, other = ranked[recommender], ranked[arm]
+            rows = deciding & ~np.isnan(own) & ~np.isnan(other)
+            correct = [lists.correct(own + weight * other, rows) for weight in sorted(grid)]
+            auc = np.array([np.diagonal(lists.decided(one, mask)) for one in correct])
+            best = np.where(np.isnan(auc), -1, auc).argmax(axis=0)
+            weight = np.where(np.isnan(auc[0]), 0, np.array(sorted(grid))[best])
+            fused = np.where(judged, own + weight[:, None] * other, np.nan)
+            found[name(recommender, arm)] = fused
+            for test in range(lists.folds):
+                decided = lists.of_user[~np.isnan(correct[0][test]) & (lists.n_pairs > 0)]
+                reached = auc[best[test], test]
+                gain = reached - auc[0, test]
+                row = {"recommender": recommender, "arm": arm, "test": test, "users": len(np.unique(decided))}
+                chosen.append(row | {"weight": weight[test], "auc": reached, "gain": gain})
+    return found, pd.DataFrame(chosen)
