@@ -15,7 +15,8 @@ from hybridrec.errors import ScoresError
 from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.randomness import generator
 
-RANDOM, POPULARITY, ITEM_MEAN, STACK, BEST_OTHER, BAR = "random", "popularity", "item-mean", "stack", "best-other", "bar"
+RANDOM, POPULARITY, ITEM_MEAN = "random", "popularity", "item-mean"
+TF_IDF, EMBEDDING, STACK, BEST_OTHER, BAR = "tf-idf", "sentence-embedding", "stack", "best-other", "bar"
 _DECIMALS = 8  # of a score: what lies behind them differs from processor to processor, and would break ties
 _RIDGE = 0.01  # times the mean square of a score: decides between recommenders that agree
 _WORD = r"(?u)\b\w\w+\b"
@@ -130,7 +131,7 @@ def similarity(lists: Lists, items: Sequence[Any] | pd.Series, vectors: np.ndarr
     """
     at = pd.Index(items).get_indexer(lists.items)
     if (at < 0).any():
-        raise ScoresError(f"item {lists.items[int(at.argmin())]!r} has no vector: give one for each rated item.")
+        raise ScoresError(f"item {lists.items.tolist()[at.argmin()]!r} has no vector: give one for each rated item.")
     vectors, found = vectors[at], np.empty((lists.folds, len(lists.table)))
     every = np.arange(lists.folds)
     for rows in _of_each_user(lists):
@@ -269,3 +270,54 @@ def picked(lists: Lists, scores: Scores, choice: pd.DataFrame) -> np.ndarray:
         rows = lists.fold == fold
         found[test, rows] = scores[name][test, rows]
     return found
+
+
+def of(control: str, recommender: str) -> str:
+    """What a control is called that is another one for each recommender: the best other one, and the bar."""
+    return f"{control} ({recommender})"
+
+
+def bars(
+    lists: Lists, controls: Scores, recommenders: Scores, users: pd.DataFrame | None, compared: Sequence[str]
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """For each recommender the best other one, and the bar: the control that is best on the folds that may be known.
+
+    Args:
+        lists: the lists.
+        controls: scores of all other controls, by name.
+        recommenders: scores of the recommenders, by name. Of a single one there is no best other.
+        users: test, user: who counts in a choice (see ``quality``).
+        compared: the recommenders that get a bar.
+
+    Returns:
+        Scores by name (``of``): of BEST_OTHER for all rows, of BAR for judged ones (NaN elsewhere). Choices:
+        recommender, test, control, ranker (which recommender is the best other), auc (mean over ``users`` on the folds
+        that decide), bar (whether it is the bar).
+    """
+    known = quality(lists, {**recommenders, **controls}, users)
+    found, choices = {}, []
+    for name in compared:
+        candidates, own = dict(controls), {control: known[control] for control in controls}
+        which = {}
+        if others := [other for other in recommenders if other != name]:
+            choice = best(known, others)
+            candidates[BEST_OTHER] = found[of(BEST_OTHER, name)] = picked(lists, recommenders, choice)
+            own |= quality(lists, {BEST_OTHER: candidates[BEST_OTHER]}, users)
+            which = choice[choice["test"] == choice["fold"]].set_index("test")["ranker"].to_dict()
+        highest = best(own, list(own))
+        highest = highest[highest["test"] == highest["fold"]]
+        found[of(BAR, name)] = picked(lists, candidates, highest)
+        bar = dict(zip(highest["test"], highest["ranker"], strict=True))
+        choices += [
+            {
+                "recommender": name,
+                "test": test,
+                "control": control,
+                "ranker": which.get(test, control) if control == BEST_OTHER else control,
+                "auc": auc[test, test],
+                "bar": bar[test] == control,
+            }
+            for test in range(lists.folds)
+            for control, auc in own.items()
+        ]
+    return found, pd.DataFrame(choices)

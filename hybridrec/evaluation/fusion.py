@@ -1,4 +1,4 @@
-"""A recommender and an arm fused: both rankings of a list added, with a weight chosen on folds other than the test's."""
+"""A recommender and an arm fused: the two rankings of a list added, by a weight chosen on other folds."""
 
 from collections.abc import Sequence
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+from hybridrec import schema
 from hybridrec.errors import ScoresError
 from hybridrec.evaluation import metrics
 
@@ -149,8 +150,8 @@ class Lists:
 
 def _refuse(scores: pd.DataFrame, wrong: np.ndarray, why: str) -> None:
     if wrong.any():
-        one = scores.iloc[int(wrong.argmax())]
+        _, one = schema.first(scores, pd.Series(wrong))
         raise ScoresError(
             f"{one['ranker']}, test fold {one['test']}, fold {one['fold']}: user {one['user']!r} and item "
-            f"{one['item']!r} {why} ({wrong.sum():,} rows in all). Score the ratings as they were divided, each once."
+            f"{one['item']!r} {why} ({wrong.sum():,} such rows). Score the ratings as they were divided, each once."
         )

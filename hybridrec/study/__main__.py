@@ -99,8 +99,13 @@ def pairs(settings: config.Experiment) -> None:
 
 
 def model(settings: config.Experiment) -> None:
-    """Fetch, verify and convert an experiment's language model."""
+    """Fetch, verify and convert an experiment's language model, and the sentence encoder."""
     study_models.check(settings)
+    from hybridrec.llm.models import encoder  # torch: only who needs it waits for it
+
+    card = encoder.MINILM
+    weights = encoder.files_of(card, paths.RAW, paths.data_folders())[-1]
+    print(f"{card.name} ({card.licence}): {paths.within_root(weights.parent)}")
     if settings.endpoint:
         print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
         return
@@ -227,7 +232,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "summary": (summary, "print the claims table"),
         "data": (data, "fetch and verify the dataset, and see whether the models are known"),
         "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
-        "model": (model, "fetch, verify and convert the language model"),
+        "model": (model, "fetch, verify and convert the language model, and the sentence encoder"),
         "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),

@@ -52,7 +52,7 @@ def embed(
     Warns:
         UserWarning: the cached embeddings are damaged; they are made again.
     """
-    texts = list(texts)
+    texts = [text.encode(errors="replace").decode() for text in texts]  # half a character is none to a tokenizer
     key = hashlib.sha256(json.dumps([card.identity, card.longest, _DECIMALS, texts]).encode()).hexdigest()
     kept = cache / f"embeddings-{key}.npz" if cache else None
     if kept and (found := _load(kept, len(texts))) is not None:
@@ -62,6 +62,16 @@ def embed(
         with files.replacing(kept) as partial:
             np.savez_compressed(partial, allow_pickle=False, embeddings=found)
     return found
+
+
+def files_of(card: EncoderCard, folder: Path, search: Sequence[Path] = ()) -> list[Path]:
+    """The encoder's configuration, tokenizer and weights, fetched if they are nowhere yet; arguments as in ``embed``.
+
+    Raises:
+        DownloadError: as in ``embed``.
+    """
+    places = [one / card.name for one in search]
+    return [fetch(file, folder / card.name, places) for file in (card.config, card.tokenizer, card.weights)]
 
 
 def _load(file: Path, rows: int) -> np.ndarray | None:
@@ -82,13 +92,10 @@ def _load(file: Path, rows: int) -> np.ndarray | None:
 
 def _open(card: EncoderCard, folder: Path, search: Sequence[Path]) -> tuple[Any, BertModel]:
     """Tokenizer and model."""
-    config, tokenizer, weights = (
-        fetch(file, folder / card.name, [one / card.name for one in search])
-        for file in (card.config, card.tokenizer, card.weights)
-    )
+    config, tokenizer, weights = files_of(card, folder, search)
     model = BertModel(BertConfig.from_json_file(config), add_pooling_layer=False)
-    # The file also holds a pooling layer, which mean pooling has no use for, and the numbers 0, 1, 2, ... of positions.
-    model.load_state_dict(safetensors.torch.load_file(weights), strict=False)
+    found = safetensors.torch.load_file(weights)  # also has a pooling layer, which mean pooling has no use for
+    model.load_state_dict({name: found[name] for name in model.state_dict()})
     return PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), pad_token="[PAD]"), model.double().eval()
 
 
