@@ -99,13 +99,8 @@ def pairs(settings: config.Experiment) -> None:
 
 
 def model(settings: config.Experiment) -> None:
-    """Fetch, verify and convert an experiment's language model, and the sentence encoder."""
+    """Fetch, verify and convert an experiment's language model."""
     study_models.check(settings)
-    from hybridrec.llm.models import encoder  # torch: only who needs it waits for it
-
-    card = encoder.MINILM
-    weights = encoder.files_of(card, paths.RAW, paths.data_folders())[-1]
-    print(f"{card.name} ({card.licence}): {paths.within_root(weights.parent)}")
     if settings.endpoint:
         print(f"{settings.model} answers at {settings.endpoint.base_url}: nothing to fetch.")
         return
@@ -114,6 +109,14 @@ def model(settings: config.Experiment) -> None:
     print(f"{llm.name}{licence}: {paths.within_root(llm.folder())}")
     if told := llm.find():
         print(told)
+
+
+def encoder(settings: config.Experiment) -> None:
+    """Fetch and verify the sentence encoder, which is the same for all experiments."""
+    from hybridrec.llm.models.encoder import MINILM, files_of  # torch: only who needs it waits for it
+
+    config_file, *_ = files_of(MINILM, paths.RAW, paths.data_folders())
+    print(f"{MINILM.name} ({MINILM.licence}): {paths.within_root(config_file.parent)}")
 
 
 def batch(settings: config.Experiment) -> None:
@@ -232,7 +235,8 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "summary": (summary, "print the claims table"),
         "data": (data, "fetch and verify the dataset, and see whether the models are known"),
         "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
-        "model": (model, "fetch, verify and convert the language model, and the sentence encoder"),
+        "model": (model, "fetch, verify and convert the language model"),
+        "encoder": (encoder, "fetch and verify the sentence encoder"),
         "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
