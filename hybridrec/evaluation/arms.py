@@ -5,6 +5,7 @@ whatever is chosen or learned for scores of another fold j, which decide in thei
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -180,7 +181,7 @@ def stack(lists: Lists, recommenders: Scores) -> tuple[np.ndarray, pd.DataFrame]
     Source: stacking, Wolpert 1992; Breiman 1996.
     """
     _refuse_incomplete(recommenders)
-    names, every = list(recommenders), np.arange(lists.folds)
+    names = list(recommenders)
     liked = _centred(lists, lists.relevant.astype(float))
     worth = np.where(lists.n_pairs > 0, 1 / np.bincount(lists.list), 0)[lists.list]
     found, weights = np.empty((lists.folds, len(lists.table))), []
@@ -193,10 +194,10 @@ def stack(lists: Lists, recommenders: Scores) -> tuple[np.ndarray, pd.DataFrame]
             products.append(weighted.T @ scores[rows])
             sides.append(weighted.T @ liked[rows])
         for fold in range(lists.folds):
-            known = ~np.isin(every, [test, fold])
-            product, side = np.array(products)[known].sum(axis=0), np.array(sides)[known].sum(axis=0)
-            penalty = _RIDGE * product.trace() / len(names)
-            weight = np.linalg.solve(product + (penalty or 1) * np.eye(len(names)), side)
+            known = lists.others(test, fold)
+            square, side = np.array(products)[known].sum(axis=0), np.array(sides)[known].sum(axis=0)
+            penalty = _RIDGE * square.trace() / len(names)
+            weight = np.linalg.solve(square + (penalty or 1) * np.eye(len(names)), side)
             rows = lists.fold == fold
             found[test, rows] = scores[rows] @ weight
             weights.append(pd.DataFrame({"test": test, "fold": fold, "ranker": names, "weight": weight}))
@@ -224,36 +225,55 @@ def _standard(lists: Lists, values: np.ndarray) -> np.ndarray:
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 
-def quality(lists: Lists, scores: Scores, users: pd.DataFrame | None) -> dict[str, np.ndarray]:
-    """What decides between rankers: the mean AUC of users on the folds that may be known (``Lists.decided``).
+def weak_elsewhere(lists: Lists, recommenders: Scores, inactive: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Whom choices for weak users may rest on: by each fold, those who are weak on all folds but it and the test's.
+
+    Those who are weak on all folds but the test's will not do: they were picked for low AUC on the folds that decide,
+    so whatever is unlike the recommender would look better there than it is. Here nobody is looked at on a fold on
+    which they were picked. In a fold that is the test's, they are those who are routed.
 
     Args:
         lists: the lists.
-        scores: of rankers to choose from.
-        users: test, user: who counts. Give all inactive users, never the weak ones: those were picked for their AUC on
-            these very folds, so the recommender that picked them looks bad on them, and what is like it, too.
+        recommenders: their scores.
+        inactive: test, user: who can be weak.
+        threshold: t_p; weak is an AUC not above it.
+
+    Returns:
+        Columns recommender, test, fold, user.
     """
-    mask = lists.mask(users)
-    return {name: lists.decided(lists.correct(values), mask) for name, values in scores.items()}
+    mask, parts = lists.mask(inactive), []
+    for name, values in recommenders.items():
+        right, pairs = lists.by_user(lists.correct(values))
+        for test, fold in np.ndindex(lists.folds, lists.folds):
+            kept = lists.others(test, fold)
+            total = pairs[test][:, kept].sum(axis=1)
+            low = right[test][:, kept].sum(axis=1) <= threshold * total
+            users = lists.users[(total > 0) & low & mask[test, :, fold]]
+            parts.append(pd.DataFrame({"recommender": name, "test": test, "fold": fold, "user": users}))
+    return pd.concat(parts, ignore_index=True)
 
 
-def best(quality: dict[str, np.ndarray], among: Sequence[str]) -> pd.DataFrame:
+def counted(users: pd.DataFrame | None, recommender: str) -> pd.DataFrame | None:
+    """Who counts in choices for a recommender: all users given, or its own where they are told by recommender."""
+    if users is None or "recommender" not in users:
+        return users
+    return users[users["recommender"] == recommender]
+
+
+def best(decided: Scores) -> pd.DataFrame:
     """The best of some rankers for each test fold and fold; the first of them where several are.
 
     Args:
-        quality: what ``quality`` returned.
-        among: the rankers.
+        decided: what ``Lists.decided`` returned, by ranker.
 
     Returns:
         Columns test, fold, ranker, auc (on the folds that decide; NaN where no user has a pair there).
     """
-    if not among:
-        raise ScoresError("there is nothing to choose from: give at least two recommenders.")
-    values = np.stack([quality[name] for name in among])
+    values = np.stack(list(decided.values()))
     first = np.where(np.isnan(values), -1, values).argmax(axis=0)
     test, fold = np.indices(first.shape)
     auc = np.take_along_axis(values, first[None], axis=0)[0]
-    names = np.array(among, dtype=object)[first.ravel()]
+    names = np.array(list(decided), dtype=object)[first.ravel()]
     return pd.DataFrame({"test": test.ravel(), "fold": fold.ravel(), "ranker": names, "auc": auc.ravel()})
 
 
@@ -263,9 +283,9 @@ def picked(lists: Lists, scores: Scores, choice: pd.DataFrame) -> np.ndarray:
     Args:
         lists: the lists.
         scores: of the rankers.
-        choice: test, fold, ranker (``best``); where there is none, NaN.
+        choice: test, fold, ranker (``best``).
     """
-    found = np.full((lists.folds, len(lists.table)), np.nan)
+    found = np.empty((lists.folds, len(lists.table)))
     for test, fold, name in choice[["test", "fold", "ranker"]].itertuples(index=False):
         rows = lists.fold == fold
         found[test, rows] = scores[name][test, rows]
@@ -286,38 +306,36 @@ def bars(
         lists: the lists.
         controls: scores of all other controls, by name.
         recommenders: scores of the recommenders, by name. Of a single one there is no best other.
-        users: test, user: who counts in a choice (see ``quality``).
+        users: test, user, and fold and recommender where they differ: who counts in a choice. All inactive users, or
+            ``weak_elsewhere``; never those who are weak on the folds that decide. None: everybody.
         compared: the recommenders that get a bar.
 
     Returns:
         Scores by name (``of``): of BEST_OTHER for all rows, of BAR for judged ones (NaN elsewhere). Choices:
-        recommender, test, control, ranker (which recommender is the best other), auc (mean over ``users`` on the folds
-        that decide), bar (whether it is the bar).
+        recommender, test, control, ranker (which recommender is the best other), auc (mean over those who count, on the
+        folds that decide), bar (whether it is the bar).
     """
-    known = quality(lists, {**recommenders, **controls}, users)
+    correct = {name: lists.correct(values) for name, values in {**recommenders, **controls}.items()}
     found, choices = {}, []
     for name in compared:
-        candidates, own = dict(controls), {control: known[control] for control in controls}
-        which = {}
-        if others := [other for other in recommenders if other != name]:
-            choice = best(known, others)
+        mask = lists.mask(counted(users, name))
+        decided = {control: lists.decided(correct[control], mask) for control in controls}
+        candidates, which = dict(controls), {}
+        if others := {other: lists.decided(correct[other], mask) for other in recommenders if other != name}:
+            choice = best(others)
+            which = _judged(choice)["ranker"].to_dict()
             candidates[BEST_OTHER] = found[of(BEST_OTHER, name)] = picked(lists, recommenders, choice)
-            own |= quality(lists, {BEST_OTHER: candidates[BEST_OTHER]}, users)
-            which = choice[choice["test"] == choice["fold"]].set_index("test")["ranker"].to_dict()
-        highest = best(own, list(own))
-        highest = highest[highest["test"] == highest["fold"]]
-        found[of(BAR, name)] = picked(lists, candidates, highest)
-        bar = dict(zip(highest["test"], highest["ranker"], strict=True))
-        choices += [
-            {
-                "recommender": name,
-                "test": test,
-                "control": control,
-                "ranker": which.get(test, control) if control == BEST_OTHER else control,
-                "auc": auc[test, test],
-                "bar": bar[test] == control,
-            }
-            for test in range(lists.folds)
-            for control, auc in own.items()
-        ]
+            decided[BEST_OTHER] = lists.decided(lists.correct(candidates[BEST_OTHER]), mask)
+        bar = best(decided)
+        found[of(BAR, name)] = np.where(lists.judged, picked(lists, candidates, bar), np.nan)
+        chosen = _judged(bar)["ranker"]
+        for test, (control, auc) in product(range(lists.folds), decided.items()):
+            ranker = which[test] if control == BEST_OTHER else control
+            row = {"recommender": name, "test": test, "control": control, "ranker": ranker, "auc": auc[test, test]}
+            choices.append(row | {"bar": chosen[test] == control})
     return found, pd.DataFrame(choices)
+
+
+def _judged(choice: pd.DataFrame) -> pd.DataFrame:
+    """What was chosen for the judged scores, by test fold."""
+    return choice[choice["test"] == choice["fold"]].set_index("test")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from hybridrec.evaluation.arms import counted
 from hybridrec.evaluation.lists import Lists, Scores
 
 # An arm's weight beside a recommender's 1. With 0 nothing is added; from some 8 on the arm alone orders a short list.
@@ -48,8 +49,7 @@ def fuse(
     Args:
         lists: the lists.
         recommenders, arms: their scores, by name; an arm may lack lists. None is fused with itself.
-        users: test, user: who counts when weights are chosen; as in ``arms.quality``, all inactive users, never the
-            weak ones. None: everybody.
+        users: who counts when weights are chosen, as in ``arms.bars``.
         grid: the weights to choose from; powers of two keep ties exact.
 
     Returns:
@@ -58,24 +58,21 @@ def fuse(
 
     Source: a weighted Borda count (Aslam & Montague 2001).
     """
-    mask, judged = lists.mask(users), lists.judged
-    deciding = ~judged & mask[:, lists.user] & (lists.n_pairs > 0)[lists.list]
-    found, chosen = {}, []
+    grid, judged, found, chosen = np.sort(grid), lists.judged, {}, []
     ranked = {one: ranks(lists, values) for one, values in {**arms, **recommenders}.items()}
     for recommender in recommenders:
+        mask = lists.mask(counted(users, recommender))
+        deciding = ~judged & mask[:, lists.user, lists.fold] & (lists.n_pairs > 0)[lists.list]
         for arm in (one for one in arms if one != recommender):
             own, other = ranked[recommender], ranked[arm]
             rows = deciding & ~np.isnan(own) & ~np.isnan(other)
-            correct = [lists.correct(own + weight * other, rows) for weight in sorted(grid)]
-            auc = np.array([np.diagonal(lists.decided(one, mask)) for one in correct])
+            auc = np.stack([lists.decided(lists.correct(own + weight * other, rows), mask) for weight in grid])
+            auc = np.diagonal(auc, axis1=1, axis2=2)  # what decides on judged scores; shape (weights, folds)
             best = np.where(np.isnan(auc), -1, auc).argmax(axis=0)
-            weight = np.where(np.isnan(auc[0]), 0, np.array(sorted(grid))[best])
-            fused = np.where(judged, own + weight[:, None] * other, np.nan)
-            found[name(recommender, arm)] = fused
-            for test in range(lists.folds):
-                decided = lists.of_user[~np.isnan(correct[0][test]) & (lists.n_pairs > 0)]
-                reached = auc[best[test], test]
-                gain = reached - auc[0, test]
-                row = {"recommender": recommender, "arm": arm, "test": test, "users": len(np.unique(decided))}
-                chosen.append(row | {"weight": weight[test], "auc": reached, "gain": gain})
-    return found, pd.DataFrame(chosen)
+            weight = np.where(np.isnan(auc[0]), 0, grid[best])
+            found[name(recommender, arm)] = np.where(judged, own + weight[:, None] * other, np.nan)
+            reached = np.take_along_axis(auc, best[None], axis=0)[0]
+            row = {"recommender": recommender, "arm": arm, "test": range(lists.folds)}
+            row["users"] = [len(np.unique(lists.user[rows[test]])) for test in range(lists.folds)]
+            chosen.append(pd.DataFrame(row | {"weight": weight, "auc": reached, "gain": reached - auc[0]}))
+    return found, pd.concat(chosen, ignore_index=True)

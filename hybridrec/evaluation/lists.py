@@ -88,14 +88,15 @@ class Lists:
         return pd.concat(parts, ignore_index=True)[COLUMNS]
 
     def mask(self, users: pd.DataFrame | None) -> np.ndarray:
-        """Users by test fold as an array of bool, shape (folds, users); None: everybody.
+        """Whose lists count: by test fold, user and the list's fold, as an array of bool; None: everybody's.
 
         Args:
-            users: test, user.
+            users: test, user, and fold where only the lists of some folds count.
         """
-        found = np.full((self.folds, len(self.users)), users is None)
+        found = np.full((self.folds, len(self.users), self.folds), users is None)
         if users is not None:
-            found[users["test"], self.users.get_indexer(users["user"])] = True
+            fold = users["fold"].to_numpy() if "fold" in users else slice(None)
+            found[users["test"].to_numpy(), self.users.get_indexer(users["user"]), fold] = True
         return found
 
     def correct(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -118,34 +119,41 @@ class Lists:
         found[counts.index[whole]] = counts["correct"].to_numpy()[whole]
         return found.reshape(self.folds, -1)
 
-    def decided(self, correct: np.ndarray, users: np.ndarray) -> np.ndarray:
+    def by_user(self, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Correct pairs and all pairs of the lists that ``correct`` counted. Shape (folds, users, folds) each."""
+        place = self.of_user * self.folds + self.of_fold
+        shape = (self.folds, len(self.users), self.folds)
+        right, pairs = np.zeros((2, *shape))
+        right.reshape(self.folds, -1)[:, place] = np.nan_to_num(correct)
+        pairs.reshape(self.folds, -1)[:, place] = np.where(np.isnan(correct), 0, self.n_pairs)
+        return right, pairs
+
+    def decided(self, correct: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Mean AUC over users on all that may decide: for test fold k and fold j, on the folds other than j and k.
 
         A user's AUC is the share of correct pairs among all pairs of these folds; every user counts once.
 
         Args:
             correct: what ``correct`` returned.
-            users: those who count, by test fold (``mask``).
+            mask: whose lists count (``mask``).
 
         Returns:
             Shape (folds, folds): [k, k] from all folds but k, what decides on judged scores; [k, j] from all but j and
             k, what decides on scores of fold j that shall themselves decide. NaN where there is no pair.
         """
+        right, pairs = (part * mask for part in self.by_user(correct))
         means = np.full((self.folds, self.folds), np.nan)
-        place = self.of_user * self.folds + self.of_fold
-        for test in range(self.folds):
-            known = ~np.isnan(correct[test])
-            right, pairs = (
-                np.bincount(place[known], part[known], len(self.users) * self.folds).reshape(-1, self.folds)
-                for part in (correct[test], self.n_pairs)
-            )
-            for fold in range(self.folds):
-                kept = ~np.isin(np.arange(self.folds), [test, fold])
-                total = pairs[:, kept].sum(axis=1)
-                counted = users[test] & (total > 0)
-                if counted.any():
-                    means[test, fold] = (right[counted][:, kept].sum(axis=1) / total[counted]).mean()
+        for test, fold in np.ndindex(means.shape):
+            kept = self.others(test, fold)
+            total = pairs[test][:, kept].sum(axis=1)
+            counted = total > 0
+            if counted.any():
+                means[test, fold] = (right[test][counted][:, kept].sum(axis=1) / total[counted]).mean()
         return means.round(_DECIMALS)
+
+    def others(self, *folds: int) -> np.ndarray:
+        """Which folds are none of these, as an array of bool."""
+        return ~np.isin(np.arange(self.folds), folds)
 
 
 def _refuse(scores: pd.DataFrame, wrong: np.ndarray, why: str) -> None:
