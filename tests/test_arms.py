@@ -62,8 +62,8 @@ def slow_auc(cross: lists.Lists, values: np.ndarray, test: int, user: int, decid
 
 def slow_decided(cross: lists.Lists, values: np.ndarray, users: pd.DataFrame, test: int, fold: int) -> float:
     deciding = [j for j in range(cross.folds) if j not in (test, fold)]
-    of_test = users.loc[users["test"] == test, "user"]
-    return float(np.nanmean([slow_auc(cross, values, test, user, deciding) for user in of_test]))
+    pairs = itertools.product(users.loc[users["test"] == test, "user"], deciding)
+    return float(np.nanmean([slow_auc(cross, values, test, user, [j]) for user, j in pairs]))
 
 
 def decided(cross: lists.Lists, values: np.ndarray, users: pd.DataFrame | None) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_a_list_that_is_not_scored_as_a_whole_counts_nowhere(cross):
     assert np.isfinite(np.delete(found, number, axis=1)[:, np.delete(cross.n_pairs, number) > 0]).all()
 
 
-def test_what_decides_is_the_mean_over_users_of_all_other_folds(cross):
+def test_what_decides_is_the_mean_over_lists_of_all_other_folds(cross):
     values, users = skilled(cross, 0.7, 4), inactive(cross)
     found = decided(cross, values, users)
     for test, fold in itertools.product(range(FOLDS), range(FOLDS)):
@@ -304,8 +304,8 @@ def everything(divided: pd.DataFrame, items: pd.DataFrame, vectors: np.ndarray, 
             values[others] = np.random.default_rng([number, 1]).normal(size=(FOLDS - 1, len(divided)))
         given[name] = values
     of_model = cross.write({"LLM": np.where(cross.user % 2, given["C"] + given["A"], np.nan)})
-    scores, users = cross.write(given), inactive(cross)
-    return steps.cross_arms(cross, items, vectors, scores, users, ["A", "B"], seed=7, of_model=of_model)
+    users = arms.weak_elsewhere(cross, given, inactive(cross), threshold=0.5)
+    return steps.cross_arms(cross, items, vectors, cross.write(given), users, ["A", "B"], seed=7, of_model=of_model)
 
 
 def test_scrambled_labels_of_a_fold_change_no_arm_choice_or_weight_for_it(divided, items, vectors):

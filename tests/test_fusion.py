@@ -43,7 +43,7 @@ def test_the_weight_is_the_best_on_the_other_folds_of_those_whom_both_ranked(cro
             aucs = [slow_auc(cross, fused, test, user, [(test + 1) % FOLDS]) for user in counted]
             reached[weight] = np.nanmean(aucs)
         assert row["weight"] == max(reached, key=reached.get)
-        assert row["users"] == np.isfinite(aucs).sum()
+        assert row["lists"] == np.isfinite(aucs).sum()
         assert row["auc"] == pytest.approx(max(reached.values()), abs=1e-8)
         assert row["gain"] == pytest.approx(max(reached.values()) - reached[0], abs=1e-8)
         expected = np.where(cross.fold == test, rank_own[test] + row["weight"] * rank_arm[test], np.nan)
@@ -66,7 +66,7 @@ def test_an_arm_that_was_asked_about_no_deciding_list_gets_no_weight(cross):
     own, arm = skilled(cross, 0.5, 1), np.where(cross.judged, skilled(cross, 2.0, 2), np.nan)
     _, weights = fusion.fuse(cross, {"A": own}, {"L": arm}, None)
     assert weights["weight"].tolist() == [0] * FOLDS
-    assert weights["users"].tolist() == [0] * FOLDS
+    assert weights["lists"].tolist() == [0] * FOLDS
     assert weights["auc"].isna().all()
 
 

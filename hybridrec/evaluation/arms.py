@@ -243,12 +243,14 @@ def weak_elsewhere(lists: Lists, recommenders: Scores, inactive: pd.DataFrame, t
     """
     mask, parts = lists.mask(inactive), []
     for name, values in recommenders.items():
-        right, pairs = lists.by_user(lists.correct(values))
+        correct = lists.correct(values)
         for test, fold in np.ndindex(lists.folds, lists.folds):
-            kept = lists.others(test, fold)
-            total = pairs[test][:, kept].sum(axis=1)
-            low = right[test][:, kept].sum(axis=1) <= threshold * total
-            users = lists.users[(total > 0) & low & mask[test, :, fold]]
+            kept = np.flatnonzero(lists.others(test, fold)[lists.of_fold] & (lists.n_pairs > 0))
+            right, pairs = (
+                np.bincount(lists.of_user[kept], part[kept], len(lists.users))
+                for part in (correct[test], lists.n_pairs)
+            )
+            users = lists.users[(pairs > 0) & (right / np.maximum(pairs, 1) <= threshold) & mask[test, :, fold]]
             parts.append(pd.DataFrame({"recommender": name, "test": test, "fold": fold, "user": users}))
     return pd.concat(parts, ignore_index=True)
 
@@ -267,7 +269,7 @@ def best(decided: Scores) -> pd.DataFrame:
         decided: what ``Lists.decided`` returned, by ranker.
 
     Returns:
-        Columns test, fold, ranker, auc (on the folds that decide; NaN where no user has a pair there).
+        Columns test, fold, ranker, auc (of the lists that decide; NaN where none has a pair).
     """
     values = np.stack(list(decided.values()))
     first = np.where(np.isnan(values), -1, values).argmax(axis=0)
@@ -312,8 +314,8 @@ def bars(
 
     Returns:
         Scores by name (``of``): of BEST_OTHER for all rows, of BAR for judged ones (NaN elsewhere). Choices:
-        recommender, test, control, ranker (which recommender is the best other), auc (mean over those who count, on the
-        folds that decide), bar (whether it is the bar).
+        recommender, test, control, ranker (which recommender is the best other), auc (mean over the lists that decide),
+        bar (whether it is the bar).
     """
     correct = {name: lists.correct(values) for name, values in {**recommenders, **controls}.items()}
     found, choices = {}, []

@@ -42,9 +42,9 @@ def fuse(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Every recommender with every arm: rank by the recommender plus weight x rank by the arm, in each list.
 
-    The weight for test fold k has the highest mean AUC over users on the lists of other folds that both have ranked,
-    be they few: a language model may have been asked about a sample of users and one fold only. Of equal ones the
-    lowest is taken, so where nothing is gained nothing is added. Where no such list has a pair it is 0.
+    The weight for test fold k has the highest mean AUC over those lists of other folds that both have ranked, be they
+    few: a language model may have been asked about a sample of users and one fold only. Of equal ones the lowest is
+    taken, so where nothing is gained nothing is added. Where no such list has a pair it is 0.
 
     Args:
         lists: the lists.
@@ -54,7 +54,7 @@ def fuse(
 
     Returns:
         Judged scores, shape (folds, rows), by ``name``; NaN elsewhere, and where the arm has no score.
-        Weights: recommender, arm, test, users (who decided), weight, auc (theirs), gain (over weight 0).
+        Weights: recommender, arm, test, lists (that decided), weight, auc (their mean), gain (over weight 0).
 
     Source: a weighted Borda count (Aslam & Montague 2001).
     """
@@ -73,6 +73,6 @@ def fuse(
             found[name(recommender, arm)] = np.where(judged, own + weight[:, None] * other, np.nan)
             reached = np.take_along_axis(auc, best[None], axis=0)[0]
             row = {"recommender": recommender, "arm": arm, "test": range(lists.folds)}
-            row["users"] = [len(np.unique(lists.user[rows[test]])) for test in range(lists.folds)]
+            row["lists"] = [len(np.unique(lists.list[rows[test]])) for test in range(lists.folds)]
             chosen.append(pd.DataFrame(row | {"weight": weight, "auc": reached, "gain": reached - auc[0]}))
     return found, pd.concat(chosen, ignore_index=True)

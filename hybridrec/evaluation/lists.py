@@ -119,19 +119,11 @@ class Lists:
         found[counts.index[whole]] = counts["correct"].to_numpy()[whole]
         return found.reshape(self.folds, -1)
 
-    def by_user(self, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Correct pairs and all pairs of the lists that ``correct`` counted. Shape (folds, users, folds) each."""
-        place = self.of_user * self.folds + self.of_fold
-        shape = (self.folds, len(self.users), self.folds)
-        right, pairs = np.zeros((2, *shape))
-        right.reshape(self.folds, -1)[:, place] = np.nan_to_num(correct)
-        pairs.reshape(self.folds, -1)[:, place] = np.where(np.isnan(correct), 0, self.n_pairs)
-        return right, pairs
-
     def decided(self, correct: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Mean AUC over users on all that may decide: for test fold k and fold j, on the folds other than j and k.
+        """Mean AUC of the lists that may decide: for test fold k and fold j, those of the folds other than j and k.
 
-        A user's AUC is the share of correct pairs among all pairs of these folds; every user counts once.
+        Every list that has a pair counts once. A user's lists are not pooled: in how many folds a user counts may rest
+        on how well the user was served in each, so a weight for each user would favour what was lucky in one of them.
 
         Args:
             correct: what ``correct`` returned.
@@ -141,14 +133,13 @@ class Lists:
             Shape (folds, folds): [k, k] from all folds but k, what decides on judged scores; [k, j] from all but j and
             k, what decides on scores of fold j that shall themselves decide. NaN where there is no pair.
         """
-        right, pairs = (part * mask for part in self.by_user(correct))
+        auc = np.divide(correct, self.n_pairs, out=np.full(correct.shape, np.nan), where=self.n_pairs > 0)
+        auc[~mask[:, self.of_user, self.of_fold]] = np.nan
         means = np.full((self.folds, self.folds), np.nan)
         for test, fold in np.ndindex(means.shape):
-            kept = self.others(test, fold)
-            total = pairs[test][:, kept].sum(axis=1)
-            counted = total > 0
-            if counted.any():
-                means[test, fold] = (right[test][counted][:, kept].sum(axis=1) / total[counted]).mean()
+            known = auc[test, self.others(test, fold)[self.of_fold]]
+            if (counted := known[~np.isnan(known)]).size:
+                means[test, fold] = counted.mean()
         return means.round(_DECIMALS)
 
     def others(self, *folds: int) -> np.ndarray:
