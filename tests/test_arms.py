@@ -256,31 +256,6 @@ def test_the_best_other_and_the_bar_are_chosen_on_the_folds_that_may_be_known(cr
             assert np.isnan(scores[f"bar ({name})"][test, ~judged]).all()
 
 
-def test_who_is_weak_elsewhere_is_weak_on_all_folds_but_the_tests_and_the_lists_own(cross):
-    given, users = {"A": skilled(cross, 0.2, 1), "B": skilled(cross, 0.3, 2)}, inactive(cross)
-    found = arms.weak_elsewhere(cross, given, users, threshold=0.5)
-    assert found["recommender"].nunique() == 2 and not found.duplicated().any()
-    weak = set(found[["recommender", "test", "fold", "user"]].itertuples(index=False, name=None))
-    for (name, values), fold in itertools.product(given.items(), range(FOLDS)):
-        for test, user in users.itertuples(index=False):
-            auc = slow_auc(cross, values, test, user, [j for j in range(FOLDS) if j not in (test, fold)])
-            assert ((name, test, fold, user) in weak) == (auc <= 0.5)
-    assert {row[1::2] for row in weak} <= set(users.itertuples(index=False, name=None))
-
-
-def test_choices_rest_on_the_lists_of_those_who_count(cross):
-    """A control that is right about some users' lists of some folds, and wrong about all others."""
-    given = {"A": skilled(cross, 0.2, 1), "B": skilled(cross, 0.4, 2)}
-    every = itertools.product("AB", range(FOLDS), range(FOLDS), cross.users)
-    rows = [(name, k, j, user) for name, k, j, user in every if (user + j) % 2 == (name == "A")]
-    users = pd.DataFrame(rows, columns=["recommender", "test", "fold", "user"])
-    right = (cross.users[cross.user] + cross.fold) % 2 == 1
-    lopsided = np.tile(np.where(right, 1.0, -1.0) * cross.relevant, (FOLDS, 1))
-    _, choices = arms.bars(cross, {"lopsided": lopsided}, given, users, ["A", "B"])
-    bar = choices[choices["bar"]].groupby("recommender")["control"].agg(set)
-    assert bar.to_dict() == {"A": {"lopsided"}, "B": {"best-other"}}
-
-
 def test_a_single_recommender_has_no_other_and_still_a_bar(cross):
     scores, choices = arms.bars(cross, {"item-mean": arms.item_mean(cross)}, {"A": skilled(cross, 1, 1)}, None, ["A"])
     assert list(scores) == ["bar (A)"]
@@ -304,8 +279,8 @@ def everything(divided: pd.DataFrame, items: pd.DataFrame, vectors: np.ndarray, 
             values[others] = np.random.default_rng([number, 1]).normal(size=(FOLDS - 1, len(divided)))
         given[name] = values
     of_model = cross.write({"LLM": np.where(cross.user % 2, given["C"] + given["A"], np.nan)})
-    users = arms.weak_elsewhere(cross, given, inactive(cross), threshold=0.5)
-    return steps.cross_arms(cross, items, vectors, cross.write(given), users, ["A", "B"], seed=7, of_model=of_model)
+    scores, users = cross.write(given), inactive(cross)
+    return steps.cross_arms(cross, items, vectors, scores, users, ["A", "B"], seed=7, of_model=of_model)
 
 
 def test_scrambled_labels_of_a_fold_change_no_arm_choice_or_weight_for_it(divided, items, vectors):

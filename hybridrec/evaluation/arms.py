@@ -225,43 +225,6 @@ def _standard(lists: Lists, values: np.ndarray) -> np.ndarray:
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 
-def weak_elsewhere(lists: Lists, recommenders: Scores, inactive: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Whom choices for weak users may rest on: by each fold, those who are weak on all folds but it and the test's.
-
-    Those who are weak on all folds but the test's will not do: they were picked for low AUC on the folds that decide,
-    so whatever is unlike the recommender would look better there than it is. Here nobody is looked at on a fold on
-    which they were picked. In a fold that is the test's, they are those who are routed.
-
-    Args:
-        lists: the lists.
-        recommenders: their scores.
-        inactive: test, user: who can be weak.
-        threshold: t_p; weak is an AUC not above it.
-
-    Returns:
-        Columns recommender, test, fold, user.
-    """
-    mask, parts = lists.mask(inactive), []
-    for name, values in recommenders.items():
-        correct = lists.correct(values)
-        for test, fold in np.ndindex(lists.folds, lists.folds):
-            kept = np.flatnonzero(lists.others(test, fold)[lists.of_fold] & (lists.n_pairs > 0))
-            right, pairs = (
-                np.bincount(lists.of_user[kept], part[kept], len(lists.users))
-                for part in (correct[test], lists.n_pairs)
-            )
-            users = lists.users[(pairs > 0) & (right / np.maximum(pairs, 1) <= threshold) & mask[test, :, fold]]
-            parts.append(pd.DataFrame({"recommender": name, "test": test, "fold": fold, "user": users}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def counted(users: pd.DataFrame | None, recommender: str) -> pd.DataFrame | None:
-    """Who counts in choices for a recommender: all users given, or its own where they are told by recommender."""
-    if users is None or "recommender" not in users:
-        return users
-    return users[users["recommender"] == recommender]
-
-
 def best(decided: Scores) -> pd.DataFrame:
     """The best of some rankers for each test fold and fold; the first of them where several are.
 
@@ -308,8 +271,10 @@ def bars(
         lists: the lists.
         controls: scores of all other controls, by name.
         recommenders: scores of the recommenders, by name. Of a single one there is no best other.
-        users: test, user, and fold and recommender where they differ: who counts in a choice. All inactive users, or
-            ``weak_elsewhere``; never those who are weak on the folds that decide. None: everybody.
+        users: test, user: on whom choices rest. Give all inactive users, not the weak ones: those were picked for low
+            AUC on the folds that decide, so whatever is unlike the recommender looks better on them than it is. The
+            same holds, for ItemKNN above all, of users who are weak on all deciding folds but the one that is looked
+            at: models that learned from that one picked them. None: everybody.
         compared: the recommenders that get a bar.
 
     Returns:
@@ -317,13 +282,13 @@ def bars(
         recommender, test, control, ranker (which recommender is the best other), auc (mean over the lists that decide),
         bar (whether it is the bar).
     """
-    correct = {name: lists.correct(values) for name, values in {**recommenders, **controls}.items()}
+    mask = lists.mask(users)
+    known = {name: lists.decided(lists.correct(values), mask) for name, values in {**recommenders, **controls}.items()}
     found, choices = {}, []
     for name in compared:
-        mask = lists.mask(counted(users, name))
-        decided = {control: lists.decided(correct[control], mask) for control in controls}
+        decided = {control: known[control] for control in controls}
         candidates, which = dict(controls), {}
-        if others := {other: lists.decided(correct[other], mask) for other in recommenders if other != name}:
+        if others := {other: known[other] for other in recommenders if other != name}:
             choice = best(others)
             which = _judged(choice)["ranker"].to_dict()
             candidates[BEST_OTHER] = found[of(BEST_OTHER, name)] = picked(lists, recommenders, choice)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hybridrec.evaluation.arms import counted
 from hybridrec.evaluation.lists import Lists, Scores
 
 # An arm's weight beside a recommender's 1. With 0 nothing is added; from some 8 on the arm alone orders a short list.
@@ -49,7 +48,7 @@ def fuse(
     Args:
         lists: the lists.
         recommenders, arms: their scores, by name; an arm may lack lists. None is fused with itself.
-        users: who counts when weights are chosen, as in ``arms.bars``.
+        users: test, user: on whom the choice of weights rests, as in ``arms.bars``.
         grid: the weights to choose from; powers of two keep ties exact.
 
     Returns:
@@ -58,11 +57,10 @@ def fuse(
 
     Source: a weighted Borda count (Aslam & Montague 2001).
     """
-    grid, judged, found, chosen = np.sort(grid), lists.judged, {}, []
+    grid, judged, mask, found, chosen = np.sort(grid), lists.judged, lists.mask(users), {}, []
+    deciding = ~judged & mask[:, lists.user] & (lists.n_pairs > 0)[lists.list]
     ranked = {one: ranks(lists, values) for one, values in {**arms, **recommenders}.items()}
     for recommender in recommenders:
-        mask = lists.mask(counted(users, recommender))
-        deciding = ~judged & mask[:, lists.user, lists.fold] & (lists.n_pairs > 0)[lists.list]
         for arm in (one for one in arms if one != recommender):
             own, other = ranked[recommender], ranked[arm]
             rows = deciding & ~np.isnan(own) & ~np.isnan(other)

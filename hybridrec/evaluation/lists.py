@@ -88,15 +88,14 @@ class Lists:
         return pd.concat(parts, ignore_index=True)[COLUMNS]
 
     def mask(self, users: pd.DataFrame | None) -> np.ndarray:
-        """Whose lists count: by test fold, user and the list's fold, as an array of bool; None: everybody's.
+        """Users by test fold as an array of bool, shape (folds, users); None: everybody.
 
         Args:
-            users: test, user, and fold where only the lists of some folds count.
+            users: test, user.
         """
-        found = np.full((self.folds, len(self.users), self.folds), users is None)
+        found = np.full((self.folds, len(self.users)), users is None)
         if users is not None:
-            fold = users["fold"].to_numpy() if "fold" in users else slice(None)
-            found[users["test"].to_numpy(), self.users.get_indexer(users["user"]), fold] = True
+            found[users["test"].to_numpy(), self.users.get_indexer(users["user"])] = True
         return found
 
     def correct(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -122,19 +121,18 @@ class Lists:
     def decided(self, correct: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Mean AUC of the lists that may decide: for test fold k and fold j, those of the folds other than j and k.
 
-        Every list that has a pair counts once. A user's lists are not pooled: in how many folds a user counts may rest
-        on how well the user was served in each, so a weight for each user would favour what was lucky in one of them.
+        Every list that has a pair counts once, as it does where routed users are judged.
 
         Args:
             correct: what ``correct`` returned.
-            mask: whose lists count (``mask``).
+            mask: the users whose lists count (``mask``).
 
         Returns:
             Shape (folds, folds): [k, k] from all folds but k, what decides on judged scores; [k, j] from all but j and
             k, what decides on scores of fold j that shall themselves decide. NaN where there is no pair.
         """
         auc = np.divide(correct, self.n_pairs, out=np.full(correct.shape, np.nan), where=self.n_pairs > 0)
-        auc[~mask[:, self.of_user, self.of_fold]] = np.nan
+        auc[~mask[:, self.of_user]] = np.nan
         means = np.full((self.folds, self.folds), np.nan)
         for test, fold in np.ndindex(means.shape):
             known = auc[test, self.others(test, fold)[self.of_fold]]

@@ -452,7 +452,7 @@ def cross_arms(
         items: the catalogue.
         embeddings: what ``title_embeddings`` returned.
         scores: ``lists.COLUMNS``, of all recommenders.
-        users: on whom choices rest, as in ``arms.bars``.
+        users: test, user: all inactive users, on whom choices rest (``arms.bars`` says why).
         compared: the recommenders that get a bar and are fused.
         seed: of the random orders.
         of_model: ``lists.COLUMNS``, of the language model, to be fused; it may lack users and folds.
