@@ -57,17 +57,18 @@ def fuse(
 
     Source: a weighted Borda count (Aslam & Montague 2001).
     """
-    grid, judged, mask, found, chosen = np.sort(grid), lists.judged, lists.mask(users), {}, []
+    weights, judged, mask = np.sort(grid), lists.judged, lists.mask(users)
+    found, chosen = {}, []
     deciding = ~judged & mask[:, lists.user] & (lists.n_pairs > 0)[lists.list]
     ranked = {one: ranks(lists, values) for one, values in {**arms, **recommenders}.items()}
     for recommender in recommenders:
         for arm in (one for one in arms if one != recommender):
             own, other = ranked[recommender], ranked[arm]
             rows = deciding & ~np.isnan(own) & ~np.isnan(other)
-            auc = np.stack([lists.decided(lists.correct(own + weight * other, rows), mask) for weight in grid])
+            auc = np.stack([lists.decided(lists.correct(own + weight * other, rows), mask) for weight in weights])
             auc = np.diagonal(auc, axis1=1, axis2=2)  # what decides on judged scores; shape (weights, folds)
             best = np.where(np.isnan(auc), -1, auc).argmax(axis=0)
-            weight = np.where(np.isnan(auc[0]), 0, grid[best])
+            weight = np.where(np.isnan(auc[0]), 0, weights[best])
             found[name(recommender, arm)] = np.where(judged, own + weight[:, None] * other, np.nan)
             reached = np.take_along_axis(auc, best[None], axis=0)[0]
             row = {"recommender": recommender, "arm": arm, "test": range(lists.folds)}
