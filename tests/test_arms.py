@@ -93,6 +93,8 @@ def test_scores_that_do_not_fit_are_refused_by_name(cross):
             cross.read(bad)
     with pytest.raises(ScoresError, match="two scores"):
         cross.read(pd.concat([table, there]))
+    with pytest.raises(ScoresError, match="user 999 is not in the ratings"):
+        cross.mask(pd.DataFrame({"test": [0], "user": [999]}))
 
 
 def test_correct_pairs_are_those_of_scikit_learn(cross):

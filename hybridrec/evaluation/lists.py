@@ -92,9 +92,13 @@ class Lists:
 
         Args:
             users: test, user.
+
+        Raises:
+            ScoresError: a user without a rating.
         """
         found = np.full((self.folds, len(self.users)), users is None)
         if users is not None:
+            schema.refuse_unknown(users["user"], self.users, "the users on whom choices rest")
             found[users["test"].to_numpy(), self.users.get_indexer(users["user"])] = True
         return found
 
