@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hybridrec.evaluation.statistics import POOLED
 from hybridrec.weak_users import found
-from hybridrec.weak_users.luck import POOLED
 
 FOLDS = 5
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hybridrec.evaluation import metrics
+from hybridrec.evaluation.statistics import POOLED
 from hybridrec.randomness import generator
-from hybridrec.weak_users.luck import POOLED
 
 
 def by_fold(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

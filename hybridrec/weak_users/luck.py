@@ -11,10 +11,10 @@ import pandas as pd
 from scipy import interpolate, optimize, special, stats
 
 from hybridrec.errors import ScoresError
+from hybridrec.evaluation.statistics import POOLED
 from hybridrec.randomness import generator
 from hybridrec.weak_users.performance import evidence
 
-POOLED = "all, each user once"
 _CELLS = 25  # on either side of t_p
 _DEGREES = 7  # of freedom of the smooth distribution
 _PENALTY = 0.1
