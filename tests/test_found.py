@@ -101,8 +101,20 @@ def test_detection_by_hand():
     assert row["recall"] == pytest.approx(2 / 3)  # user 3 was missed
     assert row["base_rate"] == pytest.approx(3 / 5)
     assert row["truly_weak"] == pytest.approx((0.9 + 0.3 + 0.9) / 3)
-    assert row["flagged_auc"] == pytest.approx((2 / 8 + 1) / 2)  # each user once
-    assert row["rest_auc"] == pytest.approx((1 + 1 / 4) / 2)
+    assert row["flagged_auc"] == pytest.approx((0 + 1 + 2 / 4) / 3)
+    assert row["rest_auc"] == pytest.approx((1 / 4 + 1) / 2)
+
+
+def test_where_all_users_are_alike_the_flagged_score_like_the_rest_on_fresh_items():
+    folds, triage = prepared(np.full(1500, 0.5), 20)
+    row = found.detection(folds, triage, posterior(1500), 0.5, 1, 200).iloc[0]
+    assert row["flags"] > 500
+    assert row["gap_low"] < 0 < row["gap_high"]
+    assert row["gap"] == pytest.approx(0, abs=0.025)
+    # Users' means over the folds they are flagged for, each user once, would say otherwise.
+    own = folds[folds["test"] == folds["fold"]].merge(triage, on=["recommender", "test", "user"])
+    sums = own[own["weak"]].groupby("user")[["correct", "pairs"]].sum()
+    assert (sums["correct"] / sums["pairs"]).mean() > row["rest_auc"] + 0.05
 
 
 def test_flags_that_know_the_truth_beat_the_base_rate_and_random_ones_do_not():

@@ -99,8 +99,11 @@ def detection(
         * recall: of those with P(u) <= t_p on the test fold, the share flagged
         * truly_weak: of the flagged, the share with a true AUC <= t_p (the mean of ``posterior``; the interval leaves
           out the uncertainty of the posterior itself)
-        * flagged_auc, rest_auc and their gap: correctly ordered pairs / pairs on the test folds of the flagged and of
-          the other inactive users, averaged over users
+        * flagged_auc, rest_auc and their gap: mean P(u) on the test fold of the flagged and of the other inactive users
+
+    All are means over (user, test fold), never means of users' means: whoever is flagged for one test fold only was
+    flagged there because the other folds were bad, so that fold is good, and to weight users by 1 / number of flags
+    would favour such folds (by 0.1 AUC where all users are alike). Only the intervals take the user as the unit.
 
     A test fold holds a handful of items, so even a rule that knew every true AUC would stay far below 1; the rate at
     which random flags would be right is the number to compare with.
@@ -114,11 +117,14 @@ def detection(
         own = own.merge(flags, on=["test", "user"]).query("inactive")
         truly = posterior[posterior["recommender"] == name].set_index("user")["weak"]
         flag, low = own["weak"].astype(bool), own["correct"] <= threshold * own["pairs"] + 1e-9
+        value = own["correct"] / own["pairs"]
         parts = {"n": 1, "low": low, "flag": flag, "hit": flag & low, "truly": flag * own["user"].map(truly)}
+        parts |= {"all": value, "flagged": value * flag}
         sums = own[["user"]].assign(**parts).astype(float).groupby("user").sum().reindex(users, fill_value=0.0)
         total = {key: counts @ sums[key].to_numpy() for key in parts}
-        of = {key: _mean_quality(own[chosen], users, counts) for key, chosen in (("flagged", flag), ("rest", ~flag))}
         with np.errstate(invalid="ignore", divide="ignore"):  # nobody flagged, or nobody weak, in a resample
+            flagged_auc = total["flagged"] / total["flag"]
+            rest_auc = (total["all"] - total["flagged"]) / (total["n"] - total["flag"])
             found[name] = {
                 "users": own["user"].nunique(),
                 "flags": int(flag.sum()),
@@ -126,9 +132,9 @@ def detection(
                 "base_rate": total["low"] / total["n"],
                 "recall": total["hit"] / total["low"],
                 "truly_weak": total["truly"] / total["flag"],
-                "flagged_auc": of["flagged"],
-                "rest_auc": of["rest"],
-                "gap": of["rest"] - of["flagged"],
+                "flagged_auc": flagged_auc,
+                "rest_auc": rest_auc,
+                "gap": rest_auc - flagged_auc,
             }
     return _with_pooled(found)
 
@@ -172,14 +178,6 @@ def _correlations(both: list[tuple[np.ndarray, np.ndarray]], counts: np.ndarray)
     )
     with np.errstate(invalid="ignore", divide="ignore"):  # all users the same: no correlation
         return (xy - x * y / n) / np.sqrt((xx - x**2 / n) * (yy - y**2 / n))
-
-
-def _mean_quality(rows: pd.DataFrame, users: pd.Index, counts: np.ndarray) -> np.ndarray:
-    """The mean over users of correctly ordered pairs / pairs, each user once."""
-    sums = rows.groupby("user")[list(_SUMS)].sum()
-    value = (sums["correct"] / sums["pairs"]).reindex(users)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (counts @ value.fillna(0).to_numpy()) / (counts @ value.notna().to_numpy(float))
 
 
 def _with_pooled(found: dict[str, dict[str, np.ndarray | int]]) -> pd.DataFrame:
