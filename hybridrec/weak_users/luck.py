@@ -101,7 +101,7 @@ def _smooth(
         return -users @ np.log(each) + _PENALTY * length, -slope @ basis + _PENALTY * values / length
 
     begin = np.full(basis.shape[1], 1e-3) if start is None else start
-    found = optimize.minimize(loss, begin, jac=True, method="BFGS", options={"gtol": 1e-3}).x
+    found = optimize.minimize(loss, begin, jac=True, method="BFGS", options={"gtol": 1e-2}).x
     return prior(found), found
 
 

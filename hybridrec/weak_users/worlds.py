@@ -84,11 +84,12 @@ def draw(
     true = rng.choice(world.auc, (len(users), draws), p=world.weight)
     pairs = (counts["relevant"] * counts["irrelevant"]).to_numpy()
     correct = np.zeros((times, len(users), draws))
-    for (relevant, irrelevant), rows in counts.groupby(["relevant", "irrelevant"]).indices.items():
+    alike = ["relevant", "irrelevant", *(["fold"] if "fold" in counts else [])]  # within a fold a user stands once
+    for (relevant, irrelevant, *_), rows in counts.groupby(alike).indices.items():
         of = true[place[rows]]
         for each in correct:
             auc = nulls.simulate_auc(int(relevant), int(irrelevant), of.ravel(), rng, of.size)
-            np.add.at(each, place[rows], auc.reshape(of.shape) * relevant * irrelevant)
+            each[place[rows]] += auc.reshape(of.shape) * relevant * irrelevant
     total = np.bincount(place, pairs)[:, None]
     return [pd.DataFrame(each / total, index=pd.Index(users, name="user")) for each in correct]
 
