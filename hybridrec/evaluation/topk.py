@@ -213,16 +213,13 @@ def comparison(
     rows = []
     for ranker in rankers:
         parts = []
-        for name, of_recommender in wide.items():
-            scored = users.intersection(of_recommender[ranker].index)
-            values = {
-                key: table.loc[scored] for key, table in of_recommender.items() if key in (ranker, "recommender", *BARS)
-            }
-            bar = bars[name] if bars else _best({key: values[key][METRICS[0]].mean() for key in BARS})
-            parts.append((values["recommender"], values[ranker], values[bar]))
-            rows.append(_compared(name, ranker, bar, *parts[-1], seed, samples, permutations))
-        pooled = (pd.concat(tables).groupby(level="user").mean() for tables in zip(*parts, strict=True))
-        rows.append(_compared(POOLED, ranker, "each one's own", *pooled, seed, samples, permutations))
+        for name, tables in wide.items():
+            scored = users.intersection(tables[ranker].index)
+            bar = bars[name] if bars else _best({key: tables[key].loc[scored, METRICS[0]].mean() for key in BARS})
+            parts.append([tables[key].loc[scored] for key in ("recommender", ranker, bar)])
+            rows.append(_compared(name, ranker, bar, parts[-1], seed, samples, permutations))
+        pooled = [pd.concat(one).groupby(level="user").mean() for one in zip(*parts, strict=True)]
+        rows.append(_compared(POOLED, ranker, "each one's own", pooled, seed, samples, permutations))
     table = pd.DataFrame(rows)
     order = table["recommender"].map({name: place for place, name in enumerate([*wide, POOLED])})
     table = table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
@@ -230,13 +227,14 @@ def comparison(
 
 
 def _compared(
-    name: str, ranker: str, bar: str, before: pd.DataFrame, after: pd.DataFrame, control: pd.DataFrame, seed: int,
-    samples: int, permutations: int,
-) -> dict[str, object]:  # fmt: skip
+    name: str, ranker: str, bar: str, values: Sequence[pd.DataFrame], seed: int, samples: int, permutations: int
+) -> dict[str, object]:
+    """One row: METRICS of the same users (values) by the recommender, by the ranker and by the bar."""
+    before, after, control = values
     row: dict[str, object] = {"recommender": name, "ranker": ranker, "users_scored": len(after), "best_control": bar}
     row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
     row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
     for over, reference in (("recommender", before), ("best_control", control)):
-        values = (after[METRICS[0]] - reference[METRICS[0]]).to_numpy()
-        row |= compare.gain_over(over, values, seed, ("top-k", name, ranker, over), samples, permutations)
+        gained = (after[METRICS[0]] - reference[METRICS[0]]).to_numpy()
+        row |= compare.gain_over(over, gained, seed, ("top-k", name, ranker, over), samples, permutations)
     return row

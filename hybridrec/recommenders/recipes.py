@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
         "autoencoder", slowness=7,
         decimals=10,  # its scores are the probabilities of all items together
     ),
-    "ItemKNN-likes": Recipe("", "likes", ("k", (20, 100, 500)), family="neighbourhood", slowness=0),
+    "ItemKNN-likes": Recipe("", "likes", ("k", (10, 100, 500)), family="neighbourhood", slowness=0),
 }  # fmt: skip
 
 

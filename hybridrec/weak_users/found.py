@@ -183,7 +183,7 @@ def _correlations(both: list[tuple[np.ndarray, np.ndarray]], counts: np.ndarray)
 def _with_pooled(found: dict[str, dict[str, np.ndarray | int]]) -> pd.DataFrame:
     """A row for each recommender and one for the mean over them on the same resamples, with 95 % intervals."""
     first = next(iter(found.values()))
-    pooled = {key: np.mean([one[key] for one in found.values()], axis=0) for key in first}
+    pooled = {key: np.mean([np.asarray(one[key]) for one in found.values()], axis=0) for key in first}
     rows = []
     for name, values in {**found, POOLED: pooled}.items():
         row: dict[str, object] = {"recommender": name}
