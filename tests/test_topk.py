@@ -9,6 +9,7 @@ import pytest
 
 from hybridrec.evaluation import metrics, topk
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
+from hybridrec.evaluation.statistics import POOLED
 
 SURE = {"seed": 1, "samples": 100, "permutations": 200}
 
@@ -95,13 +96,16 @@ def compared(study: dict) -> pd.DataFrame:
 
 
 def test_every_ranker_is_compared_for_every_recommender(compared):
-    assert set(compared.index) == set(itertools.product("AB", ["recommender", "clever", *CONTROLS, ORACLE]))
+    rankers = ["recommender", "clever", f"clever{topk.FUSED}", *topk.BARS, ORACLE]
+    assert set(compared.index) == set(itertools.product(["A", "B", POOLED], rankers))
+    assert set(CONTROLS) < set(topk.BARS)
 
 
 def test_the_model_is_compared_on_its_sample_of_the_users(compared):
     scored = compared["users_scored"].unstack()
-    assert scored["clever"].eq(10).all()
-    assert scored.drop(columns="clever").eq(30).all(axis=None)
+    of_model = ["clever", f"clever{topk.FUSED}"]
+    assert scored[of_model].eq(10).all(axis=None)
+    assert scored.drop(columns=of_model).eq(30).all(axis=None)
 
 
 def test_a_ranking_that_finds_the_like_gains_all_there_is_to_gain(compared):
@@ -133,7 +137,7 @@ def test_a_model_as_good_as_the_best_control_gains_nothing_over_it(compared):
 
 def test_only_rows_of_the_model_are_corrected(compared):
     corrected = compared["gain_over_recommender_p_holm"].dropna()
-    assert set(corrected.index.get_level_values("ranker")) == {"clever"}
+    assert set(corrected.index.get_level_values("ranker")) == {"clever", f"clever{topk.FUSED}"}
     assert (corrected >= compared.loc[corrected.index, "gain_over_recommender_p"]).all()
 
 
@@ -178,7 +182,7 @@ def test_without_a_model_there_are_controls_alone(study):
         [],
         **SURE,
     )
-    assert set(table["ranker"]) == {"recommender", *CONTROLS, ORACLE}
+    assert set(table["ranker"]) == {"recommender", *topk.BARS, ORACLE}
 
 
 def test_the_recommenders_own_quality_is_that_of_the_metrics(study):
@@ -191,3 +195,37 @@ def test_the_recommenders_own_quality_is_that_of_the_metrics(study):
 def test_titles_are_each_users_retrieved_items_once(study):
     rows = pd.DataFrame({"recommender": list("AABB"), "user": [7, 7, 7, 3], "item": [9, 5, 9, 9]})
     assert topk.titles(rows).to_dict("list") == {"user": [3, 7, 7], "item": [9, 5, 9], "position": [0, 0, 1]}
+
+
+def test_reciprocal_rank_fusion_by_hand():
+    mine = lists(u1=[11, 12, 13], u2=[11, 12]).assign(score=[0.0, 5.0, 5.0, 1.0, 2.0])
+    # The ranker has 12 and 13 at place 1.5 each and 11 at place 3; the list has them at 2, 3 and 1.
+    expected = [1 / 61 + 1 / 63, 1 / 62 + 1 / 61.5, 1 / 63 + 1 / 61.5, 1 / 61 + 1 / 62, 1 / 62 + 1 / 61]
+    np.testing.assert_allclose(topk.fused(mine)["score"], expected)
+    assert topk.fused(mine)[["user", "position", "item"]].equals(mine[["user", "position", "item"]])
+
+
+def test_fusion_stands_between_the_list_and_the_ranker(compared):
+    # A has the like last of twelve, and the ranker has it first: fused it is among the first ten.
+    gains = compared["ndcg_at_10_after"].loc["A"]
+    assert gains["recommender"] < gains[f"clever{topk.FUSED}"] < gains["clever"]
+
+
+def test_each_user_stands_once_in_the_pooled_rows(study, compared):
+    pooled, apart = compared.loc[POOLED], compared.drop(POOLED)
+    for column in ("ndcg_at_10_before", "ndcg_at_10_after", "gain_over_recommender", "gain_over_best_control"):
+        means = apart[column].groupby("ranker").mean()
+        np.testing.assert_allclose(pooled[column].reindex(means.index), means, atol=1e-12)
+    assert pooled.loc["clever", "users_scored"] == 10
+
+
+def test_the_bar_is_chosen_on_other_lists_and_then_kept(study):
+    nobody = study["of_model"].iloc[:0]
+    liked = study["likes"].assign(item=lambda rows: 101)  # in validation everybody likes what A has on top
+    best = topk.best_bars(study["retrieved"], study["known"], liked, study["best_other"], pd.RangeIndex(1, 41))
+    assert best["B"] == "best-other"
+    table = topk.comparison(
+        topk.quality(**study | {"of_model": nobody}), pd.RangeIndex(1, 41), [], **SURE, bars=best
+    ).set_index(["recommender", "ranker"])
+    assert (table.loc["B", "best_control"] == "best-other").all()
+    assert table.loc[("B", "recommender"), "gain_over_best_control"] == 1  # A's own lists, which miss the like

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+POOLED = "all, each user once"  # the row of a table in which a user stands with the mean over all recommenders
+
 
 def bootstrap_interval(
     values: np.ndarray, rng: np.random.Generator, samples: int = 2000, level: float = 0.95

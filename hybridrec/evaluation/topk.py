@@ -12,11 +12,14 @@ import pandas as pd
 from hybridrec.errors import ScoresError
 from hybridrec.evaluation import compare, controls, metrics
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
+from hybridrec.evaluation.statistics import POOLED
 
 # So many items are retrieved beyond a list, and scored with it: if another machine's fit moves an item up into the
 # list, a recording of its score is there already.
 SPARE = 10
 METRICS = ("ndcg_at_10", "recall_at_10", "hit_rate_at_10")
+FUSED = " + recommender"  # after the name of a ranker whose order is fused with the list's own
+BARS = (*CONTROLS, f"popularity{FUSED}", f"item-mean{FUSED}")  # what a language model has to beat
 
 
 def titles(retrieved: pd.DataFrame) -> pd.DataFrame:
@@ -67,8 +70,26 @@ def _refuse_absent(users: pd.Series | pd.Index, listed: pd.Series | pd.Index, re
         )
 
 
+def fused(ranked: pd.DataFrame, constant: int = 60) -> pd.DataFrame:
+    """Lists ordered by their own order and a ranker's together: reciprocal rank fusion.
+
+    Args:
+        ranked: user, position (0-based, in the list), item, score (the ranker's, higher is better).
+        constant: how little the first places count more than later ones.
+
+    Returns:
+        The same with another score: 1 / (constant + place in the list) + 1 / (constant + the ranker's place), places
+        from 1 on; items that the ranker ties share the mean of their places.
+
+    Source: Cormack, Clarke & Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
+    methods"; 60 is theirs.
+    """
+    place = ranked.groupby("user")["score"].rank(ascending=False)
+    return ranked.assign(score=1 / (constant + 1 + ranked["position"]) + 1 / (constant + place))
+
+
 def rerankings(own: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A recommender's lists in its own order and in that of each control that re-ranks them, and of the oracle.
+    """A recommender's lists in its own order, in that of each control, fused with two of them, and in the oracle's.
 
     Args:
         own: user, position, item: the retrieved lists.
@@ -79,8 +100,10 @@ def rerankings(own: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame) -> I
     """
     yield "recommender", own.assign(score=-own["position"].astype(float))
     yield "random", own.assign(score=0.0)
-    yield "popularity", own.assign(score=controls.popularity(known, own["item"]))
-    yield "item-mean", own.assign(score=controls.item_mean(known, own["item"]))
+    for name, control in (("popularity", controls.popularity), ("item-mean", controls.item_mean)):
+        ranked = own.assign(score=control(known, own["item"]))
+        yield name, ranked
+        yield name + FUSED, fused(ranked)
     liked = pd.MultiIndex.from_frame(likes[["user", "item"]])
     yield ORACLE, own.assign(score=pd.MultiIndex.from_frame(own[["user", "item"]]).isin(liked).astype(float))
 
@@ -91,7 +114,8 @@ def quality(
 ) -> pd.DataFrame:  # fmt: skip
     """Every recommender's lists under every ranker, user by user.
 
-    The control "best-other" is the other recommender's own list: what a service would show instead.
+    The language model's order takes the place of the list's, and is also fused with it (its name, then FUSED). The
+    control "best-other" is the other recommender's own list: what a service would show instead.
 
     Args:
         retrieved: recommender, user, position, item.
@@ -112,8 +136,9 @@ def quality(
         for ranker, ranked in rerankings(lists, known, likes):
             parts[name, ranker] = judge(ranked, likes, name)
         for ranker, scored in of_model.groupby("ranker", sort=False):
-            sample = likes[likes["user"].isin(scored["user"])]
-            parts[name, ranker] = judge(_scored(lists, scored, name), sample, name)
+            sample, ranked = likes[likes["user"].isin(scored["user"])], _scored(lists, scored, name)
+            parts[name, ranker] = judge(ranked, sample, name)
+            parts[name, ranker + FUSED] = judge(fused(ranked), sample, name)
     for name, other in best_other.items():
         parts[name, "best-other"] = parts[other, "recommender"]
     return pd.concat(parts, names=["recommender", "ranker"]).reset_index()
@@ -129,43 +154,87 @@ def _scored(lists: pd.DataFrame, scored: pd.DataFrame, recommender: str) -> pd.D
     return ranked
 
 
+def best_bars(
+    retrieved: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame, best_other: Mapping[str, str], users: pd.Index
+) -> dict[str, str]:
+    """Each recommender's control of BARS with the highest NDCG@10, chosen on other lists than those of the test.
+
+    Args:
+        retrieved: recommender, user, position, item: what recommenders fitted on the training ratings retrieve.
+        known: the training ratings.
+        likes: user, item: likes of the validation.
+        best_other: the best other recommender of each.
+        users: whom it is about, such as the inactive ones.
+    """
+    nobody = pd.DataFrame(columns=["ranker", "user", "item", "score"])
+    found = quality(retrieved, known, likes, best_other, nobody)
+    mean = found[found["user"].isin(users)].groupby(["recommender", "ranker"])[METRICS[0]].mean()
+    return {name: _best(mean[name]) for name in retrieved["recommender"].unique()}
+
+
+def _best(means: Mapping[str, float] | pd.Series) -> str:
+    return max(BARS, key=lambda name: means[name])
+
+
 def comparison(
-    quality: pd.DataFrame, users: pd.Index, of_model: Sequence[str], seed: int, samples: int, permutations: int
-) -> pd.DataFrame:
-    """Every recommender x ranker on the same users.
+    quality: pd.DataFrame, users: pd.Index, of_model: Sequence[str], seed: int, samples: int, permutations: int,
+    bars: Mapping[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Every recommender x ranker on the same users, and all recommenders pooled.
 
     Args:
         quality: what ``quality`` returned.
         users: whom it is about, such as the inactive ones. Who has no like in the test cannot be scored.
         of_model: names of the language model's rankers; they may cover a sample of the users, and are then compared
-            with the recommender and the controls on that sample.
+            with the recommender and the controls on that sample. Each stands also fused with the list's own order.
         seed, samples, permutations: of the intervals and tests.
+        bars: the control that each recommender's rankers have to beat (``best_bars``); None: the one that is best on
+            the very users it is compared on, which favours the control.
 
     Returns:
         recommender, ranker, users_scored, METRICS before (the recommender's own list) and after, the best
         control on the same users, and the gain in NDCG@10 over the recommender and over that control, with its 95 %
-        interval, permutation p, and p after Holm's correction over the rows of the language model.
+        interval, permutation p, and p after Holm's correction over the rows of the language model. In the rows of the
+        recommender POOLED each user stands once, with the mean over recommenders, each against its own bar.
 
     Raises:
         ScoresError: a user whom other lists are scored for, and some recommender's or control's are not.
     """
     for name in quality["recommender"].unique():
-        for ranker in ("recommender", *CONTROLS, ORACLE):  # the model's may cover a sample
+        for ranker in ("recommender", *BARS, ORACLE):  # the model's may cover a sample
             judged = quality.loc[(quality["recommender"] == name) & (quality["ranker"] == ranker), "user"]
             _refuse_absent(users.intersection(quality["user"]), judged, f"{name} ({ranker})")
+    asked = [name for one in of_model for name in (one, one + FUSED)]
+    rankers = ("recommender", *asked, *BARS, ORACLE)
+    wide = {
+        name: {ranker: part.set_index("user")[list(METRICS)] for ranker, part in own.groupby("ranker")}
+        for name, own in quality.groupby("recommender", sort=False)
+    }
     rows = []
-    for name, of_recommender in quality.groupby("recommender", sort=False):
-        wide = {ranker: part.set_index("user")[list(METRICS)] for ranker, part in of_recommender.groupby("ranker")}
-        for ranker in ("recommender", *of_model, *CONTROLS, ORACLE):
-            scored = users.intersection(wide[ranker].index)
-            before, after = wide["recommender"].loc[scored], wide[ranker].loc[scored]
-            best = controls.best_control({key: wide[key].loc[scored, METRICS[0]].mean() for key in CONTROLS})
-            row = {"recommender": name, "ranker": ranker, "users_scored": len(scored), "best_control": best}
-            row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
-            row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
-            for over, reference in (("recommender", "recommender"), ("best_control", best)):
-                values = (after[METRICS[0]] - wide[reference].loc[scored, METRICS[0]]).to_numpy()
-                row |= compare.gain_over(over, values, seed, ("top-k", name, ranker, over), samples, permutations)
-            rows.append(row)
+    for ranker in rankers:
+        parts = []
+        for name, tables in wide.items():
+            scored = users.intersection(tables[ranker].index)
+            bar = bars[name] if bars else _best({key: tables[key].loc[scored, METRICS[0]].mean() for key in BARS})
+            parts.append([tables[key].loc[scored] for key in ("recommender", ranker, bar)])
+            rows.append(_compared(name, ranker, bar, parts[-1], seed, samples, permutations))
+        pooled = [pd.concat(one).groupby(level="user").mean() for one in zip(*parts, strict=True)]
+        rows.append(_compared(POOLED, ranker, "each one's own", pooled, seed, samples, permutations))
     table = pd.DataFrame(rows)
-    return compare.with_holm(table, ("recommender", "best_control"), table["ranker"].isin(of_model))
+    order = table["recommender"].map({name: place for place, name in enumerate([*wide, POOLED])})
+    table = table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+    return compare.with_holm(table, ("recommender", "best_control"), table["ranker"].isin(asked))
+
+
+def _compared(
+    name: str, ranker: str, bar: str, values: Sequence[pd.DataFrame], seed: int, samples: int, permutations: int
+) -> dict[str, object]:
+    """One row: METRICS of the same users (values) by the recommender, by the ranker and by the bar."""
+    before, after, control = values
+    row: dict[str, object] = {"recommender": name, "ranker": ranker, "users_scored": len(after), "best_control": bar}
+    row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
+    row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
+    for over, reference in (("recommender", before), ("best_control", control)):
+        gained = (after[METRICS[0]] - reference[METRICS[0]]).to_numpy()
+        row |= compare.gain_over(over, gained, seed, ("top-k", name, ranker, over), samples, permutations)
+    return row

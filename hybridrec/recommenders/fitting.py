@@ -10,9 +10,9 @@ import pandas as pd
 
 from hybridrec.data import splits
 from hybridrec.data.datasets import Dataset
-from hybridrec.evaluation import metrics
+from hybridrec.evaluation import metrics, topk
 from hybridrec.randomness import seed_for
-from hybridrec.recommenders import fingerprint
+from hybridrec.recommenders import fingerprint, item_knn
 from hybridrec.recommenders.fits import Fit, run, sorted_ids
 from hybridrec.recommenders.recipes import recipe
 
@@ -81,8 +81,10 @@ class Study:
         )
 
     def run(self, todo: Sequence[Fit], what: str = "fits", count: bool = True) -> list[dict[str, np.ndarray]]:
-        """What every fit came to (see ``fits.run``)."""
-        return run(todo, self.cache, what, count, self.workers)
+        """What every fit came to (see ``fits.run``); those that are not Cornac's are made anew."""
+        by_cornac = [work for work in todo if recipe(work.recommender).cornac_class]
+        found = iter(run(by_cornac, self.cache, what, count, self.workers))
+        return [next(found) if recipe(work.recommender).cornac_class else item_knn.fit_and_score(work) for work in todo]
 
     def liked(self, split: str) -> np.ndarray:
         """Whether each rating of a part is a like, in the order of ``interactions``."""
@@ -98,28 +100,70 @@ class Study:
         return Dataset("study", self.known(), pd.DataFrame({"item": self.items}), "the study's known ratings")
 
 
-def _tuning_fits(study: Study, names: Sequence[str]) -> list[Fit]:
+def _tuning_fits(study: Study, names: Sequence[str], top: int = 0) -> list[Fit]:
+    settings = [(name, params) for name in names for params in grid(name, study.grids)]
+    return [_tuning_fit(study, name, params, top) for name, params in settings]
+
+
+def _tuning_fit(study: Study, name: str, params: dict[str, Any], top: int) -> Fit:
     rows = study.interactions
-    train, validation = rows[rows["split"] == "train"], rows[rows["split"] == "validation"]
-    return [study.fit(name, params, train, validation) for name in names for params in grid(name, study.grids)]
+    return study.fit(name, params, rows[rows["split"] == "train"], rows[rows["split"] == "validation"], top)
 
 
-def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
-    """Validation AUC of every declared setting: fitted on train, scored on validation; test rows are not touched.
+def tune(study: Study, names: Sequence[str], top: int = 0) -> pd.DataFrame:
+    """Quality of every declared setting: fitted on train, judged on validation; test rows are not touched.
 
     Of a recommender that is not fitted here, it is the AUC of the out-of-fold scores of the validation ratings.
 
+    Args:
+        study: what all fits share.
+        names: the recommenders.
+        top: how many items each fit also retrieves, at least 10, so that settings can be chosen for whole lists;
+            0: none. The fits are the same ones, so this costs no further fit.
+
     Returns:
-        Columns recommender, parameter, value, auc (mean over users), chosen.
+        Columns recommender, parameter, value, auc (mean over users), chosen (by it); with ``top`` also ndcg_at_10, that
+        of the ``top`` items of the whole catalogue (mean over users with a like in validation), and chosen_top_k.
     """
-    fits = _tuning_fits(study, names)
+    fits = _tuning_fits(study, names, top)
     relevant = study.liked("validation")
     found = study.run(fits, "fits to tune")
     table = [fingerprint.row(work, one, relevant, "tuning") for work, one in zip(fits, found, strict=True)]
+    table = [row | _of_lists(study, one) for row, one in zip(table, found, strict=True)] if top else table
     table += [_own_row(study, name, relevant) for name in study.own]
-    tuned = pd.DataFrame(table)[["recommender", "parameter", "value", "auc"]]
-    best = tuned.groupby("recommender")["auc"].transform("max")
-    return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.assign(b=best).duplicated(["recommender", "auc"]))
+    measures = ["auc", "ndcg_at_10"] if top else ["auc"]
+    tuned = pd.DataFrame(table).reindex(columns=["recommender", "parameter", "value", *measures])
+    for measure, column in zip(measures, ("chosen", "chosen_top_k"), strict=False):
+        tuned[column] = _first_best(tuned, measure)
+    return tuned
+
+
+def _of_lists(study: Study, found: dict[str, np.ndarray]) -> dict[str, float]:
+    likes = study.interactions[study.interactions["split"] == "validation"]
+    likes = likes.loc[likes["rating"] >= study.like_threshold, ["user", "item"]]
+    return {"ndcg_at_10": float(topk.judge(_retrieved("", found), likes)["ndcg_at_10"].mean())}
+
+
+def _first_best(tuned: pd.DataFrame, measure: str) -> pd.Series:
+    """Which setting of each recommender is best, the first of those that are as good."""
+    best = tuned.groupby("recommender")[measure].transform("max")
+    return tuned[measure].eq(best) & ~tuned.assign(best=best).duplicated(["recommender", measure])
+
+
+def validation_lists(study: Study, params: dict[str, dict[str, Any]], top: int) -> pd.DataFrame:
+    """What recommenders fitted on train retrieve for the users of the validation: the lists by which ``tune`` judges.
+
+    Args:
+        study: what all fits share.
+        params: the chosen setting of each recommender.
+        top: as it was given to ``tune``; the fits then come from the cache.
+
+    Returns:
+        recommender, user, position (0-based), item, score.
+    """
+    works = [_tuning_fit(study, name, setting, top) for name, setting in _fitted(study, params).items()]
+    found = study.run(works, "lists of the validation", count=False)
+    return pd.concat([_retrieved(work.recommender, one) for work, one in zip(works, found, strict=True)])
 
 
 def _own_row(study: Study, name: str, relevant: np.ndarray) -> dict[str, object]:
@@ -129,10 +173,10 @@ def _own_row(study: Study, name: str, relevant: np.ndarray) -> dict[str, object]
     return {"recommender": name, "parameter": "", "value": np.nan, "auc": float(metrics.auc(judged).mean())}
 
 
-def chosen_params(tuned: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The chosen setting of each recommender, as its Cornac class takes it (whole numbers as such)."""
+def chosen_params(tuned: pd.DataFrame, column: str = "chosen") -> dict[str, dict[str, Any]]:
+    """The setting of each recommender that a column of ``tune`` chooses, as its class takes it (whole ones as such)."""
     params: dict[str, dict[str, Any]] = {}
-    chosen = tuned.loc[tuned["chosen"], ["recommender", "parameter", "value"]]
+    chosen = tuned.loc[tuned[column], ["recommender", "parameter", "value"]]
     for name, parameter, value in chosen.itertuples(index=False):
         params[name] = {parameter: int(value) if value % 1 == 0 else value} if parameter else {}
     return params
@@ -211,7 +255,9 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
     return pd.concat(frames, ignore_index=True)
 
 
-def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, top: int, folds: int) -> pd.DataFrame:
+def fingerprints(
+    study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, top: int, folds: int, tuned_top: int = 0
+) -> pd.DataFrame:
     """A line for each fit that ``tune``, ``test_scores`` and ``out_of_fold_scores`` made; all come from the cache.
 
     Args:
@@ -219,6 +265,7 @@ def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, to
         tuned: what ``tune`` returned.
         candidates: user, item, relevant.
         top, folds: as they were given to the others.
+        tuned_top: the ``top`` that was given to ``tune``.
 
     Returns:
         fingerprint.COLUMNS.
@@ -226,7 +273,7 @@ def fingerprints(study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, to
     params, known = _fitted(study, chosen_params(tuned)), study.known()
     fold = splits.fold_of(known, folds, study.seed)
     liked = known["rating"] >= study.like_threshold
-    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params))]
+    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params), tuned_top)]
     relevant = candidates["relevant"].to_numpy()
     work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
     work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]

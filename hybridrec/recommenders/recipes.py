@@ -14,7 +14,7 @@ class Recipe:
     """How a recommender is built.
 
     Attributes:
-        cornac_class: name of its class in ``cornac.models``.
+        cornac_class: name of its class in ``cornac.models``; "" for the one that is built here (``item_knn``).
         feedback: what it learns from: "ratings" (all known ratings, with their values) or "likes" (only liked items,
             as positives).
         grid: the one parameter that is tuned, and the values that are tried; None: nothing is tuned.
@@ -66,6 +66,7 @@ RECIPES: dict[str, Recipe] = {
         "autoencoder", slowness=7,
         decimals=10,  # its scores are the probabilities of all items together
     ),
+    "ItemKNN-likes": Recipe("", "likes", ("k", (10, 100, 500)), family="neighbourhood", slowness=0),
 }  # fmt: skip
 
 

@@ -30,13 +30,16 @@ def candidate_counts(candidates: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"relevant": counts["sum"], "irrelevant": counts["size"] - counts["sum"]}).reset_index()
 
 
-def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Generator, draws: int) -> np.ndarray:
+def simulate_auc(
+    relevant: int, irrelevant: int, auc: float | np.ndarray, rng: np.random.Generator, draws: int
+) -> np.ndarray:
     """AUCs of one user whose true AUC is known: scores N(d, 1) of relevant items, N(0, 1) of the others.
 
     Args:
         relevant: number of relevant items, at least 1.
         irrelevant: number of the others, at least 1.
-        auc: the true AUC = Phi(d / sqrt 2), from 0 to 1; at the ends d is infinite, and every pair is wrong or right.
+        auc: the true AUC = Phi(d / sqrt 2), from 0 to 1, or one for each draw; at the ends d is infinite, and every
+            pair is wrong or right.
         rng: draws the scores, in blocks: memory does not grow with ``draws``.
         draws: how many AUCs.
 
@@ -48,14 +51,14 @@ def simulate_auc(relevant: int, irrelevant: int, auc: float, rng: np.random.Gene
 
     Source: the equal-variance binormal model (Green & Swets 1966).
     """
-    if not 0 <= auc <= 1:
+    if not ((np.asarray(auc) >= 0) & (np.asarray(auc) <= 1)).all():
         raise ScoresError(f"the mean AUC must lie between 0 and 1, and is {auc}: are the scores judged rightly?")
-    shift = np.sqrt(2) * stats.norm.ppf(auc)
+    shift = np.broadcast_to(np.sqrt(2) * stats.norm.ppf(auc), draws)
     size = max(1, _BLOCK // (relevant + irrelevant))
     parts = []
     for start in range(0, draws, size):
         scores = rng.standard_normal((min(size, draws - start), relevant + irrelevant))
-        scores[:, :relevant] += shift
+        scores[:, :relevant] += shift[start : start + len(scores), None]
         ranks = scores.argsort(axis=1).argsort(axis=1)[:, :relevant] + 1
         parts.append(ranks.sum(axis=1) - relevant * (relevant + 1) / 2)
     return np.concatenate(parts) / (relevant * irrelevant)
