@@ -12,7 +12,7 @@ order and user.
 """
 
 from collections.abc import Collection, Hashable, Sequence
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import pandas as pd

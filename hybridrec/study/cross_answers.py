@@ -4,26 +4,39 @@ For test fold k a user's history is every rating outside fold k. What decides fo
 a prior) are answers about a neighbouring fold j to histories without j and k.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
 from hybridrec.data import datasets, folds
-from hybridrec.llm import rankers, ways
+from hybridrec.llm import calibration, modes, rankers, ways
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.llm.ways import Way
 from hybridrec.randomness import in_random_order
+from hybridrec.study import config, steps
 from hybridrec.study import models as study_models
-from hybridrec.study import steps
 from hybridrec.study.config import Experiment, parameters
 from hybridrec.weak_users import triage
 
 # Scores of the cross protocol are computed in this precision: half again as fast on a processor that multiplies it.
 DTYPE = "bfloat16"
+# The dataset on which ways to ask are compared, and in how many users of each neighbouring pair of folds. It is also
+# the name of its experiment. The other datasets take over the way that was chosen most often.
+COMPARED_ON = "ml-100k"
+COMPARED_USERS = 20
+# How many users, of those who are judged, are also asked about the folds that decide.
+DECIDING_USERS = 200
+# Datasets of which a seeded sample of users is asked about; of all others, everybody who is inactive and has a pair.
+SAMPLED_USERS = {"book-crossing": 1000}
+
+ARM_COLUMNS = ["ranker", "draw", "test", "fold", "user", "item", "score", "answered", "failure"]
 _OF_RANKING = ["user", "item", "score", "answered", "failure"]
 _ANSWERS = ["way", "test", "fold", "user", "item", "score", "relevant", "answered", "failure"]
 
@@ -99,7 +112,7 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
     Returns:
         By cell of ``cross.triage``, those of its sample who have a pair in the fold asked about.
     """
-    found = {}
+    found: dict[Cell, list[int]] = {}
     for one, other in ways.neighbouring_pairs(cross.settings.folds):
         cells = [(one, other), (other, one)]
         able = {cell: cross.users(cell) for cell in cells}
@@ -117,19 +130,18 @@ def model_of(settings: Experiment) -> Model:
     return study_models.open_model(settings.model, plain["endpoint"], {**(plain["local"] or {}), "dtype": DTYPE})
 
 
-def in_turn(tasks: Mapping[Hashable, Sequence[Task]], order: Sequence[int]) -> Iterator[tuple[Hashable, Task]]:
-    """All tasks, user after user in this order: a run that is cut short has asked everything of the first users."""
-    by_user: dict[Hashable, list[tuple[Hashable, Task]]] = {}
-    for key, ones in tasks.items():
-        for task in ones:
-            by_user.setdefault(task.user, []).append((key, task))
-    return (one for user in order for one in by_user.get(user, ()))
-
-
 def asked_in(tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross) -> list[Asked]:
-    """The requests of tasks by way and cell, user after user in a seeded order."""
-    order = in_random_order({task.user for ones in tasks.values() for task in ones}, cross.settings.seed, "cross-order")
-    return [rankers.request_of(task, way.mode, cross.settings.noun) for (way, _), task in in_turn(tasks, order)]
+    """The requests of tasks by way and cell, user after user in a seeded order.
+
+    A run that is cut short has so asked everything of a sample of users; and what one user's prompts begin with alike
+    is computed once.
+    """
+    by_user: dict[Any, list[Asked]] = {}
+    for (way, _), ones in tasks.items():
+        for task in ones:
+            by_user.setdefault(task.user, []).append(rankers.request_of(task, way.mode, cross.settings.noun))
+    order = in_random_order(by_user, cross.settings.seed, "cross-order")
+    return [one for user in order for one in by_user[user]]
 
 
 def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> dict[tuple[Way, Cell], list[Task]]:
@@ -175,16 +187,161 @@ def deciding_tasks(
 def answers(
     tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
 ) -> pd.DataFrame:
-    """What is recorded of these tasks; users of whom something is missing are left out, and counted by ``coverage``.
+    """What is recorded of these tasks; a user of whom a cell is not recorded has no row of it (see ``coverage``).
 
     Returns:
         Columns way, test, fold, user, item, score, relevant, answered, failure.
     """
-    parts = []
+    parts, noun = [pd.DataFrame(columns=[*_OF_RANKING, "way", "test", "fold"])], cross.settings.noun
     for (way, (test, fold)), ones in tasks.items():
-        there = [one for one in ones if model.key(rankers.request_of(one, way.mode, cross.settings.noun)) in recordings]
-        how = {"noun": cross.settings.noun, "seed": cross.settings.seed}
-        table = rankers.table(rankers.rank(there, way.mode, model, recordings, **how))
-        parts.append(table[_OF_RANKING].assign(way=way.name, test=test, fold=fold))
+        there = _recorded(ones, way, noun, model, recordings)
+        found = rankers.rank(there, way.mode, model, recordings, noun=noun, seed=cross.settings.seed)
+        parts.append(rankers.table(found)[_OF_RANKING].assign(way=way.name, test=test, fold=fold))
     labels = cross.candidates[["fold", "user", "item", "relevant"]]
-    return pd.concat(parts, ignore_index=True).merge(labels, on=["fold", "user", "item"])[_ANSWERS]
+    return pd.concat([part for part in parts if len(part)] or parts).merge(labels, on=["fold", "user", "item"])[
+        _ANSWERS
+    ]
+
+
+def coverage(
+    tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
+) -> pd.DataFrame:
+    """How much is recorded: way, test, fold, asked (users), recorded."""
+    rows = [
+        (way.name, test, fold, len(ones), len(_recorded(ones, way, cross.settings.noun, model, recordings)))
+        for (way, (test, fold)), ones in tasks.items()
+    ]
+    return pd.DataFrame(rows, columns=["way", "test", "fold", "asked", "recorded"])
+
+
+def _recorded(ones: Sequence[Task], way: Way, noun: str, model: Model, recordings: Recordings) -> list[Task]:
+    return [one for one in ones if model.key(rankers.request_of(one, way.mode, noun)) in recordings]
+
+
+# --- the whole of it --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Everything that a model is asked for an experiment, in the order in which it is asked."""
+
+    cross: Cross
+    model: Model
+    recordings: Recordings
+
+    @cached_property
+    def compared(self) -> dict[tuple[Way, Cell], list[Task]]:
+        """What ways are compared by; nothing for a dataset that takes over what was chosen on another."""
+        here = self.cross.settings.dataset == COMPARED_ON
+        return compared_tasks(self.cross, COMPARED_USERS, ways.WAYS) if here else {}
+
+    @cached_property
+    def chosen(self) -> dict[int, Way]:
+        """The way by test fold, from what is recorded of ``compared``; of a dataset without, the one chosen most often.
+
+        That was chosen on COMPARED_ON, so no rating of this dataset decides.
+        """
+        tests = range(self.cross.settings.folds)
+        if not self.compared:
+            often = Counter(asking(config.load(COMPARED_ON)).chosen.values())
+            return dict.fromkeys(tests, often.most_common(1)[0][0])
+        by_name = {way.name: way for way in ways.WAYS}
+        names = ways.choose(answers(self.compared, self.cross, self.model, self.recordings))
+        return {test: by_name[names[test]] for test in tests}
+
+    @cached_property
+    def drawn(self) -> set[int] | None:
+        """Users who are asked about; None: everybody."""
+        if self.cross.settings.dataset not in SAMPLED_USERS:
+            return None
+        return set(self._in_order[: SAMPLED_USERS[self.cross.settings.dataset]])
+
+    @property
+    def _in_order(self) -> list[int]:
+        everybody = set().union(*(self.cross.users(cell) for cell in self.cross.tests))
+        return in_random_order(everybody, self.cross.settings.seed, "cross-order")
+
+    @cached_property
+    def own(self) -> dict[tuple[Way, Cell], list[Task]]:
+        """What is judged."""
+        return judged_tasks(self.cross, self.chosen, self.drawn)
+
+    @cached_property
+    def borrowed(self) -> dict[tuple[Way, Cell], list[Task]]:
+        """The same with another user's history."""
+        return judged_tasks(self.cross, self.chosen, self.drawn, another=True)
+
+    @cached_property
+    def deciding(self) -> dict[tuple[Way, Cell], list[Task]]:
+        """What weights are chosen on: those compared, and a sample of those who are judged."""
+        compared: set[Any] = {task.user for ones in self.compared.values() for task in ones}
+        return deciding_tasks(self.cross, self.chosen, compared | set(self._in_order[:DECIDING_USERS]))
+
+    def usual_requests(self) -> list[Asked]:
+        """The prior of the catalogue, and what each chosen way says of it after a history without content."""
+        items, noun = self.cross.items, self.cross.settings.noun
+        asked = rankers.prior_requests(items, noun)
+        for mode in dict.fromkeys(way.mode for way in self.chosen.values()):
+            if modes.get(mode).kind == "score":
+                for history in calibration.CONTENT_FREE:
+                    asked += rankers.prior_requests(items, noun, None, mode, history)
+        return asked
+
+    def stages(self) -> Iterator[tuple[str, list[Asked]]]:
+        """What is asked, by name; each is made when the one before it has been recorded."""
+        yield "ways to ask", asked_in(self.compared, self.cross)
+        yield "own history", asked_in(self.own, self.cross)
+        yield "no history", self.usual_requests()
+        yield "folds that decide", asked_in(self.deciding, self.cross)
+        yield "another user's history", asked_in(self.borrowed, self.cross)
+
+
+def asking(settings: Experiment) -> Asking:
+    """What an experiment's model is asked under protocol ``cross``, with this repository's folders."""
+    cross = prepare(steps.dataset(settings.dataset, settings.ratings), settings)
+    return Asking(cross, model_of(settings), study_models.recordings_for(settings.dataset, settings.model))
+
+
+def record(todo: Asking) -> Iterator[str]:
+    """Ask for all that is not recorded yet; a run that was killed goes on where it was.
+
+    Yields:
+        A line for each stage that is done, and what it took.
+    """
+    for name, asked in todo.stages():
+        missing = sum(todo.model.key(one) not in todo.recordings for one in asked)
+        start = time.monotonic()
+        rankers.record_missing(asked, todo.model, todo.recordings, name)
+        yield f"{name}: {len(asked):,} requests, {missing:,} asked now ({time.monotonic() - start:,.0f} s)"
+
+
+# --- the arms ---------------------------------------------------------------------------------------------------------
+
+
+def arms(done: Asking) -> pd.DataFrame:
+    """The language model's arms in the layout of the cross scores, from what is recorded.
+
+    Returns:
+        Columns ranker (of ARMS), draw (0), test, fold, user, item, score, answered, failure. Rows of fold == test are
+        judged; the others may decide for ``test``. A user of whom a cell is not recorded has no row of it.
+    """
+    cross, model, recordings = done.cross, done.model, done.recordings
+    own = answers({**done.deciding, **done.own}, cross, model, recordings)
+    borrowed = answers(done.borrowed, cross, model, recordings)
+    items, noun = cross.items, cross.settings.noun
+    prior = calibration.per_token(rankers.prior_of(items, model, recordings, noun))
+    parts = {"llm": own, "llm another's history": borrowed}
+    parts["llm no history"] = own.assign(score=prior.loc[own["item"]].to_numpy(), answered=float("nan"), failure="")
+    weighted, content_free = [], []
+    for test, rows in own.groupby("test"):
+        mode = done.chosen[test].mode
+        if modes.get(mode).kind != "score":  # a question's answer has no likelihood of a title in it
+            weighted.append(rows)
+            content_free.append(rows)
+            continue
+        table = calibration.weights(rows, prior)
+        weighted.append(calibration.subtract(rows, prior, float(table.loc[table["chosen"], "weight"].iloc[0])))
+        usual = calibration.content_free(items, model, recordings, noun, mode)
+        content_free.append(calibration.subtract(rows, usual))
+    parts |= {"llm less prior": pd.concat(weighted), "llm less content-free": pd.concat(content_free)}
+    return pd.concat([rows.assign(ranker=name, draw=0) for name, rows in parts.items()], ignore_index=True)[ARM_COLUMNS]
