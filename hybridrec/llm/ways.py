@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hybridrec.evaluation import metrics
+from hybridrec.evaluation import metrics, statistics
+from hybridrec.randomness import generator
 
 # Below this share of users with an answer a way is not chosen, whatever the answers are worth.
 _LEAST_ANSWERED = 0.5
@@ -51,19 +52,53 @@ def neighbouring_pairs(folds: int) -> list[tuple[int, int]]:
     return [(fold, (fold + 1) % folds) for fold in range(folds)]
 
 
-def quality(answers: pd.DataFrame) -> pd.DataFrame:
+def quality(answers: pd.DataFrame, by: list[str]) -> pd.Series:
     """Each user's share of correctly ordered pairs, pooled over the folds in which they were asked about.
 
     Args:
-        answers: way, test, fold, user, item, score, relevant; a way's rows of a user and fold are one ranking.
+        answers: ``by``, test, fold, user, item, score, relevant; the rows of one value of all but the last three are
+            one ranking. Only pairs within a ranking count.
+        by: what users are compared in, such as ["way", "test"].
 
     Returns:
-        Columns way, test, user, auc. Rows that belong to their own test fold (fold == test) must not be among them
-        where something is to be chosen.
+        AUC, indexed by ``by`` and user; those without a pair are left out.
     """
-    each = metrics.auc_pairs(answers, ["way", "test", "fold", "user"]).groupby(["way", "test", "user"]).sum()
+    rankings = list(dict.fromkeys([*by, "test", "fold", "user"]))
+    each = metrics.auc_pairs(answers, rankings).groupby([*by, "user"]).sum()
     each = each[each["pairs"] > 0]
-    return (each["correct"] / each["pairs"]).rename("auc").reset_index()
+    return (each["correct"] / each["pairs"]).rename("auc")
+
+
+def compare(answers: pd.DataFrame, by: str, seed: int, samples: int = 2000) -> pd.DataFrame:
+    """Each way beside the first one: the table that is shown, which chooses nothing.
+
+    Args:
+        answers: ``by``, test, fold, user, item, score, relevant, failure. A user's pairs of all test folds are pooled;
+            only users with all of ``by`` count.
+        by: the column that says what is compared: "way", or "ranker".
+        seed, samples: of the bootstrap over users.
+
+    Returns:
+        ``by``, users, answered (share of rows without a failure), auc with its 95 % interval (low, high), and the
+        paired difference to the first, with its own (difference, difference_low, difference_high).
+    """
+    wide = quality(answers, [by]).unstack(by).dropna()
+    names = answers[by].unique()
+    answered = (answers["failure"] == "").groupby(answers[by]).mean()
+    rows = []
+    for name in names:
+        low, high = _interval(wide[name], seed, name, samples)
+        apart = wide[name] - wide[names[0]]
+        apart_low, apart_high = _interval(apart, seed, f"{name} - {names[0]}", samples)
+        rows.append(
+            (name, len(wide), answered[name], wide[name].mean(), low, high, apart.mean(), apart_low, apart_high)
+        )
+    ends = ["difference", "difference_low", "difference_high"]
+    return pd.DataFrame(rows, columns=[by, "users", "answered", "auc", "low", "high", *ends])
+
+
+def _interval(values: pd.Series, seed: int, name: str, samples: int) -> tuple[float, float]:
+    return statistics.bootstrap_interval(values.to_numpy(), generator(seed, "ways", name), samples)
 
 
 def choose(answers: pd.DataFrame) -> pd.Series:
@@ -80,7 +115,7 @@ def choose(answers: pd.DataFrame) -> pd.Series:
     """
     known = answers[answers["fold"] != answers["test"]]
     usable = (known["failure"] == "").groupby([known["test"], known["way"]]).mean() >= _LEAST_ANSWERED
-    mean = quality(known).groupby(["test", "way"])["auc"].mean()
+    mean = quality(known, ["test", "way"]).groupby(["test", "way"]).mean()
     order = {name: place for place, name in enumerate(known["way"].unique())}
     table = mean[usable.reindex(mean.index)].reset_index().assign(place=lambda rows: rows["way"].map(order))
     best = table.sort_values(["test", "auc", "place"], ascending=[True, False, True]).drop_duplicates("test")

@@ -30,8 +30,8 @@ DTYPE = "bfloat16"
 # The dataset on which ways to ask are compared, and in how many users of each neighbouring pair of folds. It is also
 # the name of its experiment. The other datasets take over the way that was chosen most often.
 COMPARED_ON = "ml-100k"
-COMPARED_USERS = 20
-# How many users, of those who are judged, are also asked about the folds that decide.
+COMPARED_USERS = 24
+# How many inactive users are also asked about the folds that decide.
 DECIDING_USERS = 200
 # Datasets of which a seeded sample of users is asked about; of all others, everybody who is inactive and has a pair.
 SAMPLED_USERS = {"book-crossing": 1000}
@@ -106,18 +106,18 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
 
     Args:
         cross: the folds.
-        users: how many of each pair. They are inactive by the ratings outside both folds, and have a pair to order in
-            one of the two at least.
+        users: how many of each pair. They are inactive by the ratings outside both folds; no rating's value decides
+            who is drawn.
 
     Returns:
         By cell of ``cross.triage``, those of its sample who have a pair in the fold asked about.
     """
     found: dict[Cell, list[int]] = {}
     for one, other in ways.neighbouring_pairs(cross.settings.folds):
-        cells = [(one, other), (other, one)]
-        able = {cell: cross.users(cell) for cell in cells}
-        drawn = in_random_order(set().union(*able.values()), cross.settings.seed, "ways to ask", one, other)[:users]
-        found |= {cell: [user for user in drawn if user in able[cell]] for cell in cells}
+        drawn = in_random_order(cross.inactive(one, other), cross.settings.seed, "ways to ask", one, other)[:users]
+        for cell in ((one, other), (other, one)):
+            able = set(cross.users(cell))
+            found[cell] = [user for user in drawn if user in able]
     return found
 
 
@@ -251,15 +251,12 @@ class Asking:
 
     @cached_property
     def drawn(self) -> set[int] | None:
-        """Users who are asked about; None: everybody."""
+        """Users who are judged: a sample of those who have a pair to order in some fold; None: everybody."""
         if self.cross.settings.dataset not in SAMPLED_USERS:
             return None
-        return set(self._in_order[: SAMPLED_USERS[self.cross.settings.dataset]])
-
-    @property
-    def _in_order(self) -> list[int]:
-        everybody = set().union(*(self.cross.users(cell) for cell in self.cross.tests))
-        return in_random_order(everybody, self.cross.settings.seed, "cross-order")
+        able = set().union(*(self.cross.users(cell) for cell in self.cross.tests))
+        ordered = in_random_order(able, self.cross.settings.seed, "cross-judged")
+        return set(ordered[: SAMPLED_USERS[self.cross.settings.dataset]])
 
     @cached_property
     def own(self) -> dict[tuple[Way, Cell], list[Task]]:
@@ -273,9 +270,14 @@ class Asking:
 
     @cached_property
     def deciding(self) -> dict[tuple[Way, Cell], list[Task]]:
-        """What weights are chosen on: those compared, and a sample of those who are judged."""
-        compared: set[Any] = {task.user for ones in self.compared.values() for task in ones}
-        return deciding_tasks(self.cross, self.chosen, compared | set(self._in_order[:DECIDING_USERS]))
+        """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
+        drawn = in_random_order(self.cross.inactive(), self.cross.settings.seed, "cross-deciding")[:DECIDING_USERS]
+        tasks = deciding_tasks(self.cross, self.chosen, set(drawn))
+        for cell in self.cross.triage:
+            there = {task.user for task in tasks[self.chosen[cell[0]], cell]}
+            more = self.compared.get((self.chosen[cell[0]], cell), [])
+            tasks[self.chosen[cell[0]], cell] += [task for task in more if task.user not in there]
+        return tasks
 
     def usual_requests(self) -> list[Asked]:
         """The prior of the catalogue, and what each chosen way says of it after a history without content."""
