@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from hybridrec.data import datasets, folds
+from hybridrec.errors import RecordingError
 from hybridrec.llm import calibration, modes, rankers, ways
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
@@ -240,11 +241,20 @@ class Asking:
         """The way by test fold, from what is recorded of ``compared``; of a dataset without, the one chosen most often.
 
         That was chosen on COMPARED_ON, so no rating of this dataset decides.
+
+        Raises:
+            RecordingError: not all that is compared is recorded.
         """
         tests = range(self.cross.settings.folds)
         if not self.compared:
             often = Counter(asking(config.load(COMPARED_ON)).chosen.values())
             return dict.fromkeys(tests, often.most_common(1)[0][0])
+        found = coverage(self.compared, self.cross, self.model, self.recordings)
+        if missing := int((found["asked"] - found["recorded"]).sum()):
+            raise RecordingError(
+                f"{self.recordings.name}: {missing:,} answers by which ways to ask are compared are not recorded yet. "
+                f"Run `make record-cross EXPERIMENT={self.cross.settings.name}`."
+            )
         by_name = {way.name: way for way in ways.WAYS}
         names = ways.choose(answers(self.compared, self.cross, self.model, self.recordings))
         return {test: by_name[names[test]] for test in tests}
