@@ -61,6 +61,11 @@ def test_no_label_of_the_test_fold_moves_a_weight(planted):
     pd.testing.assert_frame_equal(calibration.weights(rows, usual), calibration.weights(scrambled, usual))
 
 
+def test_without_answers_that_decide_there_is_no_weight(planted):
+    rows, usual = planted
+    assert calibration.weights(rows[rows["fold"] == rows["test"]], usual).empty
+
+
 def test_content_free_is_the_log_of_the_mean_probability_per_token():
     """Two histories without content, in the words of the mode; a title of two tokens and one of four."""
     items = pd.DataFrame({"item": [7, 8], "title": ["Alien", "Heat"]})

@@ -80,7 +80,7 @@ def test_a_history_holds_neither_fold_and_the_lists_are_those_of_the_fold_asked_
     title = cross.items.set_index("title")["item"]
     fold_of = cross.divided.set_index(["user", "item"])["fold"]
     for way in ways.WAYS:
-        for cell in [*cross.triage, *cross.tests]:
+        for cell in [*cross.deciding_cells, *cross.judged_cells]:
             for task in cross.tasks(way, cell, cross.users(cell)[:4]):
                 shown = {fold_of[task.user, title[item.title]] for item in task.history}
                 assert shown and not shown & set(cell)
@@ -90,7 +90,7 @@ def test_a_history_holds_neither_fold_and_the_lists_are_those_of_the_fold_asked_
 
 def test_only_inactive_users_with_a_pair_are_asked_about_by_hand():
     cross = asking().cross
-    for test, fold in [*cross.triage, *cross.tests]:
+    for test, fold in [*cross.deciding_cells, *cross.judged_cells]:
         known = cross.divided[~cross.divided["fold"].isin([test, fold])]
         rated = known.groupby("user").size()
         rows = cross.divided[cross.divided["fold"] == fold]

@@ -83,9 +83,12 @@ def weights(answers: pd.DataFrame, usual: pd.Series, tried: Sequence[float] = WE
         tried: weights.
 
     Returns:
-        Columns test, weight, users, auc (mean over users), chosen (the highest AUC; among equals the smallest weight).
+        Columns test, weight, users, auc (mean over users), chosen (the highest AUC; among equals the smallest weight);
+        no row of a test fold for which there are no answers that decide.
     """
     known = answers[answers["fold"] != answers["test"]]
+    if known.empty:
+        return pd.DataFrame(columns=["test", "weight", "users", "auc", "chosen"])
     rows = []
     for weight in tried:
         pairs = metrics.auc_pairs(subtract(known, usual, weight), ["test", "fold", "user"])
@@ -117,11 +120,11 @@ def central_order(orders: Sequence[Sequence[int]]) -> list[int]:
     place = np.argsort(np.asarray(orders), axis=1)
     # Variable (i, j) is 1 where i stands before j; each order that says so makes that one cheaper.
     cost = np.array([(place[:, i] > place[:, j]).sum() - (place[:, i] < place[:, j]).sum() for i, j in pairs])
-    rules, bounds = sparse.lil_array((len(pairs) * max(n - 2, 0) // 3, len(pairs))), []
-    for row, (i, j, k) in enumerate(combinations(range(n), 3)):  # 0 <= x_ij + x_jk - x_ik <= 1
+    threes = list(combinations(range(n), 3))
+    rules = sparse.lil_array((len(threes), len(pairs)))
+    for row, (i, j, k) in enumerate(threes):  # 0 <= x_ij + x_jk - x_ik <= 1
         rules[row, [pairs[i, j], pairs[j, k], pairs[i, k]]] = [1, 1, -1]
-        bounds.append(row)
-    held = optimize.LinearConstraint(rules.tocsr(), 0, 1) if bounds else ()
+    held = optimize.LinearConstraint(rules.tocsr(), 0, 1) if threes else ()
     found = optimize.milp(cost, integrality=np.ones(len(pairs)), bounds=optimize.Bounds(0, 1), constraints=held)
     before = np.zeros(n)
     for (i, j), value in zip(pairs, np.round(found.x), strict=True):

@@ -37,6 +37,7 @@ DECIDING_USERS = 200
 # Datasets of which a seeded sample of users is asked about; of all others, everybody who is inactive and has a pair.
 SAMPLED_USERS = {"book-crossing": 1000}
 
+# The columns of the arms; ``draw`` is always 0, and a failure says why the order is a random one.
 ARM_COLUMNS = ["ranker", "draw", "test", "fold", "user", "item", "score", "answered", "failure"]
 _OF_RANKING = ["user", "item", "score", "answered", "failure"]
 _ANSWERS = ["way", "test", "fold", "user", "item", "score", "relevant", "answered", "failure"]
@@ -59,12 +60,12 @@ class Cross:
         return folds.with_a_pair(self.candidates)
 
     @property
-    def tests(self) -> list[Cell]:
+    def judged_cells(self) -> list[Cell]:
         """What is judged: each fold, known by all others."""
         return [(fold, fold) for fold in range(self.settings.folds)]
 
     @property
-    def triage(self) -> list[Cell]:
+    def deciding_cells(self) -> list[Cell]:
         """What decides: of each neighbouring pair either fold for the other."""
         return [
             cell for one, other in ways.neighbouring_pairs(self.settings.folds) for cell in ((one, other), (other, one))
@@ -111,7 +112,7 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
             who is drawn.
 
     Returns:
-        By cell of ``cross.triage``, those of its sample who have a pair in the fold asked about.
+        By cell of ``cross.deciding_cells``, those of its sample who have a pair in the fold asked about.
     """
     found: dict[Cell, list[int]] = {}
     for one, other in ways.neighbouring_pairs(cross.settings.folds):
@@ -146,9 +147,9 @@ def asked_in(tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross) -> 
 
 
 def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> dict[tuple[Way, Cell], list[Task]]:
-    """What is asked to compare ways: each way's tasks in each cell of ``cross.triage``."""
+    """What is asked to compare ways: each way's tasks in each cell of ``cross.deciding_cells``."""
     sample = compared_users(cross, users)
-    return {(way, cell): cross.tasks(way, cell, sample[cell]) for way in compared for cell in cross.triage}
+    return {(way, cell): cross.tasks(way, cell, sample[cell]) for way in compared for cell in cross.deciding_cells}
 
 
 def judged_tasks(
@@ -163,7 +164,7 @@ def judged_tasks(
         another: whether each is asked about with another user's history.
     """
     found = {}
-    for cell in cross.tests:
+    for cell in cross.judged_cells:
         users = [user for user in cross.users(cell) if drawn is None or user in drawn]
         tasks = cross.tasks(chosen[cell[0]], cell, users)
         found[chosen[cell[0]], cell] = with_anothers_history(tasks, cross.settings.seed) if another else tasks
@@ -178,7 +179,7 @@ def deciding_tasks(
         (chosen[cell[0]], cell): cross.tasks(
             chosen[cell[0]], cell, [user for user in cross.users(cell) if drawn is None or user in drawn]
         )
-        for cell in cross.triage
+        for cell in cross.deciding_cells
     }
 
 
@@ -264,7 +265,7 @@ class Asking:
         """Users who are judged: a sample of those who have a pair to order in some fold; None: everybody."""
         if self.cross.settings.dataset not in SAMPLED_USERS:
             return None
-        able = set().union(*(self.cross.users(cell) for cell in self.cross.tests))
+        able = set().union(*(self.cross.users(cell) for cell in self.cross.judged_cells))
         ordered = in_random_order(able, self.cross.settings.seed, "cross-judged")
         return set(ordered[: SAMPLED_USERS[self.cross.settings.dataset]])
 
@@ -283,7 +284,7 @@ class Asking:
         """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
         drawn = in_random_order(self.cross.inactive(), self.cross.settings.seed, "cross-deciding")[:DECIDING_USERS]
         tasks = deciding_tasks(self.cross, self.chosen, set(drawn))
-        for cell in self.cross.triage:
+        for cell in self.cross.deciding_cells:
             there = {task.user for task in tasks[self.chosen[cell[0]], cell]}
             more = self.compared.get((self.chosen[cell[0]], cell), [])
             tasks[self.chosen[cell[0]], cell] += [task for task in more if task.user not in there]
@@ -331,29 +332,40 @@ def record(todo: Asking) -> Iterator[str]:
 
 
 def arms(done: Asking) -> pd.DataFrame:
-    """The language model's arms in the layout of the cross scores, from what is recorded.
+    """The language model's arms in the layout of the cross scores, from what is recorded; nothing is asked.
+
+    "llm" is asked in the chosen way with the user's own history, "llm another's history" with another user's; "llm no
+    history" is the prior alone. "llm less prior" subtracts the prior with the weight chosen for the test fold, "llm
+    less content-free" what the same prompt says after a history without content. These three are there once the prior
+    is recorded, the weight once answers are that decide for the fold. Where the chosen way puts questions, there is no
+    likelihood of a title to subtract from, and the last two are "llm" itself.
 
     Returns:
-        Columns ranker (of ARMS), draw (0), test, fold, user, item, score, answered, failure. Rows of fold == test are
-        judged; the others may decide for ``test``. A user of whom a cell is not recorded has no row of it.
+        ARM_COLUMNS. Rows of fold == test are judged; the others may decide for ``test``. A user of whom a cell is not
+        recorded has no row of it.
     """
     cross, model, recordings = done.cross, done.model, done.recordings
     own = answers({**done.deciding, **done.own}, cross, model, recordings)
-    borrowed = answers(done.borrowed, cross, model, recordings)
-    items, noun = cross.items, cross.settings.noun
-    prior = calibration.per_token(rankers.prior_of(items, model, recordings, noun))
-    parts = {"llm": own, "llm another's history": borrowed}
-    parts["llm no history"] = own.assign(score=prior.loc[own["item"]].to_numpy(), answered=float("nan"), failure="")
-    weighted, content_free = [], []
+    parts = [own.assign(ranker="llm")]
+    parts.append(answers(done.borrowed, cross, model, recordings).assign(ranker="llm another's history"))
+    if all(model.key(one) in recordings for one in done.usual_requests()):
+        parts += _less_usual(own, done)
+    return pd.concat(parts, ignore_index=True).assign(draw=0)[ARM_COLUMNS]
+
+
+def _less_usual(own: pd.DataFrame, done: Asking) -> Iterator[pd.DataFrame]:
+    """The prior alone, and the answers less the prior and less what is said without content."""
+    about = (done.cross.items, done.model, done.recordings, done.cross.settings.noun)
+    prior = calibration.per_token(rankers.prior_of(*about))
+    yield own.assign(
+        ranker="llm no history", score=prior.loc[own["item"]].to_numpy(), answered=float("nan"), failure=""
+    )
     for test, rows in own.groupby("test"):
-        mode = done.chosen[test].mode
-        if modes.get(mode).kind != "score":  # a question's answer has no likelihood of a title in it
-            weighted.append(rows)
-            content_free.append(rows)
-            continue
+        mode, less_prior, less_content_free = done.chosen[test].mode, rows, rows
         table = calibration.weights(rows, prior)
-        weighted.append(calibration.subtract(rows, prior, float(table.loc[table["chosen"], "weight"].iloc[0])))
-        usual = calibration.content_free(items, model, recordings, noun, mode)
-        content_free.append(calibration.subtract(rows, usual))
-    parts |= {"llm less prior": pd.concat(weighted), "llm less content-free": pd.concat(content_free)}
-    return pd.concat([rows.assign(ranker=name, draw=0) for name, rows in parts.items()], ignore_index=True)[ARM_COLUMNS]
+        if modes.get(mode).kind == "score":
+            less_prior = calibration.subtract(rows, prior, table.loc[table["chosen"], "weight"].sum())
+            less_content_free = calibration.subtract(rows, calibration.content_free(*about, mode))
+        if len(table):
+            yield less_prior.assign(ranker="llm less prior")
+        yield less_content_free.assign(ranker="llm less content-free")
