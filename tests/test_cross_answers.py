@@ -35,10 +35,10 @@ def settings() -> config.Experiment:
 def asking(scrambled: int | None = None) -> cross_answers.Asking:
     """What is asked where a fold's ratings are turned round (None: as they are), all of it recorded."""
     rng = np.random.default_rng(7)
-    pairs = pd.DataFrame([(user, item) for user in range(16) for item in range(30)], columns=["user", "item"])
-    rows = pairs[rng.random(len(pairs)) < 0.3 + 0.03 * pairs["user"]].reset_index(drop=True)
+    pairs = pd.DataFrame([(user, item) for user in range(14) for item in range(24)], columns=["user", "item"])
+    rows = pairs[rng.random(len(pairs)) < 0.35 + 0.04 * pairs["user"]].reset_index(drop=True)
     rows = rows.assign(rating=rng.integers(1, 6, len(rows)).astype(float), timestamp=rng.permutation(len(rows)))
-    items = pd.DataFrame({"item": range(30), "title": [f"Film {n}" for n in range(30)], "genres": ""})
+    items = pd.DataFrame({"item": range(24), "title": [f"Film {n}" for n in range(24)], "genres": ""})
     divided = folds.divide(rows, FOLDS, settings().seed)
     if scrambled is not None:
         hidden = divided["fold"] == scrambled

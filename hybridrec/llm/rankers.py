@@ -378,11 +378,15 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     Rankers in order of appearance, users sorted: the order in which answers came leaves no trace. Without a ranking it
     is a table without a row.
     """
-    rankings, rows = list(rankings), []
-    place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
-    for ranking in sorted(rankings, key=lambda one: (place[one.ranker], one.user)):
-        counts = {name: getattr(ranking, name) for name in _OF_ANSWERS}
-        whole = {"user": ranking.user, "ranker": ranking.ranker, **counts, **ranking.used}
-        rows.append(pd.DataFrame({"item": ranking.candidates, "score": ranking.scores}).assign(**whole))
     columns = ["user", "item", "score", "ranker", *_OF_ANSWERS, *runner.USAGE]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    rankings = list(rankings)
+    if not rankings:
+        return pd.DataFrame(columns=columns)
+    place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
+    ordered = sorted(rankings, key=lambda one: (place[one.ranker], one.user))
+    whole = pd.DataFrame(
+        [{name: getattr(one, name) for name in ("user", "ranker", *_OF_ANSWERS)} | one.used for one in ordered]
+    )
+    rows = whole.loc[whole.index.repeat([len(one.candidates) for one in ordered])].reset_index(drop=True)
+    items = [item for one in ordered for item in one.candidates]
+    return rows.assign(item=items, score=[score for one in ordered for score in one.scores])[columns]
