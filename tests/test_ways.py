@@ -70,6 +70,12 @@ def test_likes_and_dislikes_stand_apart_and_none_is_said():
     assert "- Alien" in liked and "- none" in disliked and "Alien" not in disliked
 
 
+def test_a_wording_that_tells_likes_is_refused_where_they_are_not_known(rated):
+    (task,) = build_tasks([7], **rated)
+    with pytest.raises(SettingError, match="likelihood-likes"):
+        prompts.instruction("likelihood-likes", task.history, [], "film")
+
+
 @pytest.mark.parametrize("mode", modes.VARIANTS)
 def test_no_title_adds_a_line_to_a_wording(mode, hostile_title):
     def lines(title: str) -> int:

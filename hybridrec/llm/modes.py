@@ -95,6 +95,11 @@ class Mode:
         """Whether the model is shown facts of the items: genres, mean rating and number of ratings."""
         return "facts" in _placeholders("question", self.question, _IN_QUESTION)
 
+    @property
+    def uses_likes(self) -> bool:
+        """Whether the model is told which items of the history the user liked."""
+        return bool(_placeholders("text", self.text, _IN_TEXT) & {"liked", "disliked"})
+
 
 def get(mode: "Mode | str | Path") -> Mode:
     """A mode by name, or from the TOML file of that path (which ends in .toml); a Mode is returned as it is.

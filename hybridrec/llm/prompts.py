@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hybridrec.errors import SettingError
 from hybridrec.llm import modes
 from hybridrec.llm.modes import Mode
 
@@ -110,9 +111,11 @@ def instruction(mode: Mode | str, history: Sequence[Item], candidates: Sequence[
         noun: the dataset's word for an item, such as "film".
 
     Raises:
-        SettingError: unknown mode (lists the known ones).
+        SettingError: unknown mode (lists the known ones); one that tells likes, and it is not known what is a like.
     """
     mode = modes.get(mode)
+    if mode.uses_likes and any(item.liked is None for item in history):
+        raise SettingError(f"{mode.name!r} tells what the user liked: give ``build_tasks`` the rating that is a like.")
     plain, listed = (without_labels, _labelled) if mode.labels else (one_line, _bullets)
     known = {"noun": noun, "count": len(history), **_lines(history, plain)}
     introduced = modes.HISTORY.format(**known) if history else ""

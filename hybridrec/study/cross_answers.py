@@ -172,15 +172,14 @@ def judged_tasks(
 
 
 def deciding_tasks(
-    cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int] | None = None
+    cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int]
 ) -> dict[tuple[Way, Cell], list[Task]]:
     """What weights are chosen on: for each test fold, its two neighbours, in the way that was chosen for it."""
-    return {
-        (chosen[cell[0]], cell): cross.tasks(
-            chosen[cell[0]], cell, [user for user in cross.users(cell) if drawn is None or user in drawn]
-        )
-        for cell in cross.deciding_cells
-    }
+    found = {}
+    for cell in cross.deciding_cells:
+        way = chosen[cell[0]]
+        found[way, cell] = cross.tasks(way, cell, [user for user in cross.users(cell) if user in drawn])
+    return found
 
 
 # --- what was answered ------------------------------------------------------------------------------------------------
@@ -197,12 +196,11 @@ def answers(
     parts, noun = [pd.DataFrame(columns=[*_OF_RANKING, "way", "test", "fold"])], cross.settings.noun
     for (way, (test, fold)), ones in tasks.items():
         there = _recorded(ones, way, noun, model, recordings)
-        found = rankers.rank(there, way.mode, model, recordings, noun=noun, seed=cross.settings.seed)
-        parts.append(rankers.table(found)[_OF_RANKING].assign(way=way.name, test=test, fold=fold))
+        rankings = rankers.rank(there, way.mode, model, recordings, noun=noun, seed=cross.settings.seed)
+        parts.append(rankers.table(rankings)[_OF_RANKING].assign(way=way.name, test=test, fold=fold))
     labels = cross.candidates[["fold", "user", "item", "relevant"]]
-    return pd.concat([part for part in parts if len(part)] or parts).merge(labels, on=["fold", "user", "item"])[
-        _ANSWERS
-    ]
+    found = pd.concat([part for part in parts if len(part)] or parts)
+    return found.merge(labels, on=["fold", "user", "item"])[_ANSWERS]
 
 
 def coverage(
@@ -284,10 +282,9 @@ class Asking:
         """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
         drawn = in_random_order(self.cross.inactive(), self.cross.settings.seed, "cross-deciding")[:DECIDING_USERS]
         tasks = deciding_tasks(self.cross, self.chosen, set(drawn))
-        for cell in self.cross.deciding_cells:
-            there = {task.user for task in tasks[self.chosen[cell[0]], cell]}
-            more = self.compared.get((self.chosen[cell[0]], cell), [])
-            tasks[self.chosen[cell[0]], cell] += [task for task in more if task.user not in there]
+        for key, ones in tasks.items():
+            there = {task.user for task in ones}
+            ones += [task for task in self.compared.get(key, []) if task.user not in there]
         return tasks
 
     def usual_requests(self) -> list[Asked]:
