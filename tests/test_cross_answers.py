@@ -118,6 +118,12 @@ def test_the_arms_cover_every_test_and_its_neighbours_and_ask_nothing():
     apart = scores["llm"] - scores["llm less prior"]
     assert any(apart.to_list() == pytest.approx(weight * scores["llm no history"]) for weight in calibration.WEIGHTS)
 
+    # A list that one arm lacks counts for none of them.
+    first = table["user"].eq(task.user) & table["ranker"].eq("llm another's history")
+    read = cross_answers.reading(table[~first], done.cross)
+    everybody = {one.user for ones in done.own.values() for one in ones}
+    assert read["ranker"].iloc[0] == "llm" and set(read["users"]) == {len(everybody) - 1}
+
 
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     done = asking()

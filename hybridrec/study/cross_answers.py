@@ -366,3 +366,19 @@ def _less_usual(own: pd.DataFrame, done: Asking) -> Iterator[pd.DataFrame]:
         if len(table):
             yield less_prior.assign(ranker="llm less prior")
         yield less_content_free.assign(ranker="llm less content-free")
+
+
+def reading(table: pd.DataFrame, cross: Cross) -> pd.DataFrame:
+    """Does the model read the user? The AUC of inactive users under each arm, pooled over the test folds.
+
+    Args:
+        table: what ``arms`` returned; judged rows count, of users and folds that every arm has.
+        cross: the folds.
+
+    Returns:
+        What ``ways.compare`` returns, by ranker: with paired differences to "llm", the user's own history.
+    """
+    judged = table[table["fold"] == table["test"]]
+    lists = judged.groupby(["fold", "user"])["ranker"].transform("nunique") == judged["ranker"].nunique()
+    labelled = judged[lists].merge(cross.candidates[["fold", "user", "item", "relevant"]], on=["fold", "user", "item"])
+    return ways.compare(labelled, "ranker", cross.settings.seed, cross.settings.bootstrap_samples)
