@@ -12,7 +12,8 @@ from hybridrec.files import shown
 from hybridrec.settings import check_name, is_number
 
 KINDS = ("generate", "score", "choose")
-_IN_TEXT = {"history_text", "history", "count", "noun", "candidates"}
+_OF_THE_USER = {"history_text", "history", "rated", "liked", "disliked", "example", "others"}
+_IN_TEXT = {*_OF_THE_USER, "count", "noun", "candidates"}
 _IN_QUESTION = {"title", "facts", "noun"}
 
 
@@ -32,9 +33,11 @@ class Mode:
         name: what rankings of this mode are called.
         kind: "generate", "score" or "choose".
         text: what the model is shown. {history_text} becomes an introduction and the titles the user rated, one a
-            line; {history} only those lines; {count} their number; {noun} the word for an item; {candidates} the
-            candidates, one a line (needed by "generate", refused by the others: a score must not depend on what other
-            candidates there are).
+            line; {history} only those lines; {rated} the same with the user's rating after each title; {liked} and
+            {disliked} those that the user liked and the rest; {example} the first title alone and {others} the lines
+            after it; {count} the number of titles; {noun} the word for an item; {candidates} the candidates, one a
+            line (needed by "generate", refused by the others: a score must not depend on what other candidates there
+            are).
         question: for "choose": what follows the text for each candidate, with {title}; {facts} becomes genres, mean
             rating and number of ratings.
         labels: for "generate": whether the model answers with labels.
@@ -92,6 +95,11 @@ class Mode:
         """Whether the model is shown facts of the items: genres, mean rating and number of ratings."""
         return "facts" in _placeholders("question", self.question, _IN_QUESTION)
 
+    @property
+    def uses_likes(self) -> bool:
+        """Whether the model is told which items of the history the user liked."""
+        return bool(_placeholders("text", self.text, _IN_TEXT) & {"liked", "disliked"})
+
 
 def get(mode: "Mode | str | Path") -> Mode:
     """A mode by name, or from the TOML file of that path (which ends in .toml); a Mode is returned as it is.
@@ -105,7 +113,9 @@ def get(mode: "Mode | str | Path") -> Mode:
         return _MODES[mode]
     if str(mode).endswith(".toml"):
         return _read((files.base or Path()) / mode)
-    raise SettingError(f"unknown mode {mode!r}. Known: {', '.join(BUILT_IN)}, or the path of a TOML file of your own.")
+    raise SettingError(
+        f"unknown mode {mode!r}. Known: {', '.join((*BUILT_IN, *VARIANTS))}, or the path of a TOML file of your own."
+    )
 
 
 def _read(path: Path) -> Mode:
@@ -115,7 +125,7 @@ def _read(path: Path) -> Mode:
         mode = _made(values)
         if mode.name in _MODES:
             raise SettingError(f"name is {mode.name!r}, which is a mode of this library: choose another.")
-        if not _placeholders("text", mode.text, _IN_TEXT) & {"history_text", "history"}:
+        if not _placeholders("text", mode.text, _IN_TEXT) & _OF_THE_USER:
             raise SettingError("text lacks {history_text} (or {history}), so every user would be asked the same.")
     except OSError as error:
         raise SettingError(f"{shown(path)}: {error.strerror}. A mode of your own is a TOML file.") from None
@@ -157,5 +167,7 @@ def _placeholders(key: str, text: Any, allowed: set[str]) -> set[str]:
 
 _TEMPLATES = tomllib.loads((Path(__file__).parent / "templates.toml").read_text(encoding="utf-8"))
 HISTORY: str = _TEMPLATES.pop("history")["text"].strip()
-_MODES = {name: _made({"name": name, **values}) for name, values in _TEMPLATES.items()}
-BUILT_IN = tuple(name for name in _MODES if name != "prior")  # the prior ranks nobody: it has no history
+_VARIANTS = _TEMPLATES.pop("variants")
+_MODES = {name: _made({"name": name, **values}) for name, values in (_TEMPLATES | _VARIANTS).items()}
+BUILT_IN = tuple(name for name in _TEMPLATES if name != "prior")  # the prior ranks nobody: it has no history
+VARIANTS = tuple(_VARIANTS)  # other wordings of "likelihood", to be compared with it (llm.ways)

@@ -7,9 +7,10 @@ its line, add an item, or pass for another item's label.
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hybridrec.errors import SettingError
 from hybridrec.llm import modes
 from hybridrec.llm.modes import Mode
 
@@ -26,10 +27,15 @@ _BLANK = "\u115f\u1160\u2800\u3164\uffa0\U0001d159"  # letters and symbols that 
 
 @dataclass(frozen=True)
 class Item:
-    """What a prompt may say of an item: its title, and facts known from training ratings."""
+    """What a prompt may say of an item: its title, facts known from training ratings, and what this user gave it.
+
+    ``rating`` and ``liked`` are known of a history's items only, never of candidates.
+    """
 
     title: str
     facts: str = ""
+    rating: float | None = None
+    liked: bool | None = None
 
 
 @functools.lru_cache(maxsize=100_000)  # an item stands in many prompts
@@ -78,6 +84,20 @@ def _bullets(titles: Sequence[str]) -> str:
     return "\n".join(f"- {title}" for title in titles)
 
 
+def _lines(history: Sequence[Item], plain: Callable[[str], str]) -> dict[str, str]:
+    """The history as each placeholder of a mode's text shows it; "- none" where there is nothing to show."""
+    titles = [plain(item.title) for item in history]
+    both = list(zip(titles, history, strict=True))
+    return {
+        "history": _bullets(titles),
+        "rated": _bullets([f"{title}: {item.rating:g}" for title, item in both if item.rating is not None]),
+        "liked": _bullets([title for title, item in both if item.liked] or ["none"]),
+        "disliked": _bullets([title for title, item in both if item.liked is False] or ["none"]),
+        "example": titles[0] if titles else "",
+        "others": _bullets(titles[1:] or ["none"]),
+    }
+
+
 def instruction(mode: Mode | str, history: Sequence[Item], candidates: Sequence[Item], noun: str) -> str:
     """The user's message; where each candidate is scored by itself, the part before the candidate.
 
@@ -91,11 +111,13 @@ def instruction(mode: Mode | str, history: Sequence[Item], candidates: Sequence[
         noun: the dataset's word for an item, such as "film".
 
     Raises:
-        SettingError: unknown mode (lists the known ones).
+        SettingError: unknown mode (lists the known ones); one that tells likes, and it is not known what is a like.
     """
     mode = modes.get(mode)
+    if mode.uses_likes and any(item.liked is None for item in history):
+        raise SettingError(f"{mode.name!r} tells what the user liked: give ``build_tasks`` the rating that is a like.")
     plain, listed = (without_labels, _labelled) if mode.labels else (one_line, _bullets)
-    known = {"noun": noun, "count": len(history), "history": _bullets([plain(item.title) for item in history])}
+    known = {"noun": noun, "count": len(history), **_lines(history, plain)}
     introduced = modes.HISTORY.format(**known) if history else ""
     shown = listed([plain(item.title) for item in candidates])
     return mode.text.lstrip("\n").format(history_text=introduced, candidates=shown, **known)

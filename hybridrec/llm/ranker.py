@@ -119,7 +119,9 @@ class Ranker:
         if isinstance(users, pd.DataFrame):
             users = schema.read(users, ["user"], "users")["user"]
         wanted = pd.unique(table["user"] if users is None else pd.Series(list(users)))
-        return build_tasks(wanted, data.interactions, table, data.items, self.history_length, self.scale)
+        return build_tasks(
+            wanted, data.interactions, table, data.items, self.history_length, self.scale, like=data.like
+        )
 
     def _cost(self, task: Task) -> dict[str, Any]:
         usage = expected_usage(self.llm, rankers.request_of(task, self.mode, self.noun).request)

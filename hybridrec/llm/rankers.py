@@ -76,13 +76,20 @@ def request_of(task: Task, mode: Mode | str, noun: str) -> runner.Asked:
     return runner.Asked(task.user, build_request(mode, task.history, task.items, noun), about=task)
 
 
-def prior_requests(items: pd.DataFrame, noun: str, wanted: Collection[Hashable] | None = None) -> list[runner.Asked]:
+def prior_requests(
+    items: pd.DataFrame,
+    noun: str,
+    wanted: Collection[Hashable] | None = None,
+    mode: Mode | str = "prior",
+    history: Sequence[prompts.Item] = (),
+) -> list[runner.Asked]:
     """The history-free prior of the catalogue, in chunks of items by id: one pass serves every user.
 
     Args:
         items: item, title. A chunk's recording is found again only as long as its titles stay the same.
         noun: the dataset's word for an item.
         wanted: items that must be among those asked for; a chunk without any is left out. None: the whole catalogue.
+        mode, history: what is asked instead: a mode that scores titles, after a history that is the same for all users.
 
     Returns:
         The requests; ``about`` holds the items of each.
@@ -91,7 +98,7 @@ def prior_requests(items: pd.DataFrame, noun: str, wanted: Collection[Hashable] 
     for start in range(0, len(rows), _PRIOR_CHUNK):
         chunk = rows.iloc[start : start + _PRIOR_CHUNK]
         if wanted is None or chunk["item"].isin(wanted).any():
-            request = build_request("prior", [], [prompts.Item(title) for title in chunk["title"]], noun)
+            request = build_request(mode, history, [prompts.Item(title) for title in chunk["title"]], noun)
             asked.append(runner.Asked(None, request, about=chunk["item"].tolist()))
     return asked
 
@@ -178,7 +185,7 @@ def rank_lists(
         )
     asked, more = (list(title_requests(tasks, mode, noun)) for tasks in (lists, spare))
     if not recordings.replay_only and any(model.key(one) not in recordings for one in asked):
-        _record_missing(more, model, recordings, f"{mode.name}, whole lists")
+        record_missing(more, model, recordings, f"{mode.name}, whole lists")
     found = runner.ask(asked, model, recordings, what=f"{mode.name}, whole lists", total=len(asked))
     scores: dict[Hashable, dict[int, runner.Answer]] = {}
     for answer in found:
@@ -222,11 +229,19 @@ def score_ahead(
     """
     scored = {mode: count for mode, count in counts.items() if not modes.get(mode).writes}
     asked = [request_of(task, mode, noun) for at, task in enumerate(tasks) for mode, n in scored.items() if at < n]
-    _record_missing(asked, model, recordings, " and ".join(scored))
+    record_missing(asked, model, recordings, " and ".join(scored))
 
 
-def _record_missing(asked: Iterable[runner.Asked], model: runner.Model, recordings: Recordings, what: str) -> None:
-    """Ask what has no recording yet; what has one would be counted twice when its ranking is read."""
+def record_missing(asked: Iterable[runner.Asked], model: runner.Model, recordings: Recordings, what: str) -> None:
+    """Ask what has no recording yet, and record it: rankings are read afterwards.
+
+    Neighbours of one user are read together by a local model, which computes once what they begin with.
+
+    Args:
+        asked: requests, such as ``request_of`` makes.
+        model, recordings: as in rank.
+        what: the name of the progress bar.
+    """
     missing = [one for one in asked if model.key(one) not in recordings]
     for _ in runner.ask(missing, model, recordings, what=what, total=len(missing)):
         pass
@@ -316,11 +331,13 @@ def prior_of(
     recordings: Recordings,
     noun: str,
     wanted: Collection[Hashable] | None = None,
+    mode: Mode | str = "prior",
+    history: Sequence[prompts.Item] = (),
 ) -> pd.DataFrame:
-    """What the model says of items without any history.
+    """What the model says of items without any user's history.
 
     Args:
-        items, noun, wanted: as in ``prior_requests``.
+        items, noun, wanted, mode, history: as in ``prior_requests``.
         model, recordings: as in ``rank``.
 
     Returns:
@@ -330,7 +347,7 @@ def prior_of(
         What runner.ask raises; ResponseError: a part of it was not to be had (says why).
     """
     rows: list[tuple[Hashable, float, int]] = []
-    failure, asked = "", prior_requests(items, noun, wanted)
+    failure, asked = "", prior_requests(items, noun, wanted, mode, history)
     for answer in runner.ask(asked, model, recordings, what="prior", total=len(asked)):
         if isinstance(answer.outcome, runner.Failure):
             failure = answer.outcome.reason
@@ -361,11 +378,15 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     Rankers in order of appearance, users sorted: the order in which answers came leaves no trace. Without a ranking it
     is a table without a row.
     """
-    rankings, rows = list(rankings), []
-    place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
-    for ranking in sorted(rankings, key=lambda one: (place[one.ranker], one.user)):
-        counts = {name: getattr(ranking, name) for name in _OF_ANSWERS}
-        whole = {"user": ranking.user, "ranker": ranking.ranker, **counts, **ranking.used}
-        rows.append(pd.DataFrame({"item": ranking.candidates, "score": ranking.scores}).assign(**whole))
     columns = ["user", "item", "score", "ranker", *_OF_ANSWERS, *runner.USAGE]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    rankings = list(rankings)
+    if not rankings:
+        return pd.DataFrame(columns=columns)
+    place = {ranker: number for number, ranker in enumerate(dict.fromkeys(one.ranker for one in rankings))}
+    ordered = sorted(rankings, key=lambda one: (place[one.ranker], one.user))
+    whole = pd.DataFrame(
+        [{name: getattr(one, name) for name in ("user", "ranker", *_OF_ANSWERS)} | one.used for one in ordered]
+    )
+    rows = whole.loc[whole.index.repeat([len(one.candidates) for one in ordered])].reset_index(drop=True)
+    items = [item for one in ordered for item in one.candidates]
+    return rows.assign(item=items, score=[score for one in ordered for score in one.scores])[columns]

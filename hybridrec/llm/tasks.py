@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hybridrec.errors import DatasetError
+from hybridrec.errors import DatasetError, SettingError
 from hybridrec.llm import prompts
 from hybridrec.randomness import generator
+
+SHOWN = ("best", "recent", "ends")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def build_tasks(
     items: pd.DataFrame,
     history_length: int = 20,
     scale: int = 5,
+    shown: str = "best",
+    like: float | None = None,
 ) -> list[Task]:
     """The task of each user, from what is known of them before the test.
 
@@ -48,15 +52,22 @@ def build_tasks(
         known: ratings the model may see (train and validation): user, item, rating, timestamp.
         candidates: user, position, item. The model is shown a user's candidates by position.
         items: item, title, genres.
-        history_length: items of the user's own shown, in decreasing order of rating, newest first among equals.
+        history_length: items of the user's own shown.
         scale: the highest rating, named in the facts.
+        shown: which of them, and in what order: "best" (the published one): in decreasing order of rating, newest first
+            among equals; "recent": newest first; "ends": in the order of "best" the first half and the last half of
+            ``history_length``.
+        like: a rating at or above it says that the user likes the item; None: no mode is told of likes.
 
     Raises:
         DatasetError: a user without candidates or without history; a candidate that is not among the items, or that a
             user has twice (names the first user, and how many more there are).
+        SettingError: an unknown ``shown``.
 
     Source: Kaur & Shah 2024, section 3.2.
     """
+    if shown not in SHOWN:
+        raise SettingError(f"shown is {shown!r}; it must be {', '.join(SHOWN)}.")
     users = pd.Series(list(users)).tolist()  # Python's own numbers or text
     wanted = candidates[candidates["user"].isin(users)]
     _refuse(set(users) - set(candidates["user"]), "no candidates")
@@ -65,19 +76,34 @@ def build_tasks(
     _refuse(wanted.loc[wanted.duplicated(["user", "item"]), "user"], "a candidate twice")
     titles, facts = items.set_index("item")["title"], item_facts(items, known, scale)
     described = {item: prompts.Item(titles[item], facts[item]) for item in titles.index}
-    order = ["user", "rating", "timestamp", "item"]
-    rows = known.sort_values(order, ascending=[True, False, False, True])
-    histories = rows.groupby("user")["item"].agg(lambda column: list(column.head(history_length)))
+    histories = _histories(known[known["user"].isin(users)], history_length, shown)
     lists = wanted.sort_values(["user", "position"]).groupby("user")["item"].agg(list)
     return [
         Task(
             user=user,
-            history=tuple(described[item] for item in histories[user]),
+            history=tuple(
+                replace(described[item], rating=rating, liked=None if like is None else rating >= like)
+                for item, rating in histories[user]
+            ),
             candidates=tuple(lists[user]),
             items=tuple(described[item] for item in lists[user]),
         )
         for user in users
     ]
+
+
+def _histories(known: pd.DataFrame, length: int, shown: str) -> dict[Hashable, list[tuple[Hashable, float]]]:
+    """Each user's items that are shown, with their ratings, in order."""
+    first = ["timestamp", "rating"] if shown == "recent" else ["rating", "timestamp"]
+    rows = known.sort_values(["user", *first, "item"], ascending=[True, False, False, True])
+    from_start, number = rows.groupby("user").cumcount(), rows.groupby("user")["item"].transform("size")
+    if shown == "ends":
+        kept = (from_start < length - length // 2) | (number - from_start <= length // 2)
+    else:
+        kept = from_start < length
+    rows = rows[kept]
+    pairs = pd.Series(list(zip(rows["item"].tolist(), rows["rating"].tolist(), strict=True)), index=rows.index)
+    return pairs.groupby(rows["user"]).agg(list).to_dict()
 
 
 def _refuse(users: Iterable[Any], what: str) -> None:

@@ -152,6 +152,14 @@ def _endpoint(settings: config.Experiment) -> Any:
     return study_models.open_model(settings.model, config.parameters(settings)["endpoint"])
 
 
+def record_cross(settings: config.Experiment) -> None:
+    """Ask the language model what protocol ``cross`` needs and is not recorded yet; a killed run goes on."""
+    from hybridrec.study import cross_answers
+
+    for line in cross_answers.record(cross_answers.asking(settings)):
+        print(line, flush=True)
+
+
 def compact(settings: config.Experiment) -> None:
     """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
     for name in (settings.model, *(larger.model for larger in settings.larger_models)):
@@ -243,6 +251,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
+        "record-cross": (record_cross, "ask the language model what protocol cross needs and is not recorded yet"),
         "compact": (compact, "fold new recordings into the file that is committed"),
     }
 

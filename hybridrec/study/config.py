@@ -204,9 +204,12 @@ def mode(name: str) -> ways_to_ask.Mode:
 
 def _known_mode(key: str, name: str) -> ways_to_ask.Mode:
     try:
-        return mode(name)
+        found = mode(name)
     except SettingError as error:
         raise SettingError(f"{key} has {quoted('', name)}: {error}") from None
+    if found.uses_likes:
+        raise SettingError(f"{key} has {quoted('', name)}, which tells likes: only ``make record-cross`` asks so.")
+    return found
 
 
 def _check_model(settings: Experiment) -> None:
