@@ -118,8 +118,13 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     table = [fingerprint.row(work, one, relevant, "tuning") for work, one in zip(fits, found, strict=True)]
     table += [_own_row(study, name, relevant) for name in study.own]
     tuned = pd.DataFrame(table)[["recommender", "parameter", "value", "auc"]]
-    best = tuned.groupby("recommender")["auc"].transform("max")
-    return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.assign(b=best).duplicated(["recommender", "auc"]))
+    return choose(tuned, ["recommender"])
+
+
+def choose(tuned: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The table with a column chosen: the setting of the highest AUC in each group, the first of those that tie."""
+    best = tuned.groupby(by)["auc"].transform("max")
+    return tuned.assign(chosen=tuned["auc"].eq(best) & ~tuned.duplicated([*by, "auc"]))
 
 
 def _own_row(study: Study, name: str, relevant: np.ndarray) -> dict[str, object]:
