@@ -4,10 +4,10 @@ M_k is a recommender fitted without fold k, and M_jk one fitted without folds j 
 hyper-parameter is chosen on fold k+1, scored by M_k,k+1; whatever else is decided for fold k may use the scores of each
 other fold j by M_jk; and the scores of fold k by M_k are judged.
 
-A fit of M_jk scores both of its folds, since it serves test folds j and k alike where they chose the same value. So a
-recommender with g values to choose from takes, over K folds: g fits for each of the K pairs of neighbouring folds, which
-choose; 1 for each of the K(K-3)/2 other pairs, or 2 where their folds chose different values; and 1 for each fold. With
-5 folds and 3 values that is 25 to 30 fits, with nothing to choose 15.
+A fit of M_jk scores both of its folds, since it serves test folds j and k alike where they chose the same value. So,
+over K folds, a recommender with g values to choose from takes: g fits for each of the K pairs of neighbouring folds,
+which choose; 1 for each of the K(K-3)/2 other pairs, or 2 where their folds chose different values; and 1 for each
+fold. With 5 folds and 3 values that is 25 to 30 fits, with nothing to choose 15.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hybridrec import schema
 from hybridrec.data import folds
-from hybridrec.errors import SplitError
+from hybridrec.errors import ScoresError, SplitError
 from hybridrec.evaluation import metrics
 from hybridrec.randomness import seed_for
 from hybridrec.recommenders import fingerprint
@@ -27,6 +28,7 @@ from hybridrec.recommenders.fitting import Study, choose, grid
 from hybridrec.recommenders.recipes import recipe
 
 COLUMNS = ["ranker", "draw", "test", "fold", "user", "item", "score"]
+TUNED = ["recommender", "test", "parameter", "value", "auc", "chosen"]
 
 # A recommender, its setting, and the folds that it may not learn from: one, or two in rising order.
 Model = tuple[str, dict[str, Any], tuple[int, ...]]
@@ -41,25 +43,20 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
         names: recommenders to fit.
 
     Returns:
-        Columns recommender, test, parameter, value, auc (mean over users), chosen.
+        TUNED: ``auc`` is the mean over users; ``chosen`` marks one setting of each recommender and test fold.
 
     Raises:
         SplitError: a fold in which no user has a liked and another item.
     """
-    count = study.interactions["fold"].nunique()
-    work = [
-        (test, (name, setting, _left_out(test, folds.neighbour(test, count))))
-        for name in names
-        for test in range(count)
-        for setting in grid(name, study.grids)
-    ]
+    work, count = _tuning(study, names), study.interactions["fold"].nunique()
     found = _run(study, [model for _, model in work], "fits to tune (cross)")
     rows = []
-    for test, (name, setting, left_out) in work:
-        judged = _part(study, found, (name, setting, left_out), folds.neighbour(test, count))
+    for test, model in work:
+        name, setting, _ = model
+        judged = _part(study, found, model, folds.neighbour(test, count))
         parameter, value = next(iter(setting.items()), ("", np.nan))
         rows.append((name, test, parameter, value, _auc(judged, study.like_threshold)))
-    tuned = pd.DataFrame(rows, columns=["recommender", "test", "parameter", "value", "auc"])
+    tuned = pd.DataFrame(rows, columns=TUNED[:-1])
     undecided = tuned["auc"].isna()
     if undecided.any():
         fold = folds.neighbour(int(tuned.loc[undecided, "test"].iloc[0]), count)
@@ -98,20 +95,71 @@ def fingerprints(study: Study, tuned: pd.DataFrame) -> pd.DataFrame:
         study: as for ``tune``.
         tuned: what ``tune`` returned.
     """
-    count = study.interactions["fold"].nunique()
-    tuning = [
-        (name, setting, _left_out(test, folds.neighbour(test, count)))
-        for name in tuned["recommender"].unique()
-        for test in range(count)
-        for setting in grid(name, study.grids)
-    ]
-    models = _distinct([*tuning, *(model for _, _, model in _scoring(study, tuned))])
+    tuning = _tuning(study, tuned["recommender"].unique())
+    models = _distinct([*(model for _, model in tuning), *(model for _, _, model in _scoring(study, tuned))])
     works = _fits(study, models)
     rows = []
     for (_, _, left_out), work, found in zip(models, works, study.run(works, count=False), strict=True):
         liked = _rows(study, left_out)["rating"] >= study.like_threshold
-        rows.append(fingerprint.row(work, found, liked.to_numpy(), f"cross, without {' and '.join(map(str, left_out))}"))
+        part = f"cross, without {' and '.join(map(str, left_out))}"
+        rows.append(fingerprint.row(work, found, liked.to_numpy(), part))
     return pd.DataFrame(rows)
+
+
+def given(name: str, table: schema.Table, divided: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Scores of a recommender that is not fitted here, as ``scores`` returns them.
+
+    Args:
+        name: the recommender's.
+        table: user, item, test, score: of every rating, for every test fold, by a recommender that has learned neither
+            from the fold ``test`` nor from the one that the rating is in.
+        divided: user, item, fold (``folds.divide``).
+        items: the catalogue, with a column item.
+
+    Raises:
+        DatasetError: a table that cannot be read, or lacks a column.
+        ScoresError: a rating without a score for a test fold (counts them); a test fold that there is not; what
+            ``schema.scores`` raises.
+    """
+    what, parts = schema.called(table, f"the scores of {name}"), []
+    read, tests = schema.read(table, [*schema.SCORES, "test"], what), sorted(divided["fold"].unique().tolist())
+    strange = read.loc[~read["test"].isin(tests), "test"]
+    if len(strange):
+        raise ScoresError(f"{what}: test is {strange.iloc[0]!r} in a row; it must be a fold, {tests[0]} to {tests[-1]}.")
+    for test in tests:
+        own = read.loc[read["test"] == test, [*schema.SCORES]]
+        own = schema.scores(own, f"{what}, test {test}", users=divided["user"], items=items["item"])
+        found = divided[["fold", "user", "item"]].merge(own, "left", on=["user", "item"])
+        if lacking := found["score"].isna().sum():
+            raise ScoresError(f"{what}: {lacking:,} of {len(divided):,} ratings have no score for test {test}.")
+        parts.append(found.assign(ranker=name, draw=0, test=test)[COLUMNS])
+    return pd.concat(parts, ignore_index=True)
+
+
+def given_quality(scores: pd.DataFrame, divided: pd.DataFrame, like_threshold: float) -> pd.DataFrame:
+    """The rows of ``tune`` for a recommender that is not fitted here: it has nothing to choose.
+
+    Args:
+        scores: what ``given`` returned.
+        divided: user, item, rating, fold.
+        like_threshold: a rating at or above it makes an item relevant.
+    """
+    following = scores[scores["fold"] == folds.neighbour(scores["test"], divided["fold"].nunique())]
+    judged = following.merge(divided[["user", "item", "rating"]], on=["user", "item"])
+    aucs = {test: _auc(rows, like_threshold) for test, rows in judged.groupby("test")}
+    table = pd.DataFrame({"recommender": scores["ranker"].iloc[0], "test": aucs.keys(), "auc": aucs.values()})
+    return table.assign(parameter="", value=np.nan, chosen=True)[TUNED]
+
+
+def _tuning(study: Study, names: Iterable[str]) -> list[tuple[int, Model]]:
+    """For each recommender, test fold and setting: the model that tells how good the setting is."""
+    count = study.interactions["fold"].nunique()
+    return [
+        (test, (name, setting, _left_out(test, folds.neighbour(test, count))))
+        for name in names
+        for test in range(count)
+        for setting in grid(name, study.grids)
+    ]
 
 
 def _scoring(study: Study, tuned: pd.DataFrame) -> list[tuple[int, int, Model]]:
