@@ -125,7 +125,7 @@ def given(name: str, table: schema.Table, divided: pd.DataFrame, items: pd.DataF
     read, tests = schema.read(table, [*schema.SCORES, "test"], what), sorted(divided["fold"].unique().tolist())
     strange = read.loc[~read["test"].isin(tests), "test"]
     if len(strange):
-        raise ScoresError(f"{what}: test is {strange.iloc[0]!r} in a row; it must be a fold, {tests[0]} to {tests[-1]}.")
+        raise ScoresError(f"{what}: a row has test {strange.iloc[0]}; it must be a fold, {tests[0]} to {tests[-1]}.")
     for test in tests:
         own = read.loc[read["test"] == test, [*schema.SCORES]]
         own = schema.scores(own, f"{what}, test {test}", users=divided["user"], items=items["item"])
