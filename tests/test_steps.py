@@ -37,7 +37,7 @@ def test_who_is_drawn_keeps_the_folds_and_the_lists_of_the_full_study(interactio
 def test_a_set_threshold_of_sparsity_divides_the_same_users_in_every_protocol():
     """100 items; 45 known ratings of 50 are t_s = 0.55 under the split, and 40 of 50 are 0.6 outside a fold of five."""
     rated = {1: 45, 2: 50, 3: 55}
-    rows = [(user, item, item % 5 + 1, item % 5) for user, count in rated.items() for item in range(count)]
+    rows = [(user, item, item // 5 % 5 + 1, item % 5) for user, count in rated.items() for item in range(count)]
     divided = pd.DataFrame(rows, columns=["user", "item", "rating", "fold"])
     scores = pd.concat([divided.assign(ranker="A", draw=0, test=test, score=0.0) for test in range(5)])
     items = pd.DataFrame({"item": range(100)})
@@ -191,7 +191,7 @@ def test_reading_says_nothing_of_nobody_and_has_no_interval_for_one(of):
     assert dots["low"].isna().all()
 
 
-def test_a_sample_of_larger_models_has_users_with_a_pair_only(settings):
+def test_a_sample_of_larger_models_has_users_with_a_pair_only(small_study):
     candidates, interactions, sparsity, items = (
         tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
     )

@@ -1,11 +1,27 @@
 """Who is weak for each test fold of the protocol ``cross``, decided without that fold."""
 
+from dataclasses import dataclass
+
 import pandas as pd
 
+from hybridrec import schema
 from hybridrec.data import folds
 from hybridrec.data.datasets import Dataset
-from hybridrec.recommenders.scorer import FromTable
 from hybridrec.weak_users.triage import Thresholds, triage
+
+
+@dataclass
+class _Scored:
+    """Scores that are there already, as ``triage`` asks for them; of nothing else are there any."""
+
+    name: str
+    rows: pd.DataFrame
+
+    def out_of_fold(self, data: Dataset) -> pd.DataFrame:
+        return self.rows
+
+    def scores(self, data: Dataset, candidates: schema.Table) -> pd.DataFrame:
+        raise NotImplementedError
 
 
 def cross_triage(
@@ -35,7 +51,7 @@ def cross_triage(
         known = Dataset(f"all folds but {test}", folds.without(divided, test), items, "the ratings", like_threshold)
         found = triage(
             known,
-            FromTable(rows, name=name),
+            _Scored(str(name), rows),
             performance_threshold=limits.performance,
             sparsity_threshold=limits.sparsity,
         )
