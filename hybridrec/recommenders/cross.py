@@ -132,8 +132,8 @@ def given(name: str, table: schema.Table, divided: pd.DataFrame, items: pd.DataF
         found = divided[["fold", "user", "item"]].merge(own, "left", on=["user", "item"])
         if lacking := found["score"].isna().sum():
             raise ScoresError(
-                f"{what}: {lacking:,} of {len(divided):,} ratings have no score for test {test}. Score every rating for "
-                "every fold, or leave this recommender out of cross."
+                f"{what}: {lacking:,} of {len(divided):,} ratings have no score for test {test}. Score every rating "
+                "for every fold, or leave this recommender out of cross."
             )
         parts.append(found.assign(ranker=name, draw=0, test=test)[COLUMNS])
     return pd.concat(parts, ignore_index=True)
