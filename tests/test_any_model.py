@@ -33,7 +33,7 @@ VALUES: dict[str, Any] = {
     "seed": 5,
     "recommenders": ["MostPop", "MF", "EASE"],
     "grids": {"MF": [0.06], "EASE": [300]},
-    "folds": 2,
+    "folds": 3,
     "top": 10,
     "performance_threshold": 0.5,
     "model": MODEL,

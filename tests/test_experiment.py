@@ -59,7 +59,7 @@ def test_missing_key_is_named(key):
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
-        ("folds", "5", "a whole number from 2 to 20"),
+        ("folds", "5", "a whole number from 3 to 20"),
         ("users", 300.0, "a whole number"),
         ("live_users", "5", "a whole number"),
         ("folds", 5.0, "a whole number"),
@@ -85,7 +85,7 @@ def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("folds", 1),
+        ("folds", 2),
         ("folds", 21),
         ("performance_threshold", -0.1),
         ("performance_threshold", 1.1),
@@ -105,8 +105,8 @@ def test_value_out_of_range_names_file_key_and_limits(key, value):
 
 
 def test_limits_themselves_are_allowed():
-    settings = build(folds=2, performance_threshold=1.0, history_length=1, shuffles=2, shuffled_users=2)
-    assert (settings.folds, settings.shuffles, settings.shuffled_users) == (2, 2, 2)
+    settings = build(folds=3, performance_threshold=1.0, history_length=1, shuffles=2, shuffled_users=2)
+    assert (settings.folds, settings.shuffles, settings.shuffled_users) == (3, 2, 2)
 
 
 @pytest.mark.parametrize("recommenders", [[], ["MF"]])

@@ -7,7 +7,7 @@ from toy_model import ToyModel
 
 from hybridrec.data import datasets
 from hybridrec.errors import ScoresError, SettingError
-from hybridrec.recommenders import fits, fitting
+from hybridrec.recommenders import cross, fits, fitting
 from hybridrec.study import __main__ as commands
 from hybridrec.study import config, models, paths, steps, tables
 
@@ -26,7 +26,7 @@ def study(tmp_path, monkeypatch, interactions, items) -> tuple[config.Experiment
 
 def build(**changed: object) -> config.Experiment:
     values = config.parameters(config.load("ml-100k"))
-    values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 2, "top": 10, "seed": SEED}
+    values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 3, "top": 10, "seed": SEED}
     del values["name"]
     return config.build("toy", values | changed, "toy.toml")
 
@@ -38,6 +38,48 @@ def with_files(scores: pd.DataFrame, folder, name: str = "Mine") -> config.Exper
     out = own[own["part"] == "out-of-fold"][["item", "user", "fold", "score"]]
     out.sample(frac=1, random_state=1).to_parquet(folder / "out of fold.parquet")  # in any order
     return build(scores={name: {"out_of_fold": "out of fold.parquet", "test": "test.csv"}})
+
+
+def divided(prepared: steps.Prepared) -> pd.DataFrame:
+    """The folds of ``cross``; no user is drawn here, so the split's ratings are all there are."""
+    return steps.cross_divide(prepared.interactions.drop(columns="split"), 4.0, 3, SEED)[0]
+
+
+def test_eases_scores_for_cross_are_those_of_ease_and_without_them_it_is_told(study, tmp_path):
+    settings, prepared = study
+    _, scores = steps.recommend(prepared, settings, SEED)
+    without = with_files(scores, tmp_path).model_dump()["scores"]
+    assert steps.own_cross_scores("toy", without, divided(prepared), prepared.items) == {}
+    (told,) = steps.no_cross_scores(without)
+    assert "Mine" in told and "[scores.Mine]" in told
+    tuned, ours = steps.cross_recommend(divided(prepared), prepared.items, settings, SEED)
+    ease = ours[ours["ranker"] == "EASE"].reset_index(drop=True)
+    ease.sample(frac=1, random_state=1)[["user", "item", "test", "score"]].to_csv(tmp_path / "cross.csv", index=False)
+    files = {"Mine": {"out_of_fold": "out of fold.parquet", "test": "test.csv", "cross": "cross.csv"}}
+    assert steps.no_cross_scores(files) == []
+    both_tuned, both = steps.cross_recommend(divided(prepared), prepared.items, build(scores=files), SEED)
+    mine = both[both["ranker"] == "Mine"].sort_values(["test", "fold", "user", "item"], ignore_index=True)
+    pd.testing.assert_frame_equal(mine.drop(columns="ranker"), ease.drop(columns="ranker"))
+    pd.testing.assert_frame_equal(both[both["ranker"] != "Mine"], ours)
+    auc = both_tuned[both_tuned["chosen"]].pivot(index="test", columns="recommender", values="auc")
+    assert auc["Mine"].tolist() == pytest.approx(auc["EASE"].tolist())
+    assert len(both_tuned) == len(tuned) + 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda rows: rows.iloc[4:], "4 of .* ratings have no score for test 0"),
+        (lambda rows: pd.concat([rows, rows.iloc[:1]]), "test 0: two scores"),
+        (lambda rows: rows.assign(test=rows["test"] + 1), "test 3; it must be a fold, 0 to 2"),
+    ],
+)
+def test_scores_for_cross_that_are_not_whole_are_refused(study, change, told):
+    _, prepared = study
+    rows = divided(prepared)
+    table = pd.concat([rows.assign(test=test, score=0.5) for test in range(3)], ignore_index=True)
+    with pytest.raises(ScoresError, match=told):
+        cross.given("Mine", change(table), rows, prepared.items)
 
 
 def test_a_table_of_eases_scores_is_triaged_as_ease_is(study, tmp_path):
@@ -83,15 +125,17 @@ def test_what_has_to_be_scored_is_listed_with_the_folds_of_the_study(study, tmp_
     settings, prepared = study
     _, scores = steps.recommend(prepared, settings, SEED)
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates)
+    tables.write("toy", cross_ratings=divided(prepared))
     commands.pairs(settings)
-    out_of_fold, test = (
-        pd.read_parquet(paths.tables("toy") / "pairs" / f"{name}.parquet") for name in ("out_of_fold", "test")
+    out_of_fold, test, of_cross = (
+        pd.read_parquet(paths.tables("toy") / "pairs" / f"{name}.parquet") for name in ("out_of_fold", "test", "cross")
     )
     ease = scores[scores["recommender"] == "EASE"]
     known = ease[ease["part"] == "out-of-fold"]
     assert len(out_of_fold) == len(known) and len(test) == len(ease) - len(known)
     assert len(known.merge(out_of_fold, on=["user", "item", "fold"])) == len(known)
     assert len(ease[ease["part"] == "test"].merge(test, on=["user", "item"])) == len(test)
+    pd.testing.assert_frame_equal(of_cross, divided(prepared)[["user", "item", "rating", "fold"]])
 
 
 @pytest.mark.parametrize("name", ["EASE", "a/b"])
@@ -108,7 +152,7 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
     own = with_files(steps.recommend(prepared, settings, SEED)[1], tmp_path)
     sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=prepared.items)
-    tables.write("toy", sparsity=sparsity)
+    tables.write("toy", sparsity=sparsity, cross_ratings=divided(prepared))
     monkeypatch.setenv("MPLBACKEND", "agg")
     for name in ("02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"):
         names = {"experiment": "toy", **config.parameters(own)}
@@ -117,5 +161,7 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
                 exec(cell.source, names)
     assert set(tables.read("toy", "triage")["recommender"]) == {"MostPop", "EASE", "Mine"}
     assert set(tables.read("toy", "comparison")["recommender"]) == {"MostPop", "EASE", "Mine"}
+    assert set(tables.read("toy", "cross_scores")["ranker"]) == {"MostPop", "EASE"}
+    assert set(tables.read("toy", "cross_triage")["recommender"]) == {"MostPop", "EASE"}
     assert set(tables.read("toy", "fits")["recommender"]) == {"MostPop", "EASE"}
     assert set(tables.read("toy", "retrieved")["recommender"]) == {"MostPop", "EASE"}

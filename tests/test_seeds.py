@@ -12,7 +12,7 @@ from hybridrec.study import config, overview, paths, seeds
 def settings(monkeypatch) -> config.Experiment:
     """A quick study; everything is fitted here again, without the cache."""
     monkeypatch.setattr(fitting, "run", lambda todo, *_: [fits.fit_and_score(work) for work in todo])
-    small = {"recommenders": ["ItemKNN", "NeuMF", "BPR"], "top": 10, "folds": 2, "bootstrap_samples": 100}
+    small = {"recommenders": ["ItemKNN", "NeuMF", "BPR"], "top": 10, "folds": 3, "bootstrap_samples": 100}
     grids = {"grids": {"ItemKNN": [10], "NeuMF": [1], "BPR": [1]}, "permutations": 100, "performance_threshold": 0.7}
     values = config.parameters(config.load("ml-100k")) | small | grids
     return config.build(values.pop("name"), values, "")

@@ -134,7 +134,7 @@ def tune(study: Study, names: Sequence[str], top: int = 0) -> pd.DataFrame:
     measures = ["auc", "ndcg_at_10"] if top else ["auc"]
     tuned = pd.DataFrame(table).reindex(columns=["recommender", "parameter", "value", *measures])
     for measure, column in zip(measures, ("chosen", "chosen_top_k"), strict=False):
-        tuned[column] = _first_best(tuned, measure)
+        tuned[column] = chosen(tuned, ["recommender"], measure)
     return tuned
 
 
@@ -144,10 +144,10 @@ def _of_lists(study: Study, found: dict[str, np.ndarray]) -> dict[str, float]:
     return {"ndcg_at_10": float(topk.judge(_retrieved("", found), likes)["ndcg_at_10"].mean())}
 
 
-def _first_best(tuned: pd.DataFrame, measure: str) -> pd.Series:
-    """Which setting of each recommender is best, the first of those that are as good."""
-    best = tuned.groupby("recommender")[measure].transform("max")
-    return tuned[measure].eq(best) & ~tuned.assign(best=best).duplicated(["recommender", measure])
+def chosen(tuned: pd.DataFrame, by: list[str], measure: str = "auc") -> pd.Series:
+    """Which setting is the best of each group, the first of those that tie."""
+    best = tuned.groupby(by)[measure].transform("max")
+    return tuned[measure].eq(best) & ~tuned.duplicated([*by, measure])
 
 
 def validation_lists(study: Study, params: dict[str, dict[str, Any]], top: int) -> pd.DataFrame:

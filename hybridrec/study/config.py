@@ -93,10 +93,14 @@ class LargerModel(Settings):
 
 
 class ScoreFiles(Settings):
-    """Scores of the user's own recommender, from .parquet or .csv files. A table ``[scores.NAME]``."""
+    """Scores of the user's own recommender, from .parquet or .csv files. A table ``[scores.NAME]``.
+
+    Without ``cross`` the recommender is left out of the protocol of that name.
+    """
 
     out_of_fold: str
     test: str
+    cross: str | None = None
 
 
 class Experiment(Settings):
@@ -113,7 +117,7 @@ class Experiment(Settings):
     recommenders: Names
     grids: dict[str, Any] | None = None
     scores: dict[str, ScoreFiles] | None = None
-    folds: int = Field(ge=2, le=20)
+    folds: int = Field(ge=3, le=20)
     top: int = Field(ge=10, le=1000)
     performance_threshold: float = Field(ge=0.0, le=1.0)
     sparsity_threshold: float | None = Field(None, ge=0.0, le=1.0)

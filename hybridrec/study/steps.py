@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hybridrec import schema
-from hybridrec.data import datasets, splits
+from hybridrec.data import datasets, folds, splits
 from hybridrec.errors import ScoresError
 from hybridrec.evaluation import arms, compare, controls, fusion, metrics, statistics
 from hybridrec.evaluation.lists import Lists, Scores
@@ -23,7 +23,7 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model, Response
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator, in_random_order
-from hybridrec.recommenders import fitting
+from hybridrec.recommenders import cross, fitting
 from hybridrec.recommenders.scorer import FromTable
 from hybridrec.study import paths, tables
 from hybridrec.study.config import (
@@ -34,6 +34,7 @@ from hybridrec.study.config import (
     mode,
     parameters,
 )
+from hybridrec.weak_users import cross as weak_in_cross
 from hybridrec.weak_users import triage
 
 RANKING = ["ranker", "draw", "user", "item", "score"]
@@ -145,7 +146,7 @@ def own_recommenders(
     found = {}
     data = datasets.Dataset(experiment, splits.known(interactions), items, "the known ratings")
     for name, files in (scores or {}).items():
-        tables_of = {part: _scores_file(name, part, file, experiment) for part, file in files.items()}
+        tables_of = {part: _scores_file(name, part, files[part], experiment) for part in ("out_of_fold", "test")}
         for part, pairs in (("out_of_fold", data.interactions), ("test", candidates)):
             what = f"{part} of [scores.{name}]"
             table = schema.scores(tables_of[part], what, users=data.interactions["user"], items=data.items["item"])
@@ -173,7 +174,7 @@ def _all_pairs(experiment: str) -> str:
     return f"`make pairs EXPERIMENT={experiment}` writes all pairs that need one."
 
 
-def pairs_to_score(interactions: pd.DataFrame, candidates: pd.DataFrame, folds: int, seed: int) -> list[pd.DataFrame]:
+def pairs_to_score(interactions: pd.DataFrame, candidates: pd.DataFrame, number: int, seed: int) -> list[pd.DataFrame]:
     """What a recommender of the user's own has to score for ``[scores.NAME]``.
 
     Returns:
@@ -181,8 +182,99 @@ def pairs_to_score(interactions: pd.DataFrame, candidates: pd.DataFrame, folds: 
         that has learned from those of the other folds. For test: user, item, by one that has learned from all of them.
     """
     known = splits.known(interactions)
-    rated = known[["user", "item", "rating"]].assign(fold=splits.fold_of(known, folds, seed))
+    rated = known[["user", "item", "rating"]].assign(fold=splits.fold_of(known, number, seed))
     return [rated, candidates[["user", "item"]]]
+
+
+# --- the protocol cross (notebooks 01 to 03) --------------------------------------------------------------------------
+
+
+def cross_divide(
+    ratings: pd.DataFrame, like_threshold: float, number: int, seed: int, users: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Folds over all ratings and the lists to rank in each, made for everybody; then those of the users who are drawn.
+
+    Args:
+        ratings: user, item, rating, ...
+        like_threshold: a rating at or above it makes an item relevant.
+        number: of folds, three or more.
+        seed: the root of every random stream.
+        users: how many are drawn at random; None: everybody. They are those of ``divide``.
+
+    Returns:
+        ``folds.divide``'s ratings and ``folds.candidates``.
+
+    Raises:
+        SplitError: there are fewer users, or fewer folds.
+    """
+    divided = folds.divide(ratings, number, seed)
+    candidates = folds.candidates(divided, like_threshold, seed)
+    drawn = splits.sample_users(divided["user"], users, seed)
+    return divided[divided["user"].isin(drawn)], candidates[candidates["user"].isin(drawn)]
+
+
+def cross_recommend(
+    divided: pd.DataFrame, items: pd.DataFrame, settings: Experiment, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What notebook 02 makes for the protocol cross: the tuning table, and the scores (``cross.scores``)."""
+    catalogue, grids = items["item"].to_numpy(), settings.grids or {}
+    study = fitting.Study(divided, catalogue, settings.like_threshold, seed, grids, paths.CACHE)
+    tuning = cross.tune(study, settings.recommenders)
+    own = own_cross_scores(settings.name, parameters(settings)["scores"], divided, items)
+    own_quality = [cross.given_quality(one, divided, settings.like_threshold) for one in own.values()]
+    return (
+        pd.concat([tuning, *own_quality], ignore_index=True),
+        pd.concat([cross.scores(study, tuning), *own.values()], ignore_index=True),
+    )
+
+
+def own_cross_scores(
+    experiment: str,
+    scores: Mapping[str, Mapping[str, str]] | None,
+    divided: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dict[str, pd.DataFrame]:
+    """For the protocol cross, the scores of recommenders of the user's own, by name (``cross.COLUMNS``).
+
+    Those that ``no_cross_scores`` names have none.
+
+    Args:
+        experiment: its name.
+        scores: the tables ``[scores.NAME]``; None: there are none.
+        divided: user, item, fold (``cross_divide``).
+        items: the catalogue.
+
+    Raises:
+        ScoresError: no such file; what ``cross.given`` raises.
+    """
+    named = {name: files["cross"] for name, files in (scores or {}).items() if files.get("cross")}
+    paths_of = {name: _scores_file(name, "cross", file, experiment) for name, file in named.items()}
+    return {name: cross.given(name, path, divided, items) for name, path in paths_of.items()}
+
+
+def no_cross_scores(scores: Mapping[str, Mapping[str, str]] | None) -> list[str]:
+    """A line for each recommender of the user's own that takes no part in the protocol cross."""
+    lacking = [name for name, files in (scores or {}).items() if not files.get("cross")]
+    return [f"{name} is left out of cross: [scores.{name}] has no key cross (docs/own-ratings.md)." for name in lacking]
+
+
+def cross_triage(
+    scores: pd.DataFrame,
+    divided: pd.DataFrame,
+    items: pd.DataFrame,
+    like_threshold: float,
+    thresholds: triage.Thresholds,
+) -> pd.DataFrame:
+    """Who is weak for each test fold, by recommender; see ``weak_users.cross.cross_triage``.
+
+    A t_s that an experiment sets is meant for the ratings known under its split, nine tenths of them. Outside a test
+    fold fewer are known, so it is moved to where it divides the same users.
+    """
+    if thresholds.sparsity is not None:
+        known = 1 - 1 / divided["fold"].nunique()
+        rated = (1 - thresholds.sparsity) * known / 0.9
+        thresholds = triage.Thresholds(thresholds.performance, 1 - rated)
+    return weak_in_cross.cross_triage(scores, divided, items, like_threshold, thresholds)
 
 
 # --- triage (notebook 03) ---------------------------------------------------------------------------------------------
