@@ -6,6 +6,7 @@ is held against the skill.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ class _Silent(Planted):
 
 
 def tasks(
-    divided: pd.DataFrame, candidates: pd.DataFrame, items: pd.DataFrame, group: pd.DataFrame, **how: int
+    divided: pd.DataFrame, candidates: pd.DataFrame, items: pd.DataFrame, group: pd.DataFrame, **how: Any
 ) -> dict[int, list[Task]]:
     """For each test fold the tasks of a group's users who have candidates there; histories are without the fold.
 
