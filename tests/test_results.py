@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from published_numbers import ANNOTATED, PAPER, as_found, look_up, metrics_of, rewritten
 
+from hybridrec.evaluation import topk
 from hybridrec.llm import modes, rankers
 from hybridrec.llm.tasks import build_tasks
 from hybridrec.recommenders import fingerprint
@@ -75,7 +76,8 @@ def test_every_recommenders_lists_are_re_ranked_by_every_control_and_the_model(s
     for name in settings.recommenders:
         rows = {row["ranker"]: row for row in committed["topk"] if row["recommender"] == name}
         controls = {"recommender", "random", "popularity", "item-mean", "best-other", "oracle (upper bound)"}
-        assert rows.keys() == controls | set(settings.topk_modes)
+        fused = {f"{ranker}{topk.FUSED}" for ranker in ("popularity", "item-mean", *settings.topk_modes)}
+        assert rows.keys() == controls | set(settings.topk_modes) | fused
         assert rows["random"]["users_scored"] > 30
         # The same lists for the same users: nothing is above the oracle; where a like was found, it is above chance.
         oracle, random = (rows[ranker]["ndcg_at_10_after"] for ranker in ("oracle (upper bound)", "random"))
