@@ -166,6 +166,10 @@ OTHERS = {
         pd.DataFrame({"model": ["tiny-1M"] * 3 + ["small-1B"] * 3, "history": ["none", "another's", "own"] * 2,
                       "users": [40] * 3 + [7] * 3, "auc": [0.5, 0.51, 0.6] * 2, "low": 0.45, "high": 0.7}),
     )),
+    "truly_weak": (1, lambda: figures.truly_weak(
+        pd.DataFrame({"recommender": ["MF", "all"], "flagged": [9.0, 8], "truly_weak": [3.0, 2], "truly_weak_low": 1,
+                      "truly_weak_high": 5, "at_least": 0, "at_most": 7}),
+    )),
     "topk_gain": (1 + len(CONTROLS), lambda: figures.topk_gain(
         pd.concat([OF.assign(ranker=ranker, gain_over_recommender=0.01, gain_over_recommender_low=-0.01,
                              gain_over_recommender_high=0.02) for ranker in ("listwise", *CONTROLS)]), ["listwise"],
@@ -305,6 +309,14 @@ def test_reading_shows_each_models_users_means_and_intervals():
         assert [point.tolist() for point in dots.get_offsets()] == [[0.6, 0], [0.51, 1], [0.5, 2]]
         assert [segment.tolist() for segment in intervals.get_segments()] == [[[0.45, n], [0.7, n]] for n in range(3)]
     assert {"0.500", "0.510", "0.600", "own", "none"} <= set(texts(figure).split("\n"))
+
+
+def test_truly_weak_shows_what_is_flagged_what_is_weak_and_both_intervals():
+    (axis,) = OTHERS["truly_weak"][1]().axes
+    dots, flagged = axis.get_lines()
+    assert dots.get_xdata().tolist() == [3, 2] and flagged.get_xdata().tolist() == [9, 8]
+    spans = [[segment[:, 0].tolist() for segment in lines.get_segments()] for lines in axis.collections]
+    assert spans == [[[0, 7], [0, 7]], [[1, 5], [1, 5]]]
 
 
 def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from toy_model import ToyModel
 
-from hybridrec.data import datasets
+from hybridrec.data import datasets, folds
 from hybridrec.errors import ScoresError, SettingError
 from hybridrec.recommenders import cross, fits, fitting
 from hybridrec.study import __main__ as commands
@@ -152,7 +152,8 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
     own = with_files(steps.recommend(prepared, settings, SEED)[1], tmp_path)
     sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=prepared.items)
-    tables.write("toy", sparsity=sparsity, cross_ratings=divided(prepared))
+    tables.write("toy", sparsity=sparsity, cross_ratings=(mine := divided(prepared)))
+    tables.write("toy", cross_candidates=folds.candidates(mine, settings.like_threshold, SEED))
     monkeypatch.setenv("MPLBACKEND", "agg")
     for name in ("02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"):
         names = {"experiment": "toy", **config.parameters(own)}

@@ -266,6 +266,26 @@ def null_gain(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def truly_weak(table: pd.DataFrame) -> Figure:
+    """Users flagged as weak, and how many of them are weak once luck is taken off.
+
+    Args:
+        table: recommender, flagged, truly_weak with _low and _high, at_least, at_most (``luck.truly_weak``).
+    """
+    figure, (axis,) = _axes(1, 7.0, 4.2)
+    places = np.arange(len(table))[::-1]
+    axis.hlines(places, table["at_least"], table["at_most"], color=GREY, lw=1, label="any distribution")
+    low, high = table["truly_weak_low"], table["truly_weak_high"]
+    axis.hlines(places, low, high, color=BLUE, lw=3, label="95 % interval")
+    axis.plot(table["truly_weak"], places, "o", color=BLUE, ms=6, label="truly at or below t_p")
+    axis.plot(table["flagged"], places, "o", mfc="white", mec=RED, mew=1.5, ms=7, label="flagged")
+    axis.set_yticks(places, table["recommender"])
+    axis.set(xlim=(0, 1.05 * _reach(0, 1, table["flagged"], table["at_most"], high)[1]), xlabel="inactive users")
+    axis.set_title("Inactive users at or below t_p: flagged, and once luck is taken off")
+    _legend_below(figure, axis, 4)
+    return figure
+
+
 def sensitivity_panels(table: pd.DataFrame, x: str, lines: str, names_of: tuple[str, str]) -> Figure:
     """What users flagged under other settings score on the test: a panel a recommender.
 

@@ -277,6 +277,21 @@ def cross_triage(
     return weak_in_cross.cross_triage(scores, divided, items, like_threshold, thresholds)
 
 
+def cross_judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
+    """Every rating as it is judged under protocol cross: scored by a model that has not seen its fold.
+
+    Args:
+        scores: recommenders' cross scores (``recommenders.cross.COLUMNS``).
+        candidates: fold, user, item, relevant.
+
+    Returns:
+        Columns recommender, fold, user, item, score, relevant.
+    """
+    fresh = scores[scores["fold"] == scores["test"]].rename(columns={"ranker": "recommender"})
+    judged = fresh.merge(candidates[["fold", "user", "item", "relevant"]], on=["fold", "user", "item"])
+    return judged[["recommender", "fold", "user", "item", "score", "relevant"]]
+
+
 # --- triage (notebook 03) ---------------------------------------------------------------------------------------------
 
 
