@@ -21,6 +21,7 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.scoring": "endpoint",
     "hybridrec.llm.models.troubles": "endpoint",
     "hybridrec.llm.models.devices": "local",
+    "hybridrec.llm.models.encoder": "local",
     "hybridrec.llm.models.local": "local",
     "hybridrec.llm.models.packed": "local",
     "hybridrec.llm.models.weights": "local",
