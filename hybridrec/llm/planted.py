@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hybridrec.data import folds
 from hybridrec.evaluation import cross, verdicts
 from hybridrec.llm import rankers
 from hybridrec.llm.recordings import Recordings, request_key
@@ -91,7 +92,7 @@ def tasks(
     """
     found = {}
     for fold, rows in candidates.groupby("fold"):
-        known = divided[divided["fold"] != fold]
+        known = folds.without(divided, int(fold))
         users = group.loc[group["test"] == fold, "user"].unique()
         wanted = np.intersect1d(users, np.intersect1d(rows["user"], known["user"]))
         found[int(fold)] = build_tasks(wanted, known, rows, items, **how) if len(wanted) else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hybridrec.data.folds import neighbour
 from hybridrec.evaluation import metrics, statistics
 from hybridrec.randomness import generator
 
@@ -49,7 +50,7 @@ def neighbouring_pairs(folds: int) -> list[tuple[int, int]]:
     A history without both folds of a pair serves twice: answers about one fold decide for the other. So each test fold
     is decided for by two others, at the price of one history a user and pair.
     """
-    return [(fold, (fold + 1) % folds) for fold in range(folds)]
+    return [(fold, neighbour(fold, folds)) for fold in range(folds)]
 
 
 def quality(answers: pd.DataFrame, by: list[str]) -> pd.Series:
