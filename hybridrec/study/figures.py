@@ -564,37 +564,30 @@ def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
 # --- 06 cost --------------------------------------------------------------------------------------------------------
 
 
-def quality_cost(points: pd.DataFrame, alone: float, rankings: pd.DataFrame | None = None) -> Figure:
-    """Overall AUC of the hybrid against the tokens the model computes; the line is the recommender alone.
+def quality_cost(points: pd.DataFrame, way: str) -> Figure:
+    """What hybrids add to the AUC over everybody, with intervals, by what a test fold costs.
 
     Args:
-        points: ranker, routing, tokens, overall_auc.
-        alone: the recommender's overall AUC.
-        rankings: the model's rankings (ranker, user, missing); the legend then tells how much of them is random repair.
+        points: arm, routing, usd (NaN: not run), mean, low, high.
+        way: the way to ask that is priced.
     """
-    figure, (axis,) = _axes(1, 7, 4.2)
-    markers: Mapping[str, str] = {"weak only": "o", "everybody inactive": "s", "everybody": "^"}
-    colours = dict(zip(points["ranker"].unique(), cycle((RED, BLUE, GREEN, ORANGE, PURPLE, GREY)), strict=False))
-    counted = points[points["tokens"] > 0]  # a logarithmic axis has no place for none
-    for _, row in counted.iterrows():
-        style = {"color": colours[row["ranker"]], "marker": markers[row["routing"]]}
-        axis.scatter(row["tokens"], row["overall_auc"], s=60, **style)
-    axis.axhline(alone, color="black", lw=1)
-    axis.annotate(
-        "recommender alone: no cost", (1, alone), xycoords=("axes fraction", "data"), xytext=(0, 2),
-        textcoords="offset points", ha="right", va="bottom", fontsize=9,
-    )  # fmt: skip
-    not_counted = set(points["ranker"]) - set(counted["ranker"])
-    for ranker, name in zip(colours, _with_repairs(colours, rankings), strict=True):
-        untold = "\n(not shown: no tokens were counted)" if ranker in not_counted else ""
-        axis.plot([], [], "o", color=colours[ranker], label=f"{name}{untold}")
-    for routing in points["routing"].unique():
-        axis.plot([], [], markers[routing], color="white", markeredgecolor="black", label=routing)
-    axis.set(xscale="log", xlabel="tokens the model computes (log scale)", ylabel="overall AUC")
-    _plain_logarithm(axis.xaxis)
-    axis.set_title("Overall AUC of the hybrid, by tokens")
-    if len(points):
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure, (axis,) = _axes(1, 7, 3.8)
+    markers = dict(zip(points["routing"].unique(), "os^", strict=False))
+    colours = dict(zip(points["arm"].unique(), (GREY, ORANGE), strict=False))
+    known = points.dropna(subset=["usd", "low"])
+    most = max([*known["usd"], 1e-9])
+    for number, row in enumerate(known.to_dict("records")):
+        at = row["usd"] + 0.015 * most * (number % 2)  # two that cost the same stand side by side
+        axis.vlines(at, row["low"], row["high"], color=colours[row["arm"]], lw=1.5)
+        label = f"{row['arm']}, {row['routing']}"
+        axis.plot(at, row["mean"], markers[row["routing"]], color=colours[row["arm"]], ms=7, label=label)
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set(xlim=(-0.04 * most, 1.08 * most), ylim=_reach(-0.01, 0.01, known["low"], known["high"]))
+    axis.set(xlabel=f"US dollars a test fold (asked by {way}; another recommender takes no call)")
+    axis.set_ylabel("AUC gained over the\nrecommender, everybody (95 %)")
+    axis.set_title("What handing users over adds for everybody, by cost")
+    if len(known):
+        _legend_below(figure, axis, 2)
     return figure
 
 
