@@ -582,7 +582,8 @@ def quality_cost(points: pd.DataFrame, way: str) -> Figure:
         label = f"{row['arm']}, {row['routing']}"
         axis.plot(at, row["mean"], markers[row["routing"]], color=colours[row["arm"]], ms=7, label=label)
     axis.axhline(0, color="black", lw=0.8)
-    axis.set(xlim=(-0.04 * most, 1.08 * most), ylim=_reach(-0.01, 0.01, known["low"], known["high"]))
+    low, high = _reach(-0.01, 0.01, known["low"], known["high"])
+    axis.set(xlim=(-0.04 * most, 1.08 * most), ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
     axis.set(xlabel=f"US dollars a test fold (asked by {way}; another recommender takes no call)")
     axis.set_ylabel("AUC gained over the\nrecommender, everybody (95 %)")
     axis.set_title("What handing users over adds for everybody, by cost")

@@ -221,8 +221,8 @@ def regression_to_the_mean(
     Returns:
         One row a recommender and one for their mean (POOLED): users, picked, and each with its _low and _high:
         picked_on (mean P(u) on the half that they were picked on), other_half, correlation (of the halves), reliability
-        (of P(u) on both halves together: corrected for length after Spearman and Brown). No row where no user has items
-        enough for two halves.
+        (of P(u) on both halves together: corrected for length after Spearman and Brown; a little low, as pairs of items
+        of different halves count in none). No row where no user has items enough for two halves.
     """
     numbers = ["picked_on", "other_half", "correlation", "reliability"]
     if halves.empty:
