@@ -14,7 +14,6 @@ from hybridrec.llm import rankers
 from hybridrec.study import models as study_models
 from hybridrec.study import steps
 from hybridrec.study.config import Experiment, compared_recommenders, parameters
-from hybridrec.weak_users import triage
 
 SPLITS = 5  # the experiment's own seed and those after it
 ASKED = 3  # for so many of them the language model is asked
@@ -50,8 +49,8 @@ def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: boo
     prepared = steps.prepare(data, settings, seed)
     interactions, candidates, inactive = prepared.interactions, prepared.candidates, prepared.inactive
     tuning, scores = steps.recommend(prepared, settings, seed)
-    judged = steps.judged(scores, candidates)
-    weak = triage.triage_table(judged, prepared.sparsity, steps.thresholds(settings), "published")
+    judged = steps.judged(scores, interactions, candidates, settings.like_threshold)
+    weak = steps.triage_table(judged, prepared.sparsity, steps.thresholds(settings))
     routings = steps.routings(weak, inactive, tuning, settings.performance_threshold)
 
     of_model = _ask(settings, prepared) if ask else pd.DataFrame()
