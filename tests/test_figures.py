@@ -160,8 +160,7 @@ OTHERS = {
     "regression_to_the_mean": (1, lambda: figures.regression_to_the_mean(
         with_ends(OF, picked_on=0.3, other_half=0.6))),
     "flagged_and_rest": (1, lambda: figures.flagged_and_rest(
-        with_ends(pd.DataFrame({"rule": ["one fold", "sure"], "flags": 40}), flagged_auc=0.4, rest_auc=0.7), "rule",
-        "title")),
+        with_ends(pd.DataFrame({"rule": ["one fold", "sure"], "flags": 40}), flagged_auc=0.4, rest_auc=0.7))),
     "worlds": (3, lambda: figures.worlds(pd.concat(
         [with_ends(OF, flagged=5, gain=0.2, gain_fresh=-0.1).assign(world=world) for world in ("one", "two", "three")]),
     )),

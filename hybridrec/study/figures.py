@@ -245,20 +245,19 @@ def _dots(axis: Axes, table: pd.DataFrame, by: str, looks: Mapping[str, tuple[st
     axis.set_yticks(places, table[by])
 
 
-def flagged_and_rest(table: pd.DataFrame, by: str, title: str) -> Figure:
-    """AUC on fresh items of flagged users and of the other inactive ones, with intervals; a line each value of ``by``.
+def flagged_and_rest(table: pd.DataFrame) -> Figure:
+    """AUC on fresh items of flagged users and of the other inactive ones, with intervals, by rule of triage.
 
     Args:
-        table: ``by``, flags, flagged_auc and rest_auc with their _low and _high (``found.detection``).
-        by: what the lines differ in, a column.
-        title: of the figure.
+        table: rule, flags, flagged_auc and rest_auc with their _low and _high (``found.detection``).
     """
     figure, (axis,) = _axes(1, 7, 1.6 + 0.4 * len(table))
-    named = table.assign(name=[f"{row[by]} ({row['flags']:,.0f} flags)" for _, row in table.iterrows()])
+    named = table.assign(name=table["rule"] + [f" ({flags:,.0f} flags)" for flags in table["flags"]])
     looks = {"flagged_auc": (RED, "flagged as weak"), "rest_auc": (BLUE, "other inactive users")}
     _dots(axis, named, "name", looks)
     axis.axvline(0.5, color="black", ls="--", lw=0.8)
-    axis.set(xlabel="mean AUC on the fold left out (95 % interval; dashed: a random order)", title=title)
+    axis.set(xlabel="mean AUC on the fold left out (95 % interval; dashed: a random order)")
+    axis.set_title("Flagged and other inactive users on fresh items, by rule of triage")
     _legend_below(figure, axis, 2)
     return figure
 

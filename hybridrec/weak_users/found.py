@@ -69,7 +69,7 @@ def rules(folds: pd.DataFrame, triage: pd.DataFrame, threshold: float) -> dict[s
         * "sure": those whose true P(u) is at or below t_p with probability 0.8 at least
     """
     keys = [triage["recommender"], triage["test"]]
-    rank = triage["shrunken"].where(triage["inactive"]).groupby(keys).rank(method="first")
+    rank = triage["shrunken"].round(9).where(triage["inactive"]).groupby(keys).rank(method="first")
     return {
         "one fold": flagged(folds, triage, threshold, evidence=1),
         "all folds": triage,
