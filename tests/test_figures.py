@@ -123,12 +123,26 @@ WITH_REPAIRS = {
     ),
     "gain_forest": lambda rows: figures.gain_forest(measured(), ["listwise", "likelihood"], rows),
     "larger_models": lambda rows: figures.larger_models(in_both_groups(measured(model="tiny-1M", millions=1)), rows),
-    "quality_cost": lambda rows: figures.quality_cost(measured(routing="weak only", tokens=9, overall_auc=1), 1, rows),
 }  # fmt: skip
 
 
 OF = pd.DataFrame({"recommender": ["A", "B"]})
 USERS = pd.RangeIndex(1, 7, name="user")
+
+
+def with_ends(rows: pd.DataFrame, **values: float) -> pd.DataFrame:
+    """The rows with these numbers, and an interval of 0.1 to either side of each."""
+    ends = {
+        f"{name}{end}": value + by for name, value in values.items() for end, by in (("_low", -0.1), ("_high", 0.1))
+    }
+    return rows.assign(**values, **ends)
+
+
+SETTINGS = with_ends(pd.DataFrame({"x": [1, 2, 1, 2], "line": [4, 4, 5, 5], "flags": [20, 20, 20, 9]}), flagged_auc=0.6)
+SETTINGS.attrs["line"] = "a like is at least"
+BOUGHT = pd.DataFrame({"arm": ["best other recommender", "language model", "language model"], "usd": [0, 0.002, 0.01],
+                       "routing": ["weak only", "weak only", "everybody inactive"], "mean": [-0.01, 0.01, -0.05],
+                       "low": -0.06, "high": 0.02})  # fmt: skip
 SPARSITY = pd.Series([0.9, 0.95, 0.97, 0.98, 0.99, 0.99], USERS)
 TWICE = pd.MultiIndex.from_product([["listwise", "choose"], [1, 2]])
 # The others, each with how many panels it has for what it is given.
@@ -143,18 +157,15 @@ OTHERS = {
     "triage_map": (2, lambda: figures.triage_map(
         OF.assign(performance=[0.4, 0.8], sparsity=0.99, weak=[True, False]), (0.5, 0.96), ["A", "B"],
     )),
-    "regression_to_the_mean": (1, lambda: figures.regression_to_the_mean(OF.assign(picked_on=0.3, other_half=0.6))),
-    "reliability_bars": (1, lambda: figures.reliability_bars(
-        pd.DataFrame({"rule": ["published", "bound"], "flagged_auc": 0.4, "rest_auc": 0.7}), ["published", "bound"],
+    "regression_to_the_mean": (1, lambda: figures.regression_to_the_mean(
+        with_ends(OF, picked_on=0.3, other_half=0.6))),
+    "flagged_and_rest": (1, lambda: figures.flagged_and_rest(
+        with_ends(pd.DataFrame({"rule": ["one fold", "sure"], "flags": 40}), flagged_auc=0.4, rest_auc=0.7))),
+    "worlds": (3, lambda: figures.worlds(pd.concat(
+        [with_ends(OF, flagged=5, gain=0.2, gain_fresh=-0.1).assign(world=world) for world in ("one", "two", "three")]),
     )),
-    "null_gain": (2, lambda: figures.null_gain(
-        OF.assign(predicted_gain=0.2, observed_gain=0.3, predicted_flagged=5, observed_flagged=9),
-    )),
-    "sensitivity_panels": (2, lambda: figures.sensitivity_panels(
-        pd.DataFrame({"recommender": list("AABB"), "performance": [0.4, 0.5] * 2, "sparsity": 0.9, "flagged": 20,
-                      "flagged_auc": [0.5, 0.6] * 2}),
-        "performance", "sparsity", ("t_p", "t_s"),
-    )),
+    "sensitivity": (2, lambda: figures.sensitivity({"t_p": SETTINGS, "folds": SETTINGS})),
+    "quality_cost": (1, lambda: figures.quality_cost(BOUGHT, "likelihood")),
     "validity_bars": (2, lambda: figures.validity_bars(
         pd.DataFrame({"missing": [0.1, 0.2] * 2, "invalid": 0.0, "duplicates": 0.1},
                      TWICE.set_names(["ranker", "candidates"])),
@@ -180,7 +191,7 @@ OTHERS = {
     )),
 }  # fmt: skip
 PANELS = {
-    "quality_bars": 1, "published_pattern": 1, "headline": 2, "gain_forest": 2, "larger_models": 2, "quality_cost": 1,
+    "quality_bars": 1, "published_pattern": 1, "headline": 2, "gain_forest": 2, "larger_models": 2,
 }  # fmt: skip
 
 
@@ -216,7 +227,11 @@ def test_bars_and_points_are_as_long_and_where_the_table_says():
     assert list(first.lines[0].get_ydata()) == [0.6, 0.7]
     assert (list(first.lines[1].get_xdata()), list(first.lines[1].get_ydata())) == ([1], [0.7])  # the one chosen
     (axis,) = OTHERS["regression_to_the_mean"][1]().axes
-    assert [set(dots.get_offsets()[:, 0]) for dots in axis.collections[1:]] == [{0.3}, {0.6}]
+    assert [set(dots.get_xdata()) for dots in axis.lines if dots.get_marker() == "o"] == [{0.3}, {0.6}]
+    few = [len(dots.get_xdata()) for dots in OTHERS["sensitivity"][1]().axes[0].lines if dots.get_marker() == "o"]
+    assert few == [2, 1]  # fewer than ten flags are not shown
+    (bought,) = OTHERS["quality_cost"][1]().axes
+    assert [line.get_ydata()[0] for line in bought.lines if line.get_marker() in "os"] == [-0.01, 0.01, -0.05]
     (active, _) = OTHERS["triage_map"][1]().axes
     assert [len(dots.get_offsets()) for dots in active.collections] == [0, 1]  # A's one user is weak
 
@@ -285,12 +300,10 @@ def test_an_order_that_is_all_random_is_said_to_be_no_answer(rankings):
         assert "no answer: 100%" in texts(draw(rankings.assign(missing=left_out)))
 
 
-def test_a_cost_without_tokens_is_named_and_not_dropped(rankings):
-    points = measured(routing="weak only", overall_auc=0.5).assign(tokens=[0, 9, 9])
-    assert "listwise\n(60% random repair)\n(not shown: no tokens were counted)" in texts(
-        figures.quality_cost(points, 0.5, rankings)
-    )
-    assert figures.quality_cost(points.iloc[:0], 0.5).axes
+def test_a_cost_that_is_not_known_has_no_dot():
+    (axis,) = figures.quality_cost(BOUGHT.assign(usd=[0, float("nan"), 0.01]), "listwise").axes
+    assert len(axis.collections) == 2 and "listwise" in axis.get_xlabel()
+    assert figures.quality_cost(BOUGHT.iloc[:0], "listwise").axes
 
 
 def test_every_dataset_has_a_look_of_its_own_in_the_overview():

@@ -6,6 +6,7 @@ import pytest
 
 from hybridrec.evaluation.statistics import POOLED
 from hybridrec.weak_users import found
+from hybridrec.weak_users.performance import performance
 
 FOLDS = 5
 
@@ -146,3 +147,146 @@ def test_the_pooled_row_is_the_mean_over_recommenders():
     table = found.reliability(folds, flags(folds), seed=1, samples=20).set_index("recommender")
     assert list(table.index) == ["one", "two", POOLED]
     assert table.loc[POOLED, "halves"] == pytest.approx(table["halves"].iloc[:2].mean())
+
+
+# --- split halves -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def equally_good() -> pd.DataFrame:
+    """800 users of 8 items for whom one recommender is equally good (AUC about 0.76), and its exact opposite."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"user": np.repeat(np.arange(800), 8), "item": np.tile(np.arange(8), 800)})
+    table["relevant"] = rng.random(len(table)) < 0.5
+    table["score"] = table["relevant"] + rng.normal(size=len(table))
+    opposite = table.assign(recommender="opposite", score=-table["score"])
+    return pd.concat([table.assign(recommender="signal"), opposite]).sample(frac=1, random_state=0, ignore_index=True)
+
+
+@pytest.fixture
+def halves(equally_good) -> pd.DataFrame:
+    return found.split_half(equally_good, np.random.default_rng(5))
+
+
+def test_halves_are_disjoint_even_and_whole(equally_good, monkeypatch):
+    seen, judge = [], found.performance_by_recommender
+    monkeypatch.setattr(found, "performance_by_recommender", lambda rows: seen.append(rows) or judge(rows))
+    found.split_half(equally_good, np.random.default_rng(5))
+    sets = [set(rows[["recommender", "user", "item"]].itertuples(index=False, name=None)) for rows in seen]
+    assert len(sets) == 2
+    assert not sets[0] & sets[1]
+    assert len(sets[0] | sets[1]) == len(equally_good)
+    assert all((rows.groupby(["recommender", "user"]).size() == 4).all() for rows in seen)
+
+
+def test_halves_are_the_same_for_every_recommender(halves):
+    both = halves.pivot(index="user", columns="recommender", values=["first", "second"])
+    for half in ("first", "second"):
+        assert (both[half]["signal"] + both[half]["opposite"]).to_numpy() == pytest.approx(1)
+
+
+def test_halves_follow_the_generator_and_not_the_order_of_rows(equally_good, halves):
+    shuffled = equally_good.sample(frac=1, random_state=9)
+    again = found.split_half(shuffled, np.random.default_rng(5))
+    keys = ["recommender", "user"]
+    pd.testing.assert_frame_equal(
+        again.sort_values(keys, ignore_index=True), halves.sort_values(keys, ignore_index=True)
+    )
+    assert not found.split_half(equally_good, np.random.default_rng(6)).equals(halves)
+
+
+def test_users_without_a_pair_in_both_halves_are_left_out():
+    # Four items, one liked: the half without the like has no pair.
+    table = pd.DataFrame({"recommender": "A", "user": 1, "item": [1, 2, 3, 4], "score": [4.0, 3, 2, 1]})
+    table["relevant"] = table["item"] == 1
+    assert found.split_half(table, np.random.default_rng(0)).empty
+
+
+def test_equally_good_users_picked_as_weak_recover_by_themselves(halves):
+    signal = halves[halves["recommender"] == "signal"]
+    row = found.regression_to_the_mean(signal, 0.5, 1, 200).iloc[0]
+    assert row["picked"] > 50
+    assert row["picked_on"] < 0.45
+    assert row["other_half"] == pytest.approx(signal["second"].mean(), abs=0.05)
+    assert row["other_half"] > 0.7
+    assert row["other_half_low"] < row["other_half"] < row["other_half_high"]
+    assert row["correlation_low"] < 0 < row["correlation_high"]
+
+
+def test_users_who_differ_for_good_do_not_recover():
+    rng = np.random.default_rng(1)
+    quality = np.where(rng.random(200) < 0.5, 0.2, 0.8)
+    table = pd.DataFrame({"recommender": "A", "user": range(200), "first": quality, "second": quality})
+    row = found.regression_to_the_mean(table, 0.5, 1, 200).iloc[0]
+    assert row["other_half"] == pytest.approx(0.2)
+    assert row["correlation"] == pytest.approx(1)
+
+
+def test_regression_by_hand_counts_a_user_at_the_threshold():
+    table = pd.DataFrame({"recommender": "A", "user": [3, 1, 2], "first": [0.5, 0.1, 0.9], "second": [1.0, 0.6, 0.2]})
+    row = found.regression_to_the_mean(table, 0.5, 1, 200).iloc[0]
+    assert row[["picked", "picked_on", "other_half"]].tolist() == pytest.approx([2, 0.3, 0.8])
+
+
+def test_the_reliability_of_halves_is_that_of_the_whole():
+    """Of two tests of 24 items, each correlates with the other as its own halves say, corrected for length."""
+    rng = np.random.default_rng(9)
+    true = np.repeat(rng.normal(0.4, 0.6, 3000), 24)
+    table = pd.DataFrame({"user": np.repeat(np.arange(3000), 24), "item": np.tile(np.arange(24), 3000)})
+    table["relevant"] = table["item"] % 2 == 0
+    one, two = (table.assign(recommender="A", score=table["relevant"] * true + rng.normal(size=72_000)) for _ in "ab")
+    whole = [performance(rows)["performance"] for rows in (one, two)]
+    row = found.regression_to_the_mean(found.split_half(one, rng), 0.5, 1, 200).iloc[0]
+    assert row["reliability"] == pytest.approx(whole[0].corr(whole[1]), abs=0.06)  # pairs between halves count in none
+    assert row["correlation"] < whole[0].corr(whole[1]) - 0.15
+    assert row["reliability_low"] < row["reliability"] < row["reliability_high"]
+
+
+# --- other rules ------------------------------------------------------------------------------------------------------
+
+
+def routed(folds: pd.DataFrame) -> pd.DataFrame:
+    return flags(folds).assign(shrunken=0.6, upper=0.9)
+
+
+def test_all_folds_flag_whom_the_triage_flags_and_fewer_folds_look_at_the_next_ones():
+    folds, triage = prepared(np.random.default_rng(3).normal(0.4, 0.5, 60), 4)
+    triage["inactive"] = triage["user"] < 40
+    expected = triage["weak"] & triage["inactive"]
+    assert found.flagged(folds, triage.assign(weak=None), 0.5)["weak"].tolist() == expected.tolist()
+    two = found.flagged(folds, triage, 0.5, evidence=2).set_index(["test", "user"])["weak"]
+    sums = folds[folds["test"] == 4].set_index(["fold", "user"])[["correct", "pairs"]]
+    both = sums.loc[0] + sums.loc[1]  # after the last fold comes the first
+    assert two.loc[4].tolist() == ((both["correct"] / both["pairs"] <= 0.5) & (both.index < 40)).tolist()
+
+
+def test_rules_by_hand_and_none_sees_the_test_fold():
+    folds, _ = prepared(np.random.default_rng(3).normal(0.4, 0.5, 6), 4)
+    triage = routed(folds)
+    first = triage["test"] == 0
+    triage.loc[first, "inactive"] = [True] * 5 + [False]
+    triage.loc[first, "weak"] = [True, True, False, False, False, False]
+    triage.loc[first, "shrunken"] = [0.7, 0.55, 0.52, 0.6, 0.9, 0.1]
+    triage.loc[first, "upper"] = [0.8, 0.5, 0.7, 0.7, 0.9, 0.2]
+    rules = found.rules(folds, triage, 0.5)
+    weak = {name: rows.loc[first, "weak"].tolist() for name, rows in rules.items()}
+    assert weak["all folds"] == [True, True] + [False] * 4
+    assert weak["shrunken"] == [False, True, True] + [False] * 3  # as many, and never an active user
+    assert weak["sure"] == [False, True] + [False] * 4
+    other = folds.assign(correct=folds["correct"].where(folds["fold"] != folds["test"], 0))
+    for name, rows in found.rules(other, triage, 0.5).items():
+        pd.testing.assert_frame_equal(rows, rules[name])
+
+
+def test_detection_without_a_posterior_says_nothing_of_the_truly_weak_and_the_rest_as_before():
+    folds, triage = prepared(np.full(50, 0.3), 6)
+    with_it, without = (found.detection(folds, triage, known, 0.5, 1, 50) for known in (posterior(50), None))
+    pd.testing.assert_frame_equal(without, with_it[list(without)])
+    assert set(with_it) - set(without) == {"truly_weak", "truly_weak_low", "truly_weak_high"}
+
+
+def test_where_nobody_is_flagged_there_is_no_mean_and_no_error():
+    folds, triage = prepared(np.full(50, 0.3), 6)
+    row = found.detection(folds, triage.assign(weak=False), None, 0.5, 1, 50).iloc[0]
+    assert row["flags"] == 0 and np.isnan([row["precision"], row["flagged_auc"], row["gap_low"]]).all()
+    assert row["rest_auc_low"] < row["rest_auc"] < row["rest_auc_high"]

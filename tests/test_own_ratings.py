@@ -25,7 +25,7 @@ from hybridrec.llm import rankers, runner
 from hybridrec.recommenders import fits, fitting
 from hybridrec.study import __main__ as commands
 from hybridrec.study import claims, config, enough, figures, notebooks, paths, steps
-from hybridrec.weak_users import triage
+from hybridrec.weak_users import found, triage
 
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8"))
 
@@ -784,13 +784,10 @@ def test_a_byte_that_ends_a_text_too_early_has_a_line(tmp_path):
 # --- nobody weak, nobody asked, few users -----------------------------------------------------------------------------
 
 
-def test_without_test_auc_a_rule_has_no_row_and_no_error():
-    flagged = pd.DataFrame({"rule": "r", "recommender": "BPR", "user": [1, 2], "weak": [True, False]})
-    nothing = pd.DataFrame({"recommender": "BPR", "user": [1, 2], "auc": np.nan})
-    found = triage.reliability(flagged, nothing)
-    assert found.empty and {"flagged", "flagged_auc", "rest_auc", "gap"} <= set(found)
+def test_without_two_halves_nobody_is_picked_and_nothing_fails():
     halves = pd.DataFrame(columns=["recommender", "user", "first", "second"])
-    assert list(triage.regression_to_the_mean(halves, 0.5))[:2] == ["recommender", "picked"]
+    table = found.regression_to_the_mean(halves, 0.5, seed=1)
+    assert table.empty and figures.regression_to_the_mean(table).axes
 
 
 def test_a_claim_about_nobody_is_not_told():
@@ -820,10 +817,15 @@ def test_figures_stand_where_there_is_nothing_to_show():
         {"recommender": ["MostPop"], "parameter": [""], "value": [np.nan], "auc": 0.5, "chosen": True}
     )
     assert figures.tuning_curves(settled).axes
-    empty = {f"{kind}_{what}": np.nan for kind in ("predicted", "observed") for what in ("gain", "flagged")}
-    assert figures.null_gain(pd.DataFrame([{"recommender": name} | empty for name in names])).axes[0].get_xlim()[1] > 0
-    grid = pd.DataFrame({"recommender": names, "x": 1, "line": 2, "flagged": 0, "flagged_auc": np.nan})
-    assert len(figures.sensitivity_panels(grid, "x", "line", ("x", "line")).axes) == 3
+    numbers = [f"{what}{end}" for what in ("flagged", "gain", "gain_fresh") for end in ("", "_low", "_high")]
+    empty = dict.fromkeys(numbers, np.nan)
+    bands = pd.DataFrame([{"recommender": name, "world": world} | empty for name in names for world in "abc"])
+    assert figures.worlds(bands).axes[0].get_xlim()[1] > 0
+    grid = pd.DataFrame(
+        {"x": [1], "line": 2, "flags": 0} | {f"flagged_auc{end}": np.nan for end in ("", "_low", "_high")}
+    )
+    grid.attrs["line"] = "line"
+    assert len(figures.sensitivity({"x": grid}).axes) == 1
 
 
 def test_a_scale_of_many_values_is_drawn_in_twenty_bars():

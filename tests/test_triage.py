@@ -1,4 +1,4 @@
-"""Who is weak: P(u) by hand, the thresholds to the letter, and how far one may trust the result."""
+"""Who is weak: P(u) by hand, and the thresholds to the letter."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from scipy import stats
 
 from hybridrec.data.datasets import sparsity_index
 from hybridrec.errors import DatasetError, ScoresError
-from hybridrec.weak_users import triage, triage_rules
+from hybridrec.weak_users import performance, triage
 from hybridrec.weak_users.triage import Thresholds
 
 
@@ -135,96 +135,6 @@ def test_the_mean_sparsity_is_over_all_users_also_those_without_candidates(three
     assert set(table.loc[table["weak"], "user"]) <= set(sparsity.index[triage.inactive(sparsity, Thresholds())])
 
 
-# --- how far triage can be trusted ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def equally_good() -> pd.DataFrame:
-    """800 users of 8 items for whom one recommender is equally good (AUC about 0.76), and its exact opposite."""
-    rng = np.random.default_rng(3)
-    table = pd.DataFrame({"user": np.repeat(np.arange(800), 8), "item": np.tile(np.arange(8), 800)})
-    table["relevant"] = rng.random(len(table)) < 0.5
-    table["score"] = table["relevant"] + rng.normal(size=len(table))
-    opposite = table.assign(recommender="opposite", score=-table["score"])
-    return pd.concat([table.assign(recommender="signal"), opposite]).sample(frac=1, random_state=0, ignore_index=True)
-
-
-@pytest.fixture
-def halves(equally_good) -> pd.DataFrame:
-    return triage.split_half(equally_good, np.random.default_rng(5))
-
-
-def test_halves_are_disjoint_even_and_whole(equally_good, monkeypatch):
-    seen, judge = [], triage.performance_by_recommender
-    monkeypatch.setattr(triage, "performance_by_recommender", lambda rows: seen.append(rows) or judge(rows))
-    triage.split_half(equally_good, np.random.default_rng(5))
-    sets = [set(rows[["recommender", "user", "item"]].itertuples(index=False, name=None)) for rows in seen]
-    assert len(sets) == 2
-    assert not sets[0] & sets[1]
-    assert len(sets[0] | sets[1]) == len(equally_good)
-    assert all((rows.groupby(["recommender", "user"]).size() == 4).all() for rows in seen)
-
-
-def test_halves_are_the_same_for_every_recommender(halves):
-    both = halves.pivot(index="user", columns="recommender", values=["first", "second"])
-    for half in ("first", "second"):
-        assert (both[half]["signal"] + both[half]["opposite"]).to_numpy() == pytest.approx(1)
-
-
-def test_halves_follow_the_generator_and_not_the_order_of_rows(equally_good, halves):
-    shuffled = equally_good.sample(frac=1, random_state=9)
-    again = triage.split_half(shuffled, np.random.default_rng(5))
-    keys = ["recommender", "user"]
-    pd.testing.assert_frame_equal(
-        again.sort_values(keys, ignore_index=True), halves.sort_values(keys, ignore_index=True)
-    )
-    assert not triage.split_half(equally_good, np.random.default_rng(6)).equals(halves)
-
-
-def test_users_without_a_pair_in_both_halves_are_left_out():
-    # Four items, one liked: the half without the like has no pair.
-    table = judged([4, 3, 2, 1], [True, False, False, False], item=[1, 2, 3, 4], recommender="A")
-    assert triage.split_half(table, np.random.default_rng(0)).empty
-
-
-def test_equally_good_users_picked_as_weak_recover_by_themselves(halves):
-    signal = halves[halves["recommender"] == "signal"]
-    row = triage.regression_to_the_mean(signal, 0.5).iloc[0]
-    assert row["picked"] > 50
-    assert row["picked_on"] < 0.45
-    assert row["other_half"] == pytest.approx(signal["second"].mean(), abs=0.05)
-    assert row["other_half"] > 0.7
-    assert abs(row["correlation"]) < 0.1
-
-
-def test_users_who_differ_for_good_do_not_recover():
-    rng = np.random.default_rng(1)
-    quality = np.where(rng.random(200) < 0.5, 0.2, 0.8)
-    table = pd.DataFrame({"recommender": "A", "user": range(200), "first": quality, "second": quality})
-    row = triage.regression_to_the_mean(table, 0.5).iloc[0]
-    assert row["other_half"] == pytest.approx(0.2)
-    assert row["correlation"] == pytest.approx(1)
-
-
-def test_regression_by_hand_counts_a_user_at_the_threshold():
-    table = pd.DataFrame({"recommender": "A", "first": [0.5, 0.1, 0.9], "second": [1.0, 0.6, 0.2]})
-    row = triage.regression_to_the_mean(table, 0.5).iloc[0]
-    assert row[["picked", "picked_on", "other_half"]].tolist() == pytest.approx([2, 0.3, 0.8])
-
-
-def test_reliability_by_hand():
-    flags = pd.DataFrame({"user": [1, 2, 3, 4, 5], "recommender": "A"})
-    flagged = pd.concat(
-        [flags.assign(rule=rule, weak=flags["user"].isin(weak)) for rule, weak in (("few", [1]), ("many", [1, 2, 5]))]
-    )
-    test_auc = pd.DataFrame({"recommender": "A", "user": [1, 2, 3, 4, 5], "auc": [0.2, 0.6, 0.7, 0.9, np.nan]})
-    table = triage.reliability(flagged, test_auc).set_index("rule")
-    # User 5 has no AUC on the test and drops out of either group.
-    assert table.loc["few", ["flagged", "flagged_auc", "rest_auc"]].tolist() == pytest.approx([1, 0.2, 2.2 / 3])
-    assert table.loc["many", ["flagged", "flagged_auc", "rest_auc"]].tolist() == pytest.approx([2, 0.4, 0.8])
-    assert table["gap"].to_dict() == pytest.approx({"few": 2.2 / 3 - 0.2, "many": 0.4})
-
-
 # --- in one call, for anybody's recommender ---------------------------------------------------------------------------
 
 
@@ -268,20 +178,21 @@ def test_triage_is_the_published_rule_on_scores_out_of_fold():
     table = triage.triage(data, mine).table
     sparsity = sparsity_index(data.interactions, 400)
     rows = mine.table.assign(relevant=data.interactions["rating"] >= 4, recommender="mine")
-    expected = triage.triage_table(rows, sparsity, Thresholds(), "held-out")
+    expected = triage.triage_table(rows, sparsity, Thresholds(), "out of fold")
     columns = ["user", "performance", "pairs", "sparsity", "weak"]
     pd.testing.assert_frame_equal(table[columns], expected[columns])
     assert table["inactive"].equals(table["sparsity"] > sparsity.mean())
 
 
-def test_triage_shrinks_as_the_rules_do():
+def test_triage_shrinks_by_empirical_bayes():
     data = shop(60, 10)
     mine = scored(data, 0.5)
-    rows = mine.table.assign(relevant=data.interactions["rating"] >= 4, recommender="mine")
-    expected = triage_rules.shrunken(rows).set_index("user")
+    known = performance.evidence(mine.table.assign(relevant=data.interactions["rating"] >= 4))
+    expected = performance.empirical_bayes(known["performance"], performance.sampling_variance(known)).dropna()
     found = triage.triage(data, mine).table.set_index("user").dropna()
-    assert found["shrunken"].tolist() == pytest.approx(expected["score"].tolist())
-    assert found["upper"].tolist() == pytest.approx(expected["upper"].tolist())
+    assert found["shrunken"].tolist() == pytest.approx(expected["performance"].tolist())
+    upper = expected["performance"] + 0.8416212 * expected["sd"]  # the normal distribution's quantile of 0.8
+    assert found["upper"].tolist() == pytest.approx(upper.clip(upper=1).tolist())
 
 
 def test_other_thresholds_flag_others():

@@ -214,55 +214,82 @@ def triage_map(triage: pd.DataFrame, thresholds: tuple[float, float], names: Seq
 
 
 def regression_to_the_mean(table: pd.DataFrame) -> Figure:
-    """The same users and recommender on the half they were picked on and on the other half."""
-    figure, (axis,) = _axes(1, 6.5, 3.8)
-    rows = table.iloc[::-1]
-    places = np.arange(len(rows))
-    axis.hlines(places, rows["picked_on"], rows["other_half"], color=GREY, lw=2)
-    axis.scatter(rows["picked_on"], places, color=RED, s=45, zorder=3, label="half they were picked on")
-    axis.scatter(rows["other_half"], places, color=BLUE, s=45, zorder=3, label="other half, nothing changed")
+    """The same users and recommender on the half they were picked on and on the other half, with intervals.
+
+    Args:
+        table: recommender, picked_on and other_half with their _low and _high (``found.regression_to_the_mean``).
+    """
+    figure, (axis,) = _axes(1, 6.5, 4.0)
+    looks = {"picked_on": (RED, "half they were picked on"), "other_half": (BLUE, "other half, nothing changed")}
+    _dots(axis, table, "recommender", looks)
     axis.axvline(0.5, color="black", ls="--", lw=0.8)
-    axis.set_yticks(places, rows["recommender"])
-    axis.set(xlabel="mean AUC of the users picked as weak", xlim=(0, 1))
+    axis.set(xlabel="mean AUC of the users picked as weak (95 % interval)", xlim=(0, 1))
     axis.set_title("Users picked as weak on half of their test items, and on the other half")
     _legend_below(figure, axis, 2)
     return figure
 
 
-def reliability_bars(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
-    """Test AUC of flagged users and of the other inactive users, mean over recommenders, for each triage rule."""
-    figure, (axis,) = _axes(1, 7, 3.4)
-    means = table.groupby("rule")[["flagged_auc", "rest_auc"]].mean().loc[list(rules)[::-1]]
-    places = np.arange(len(means))
-    axis.hlines(places, means["flagged_auc"], means["rest_auc"], color=GREY, lw=2)
-    axis.scatter(means["flagged_auc"], places, color=RED, s=45, zorder=3, label="flagged as weak")
-    axis.scatter(means["rest_auc"], places, color=BLUE, s=45, zorder=3, label="other inactive users")
-    axis.set_yticks(places, means.index)
-    axis.set(xlabel="mean test AUC, averaged over recommenders")
-    axis.set_title("Flagged and other inactive users on the test, by triage rule")
+def _dots(axis: Axes, table: pd.DataFrame, by: str, looks: Mapping[str, tuple[str, str]]) -> None:
+    """A row of the table is a line, the first on top; each number is a dot with its interval, one below the other.
+
+    Args:
+        table: ``by``, and each number with its _low and _high.
+        looks: for each number its colour and what it is called.
+    """
+    places = np.arange(len(table))[::-1]
+    for number, (name, (colour, label)) in enumerate(looks.items()):
+        heights = places + 0.24 * ((len(looks) - 1) / 2 - number)
+        axis.hlines(heights, table[f"{name}_low"], table[f"{name}_high"], color=colour, lw=1.5)
+        axis.plot(table[name], heights, "o", color=colour, ms=6, label=label)
+    axis.set(ylim=(-0.6, len(table) - 0.4))
+    axis.set_yticks(places, table[by])
+
+
+def flagged_and_rest(table: pd.DataFrame) -> Figure:
+    """AUC on fresh items of flagged users and of the other inactive ones, with intervals, by rule of triage.
+
+    Args:
+        table: rule, flags, flagged_auc and rest_auc with their _low and _high (``found.detection``).
+    """
+    figure, (axis,) = _axes(1, 7, 1.6 + 0.4 * len(table))
+    named = table.assign(name=table["rule"] + [f" ({flags:,.0f} flags)" for flags in table["flags"]])
+    looks = {"flagged_auc": (RED, "flagged as weak"), "rest_auc": (BLUE, "other inactive users")}
+    _dots(axis, named, "name", looks)
+    axis.axvline(0.5, color="black", ls="--", lw=0.8)
+    axis.set(xlabel="mean AUC on the fold left out (95 % interval; dashed: a random order)")
+    axis.set_title("Flagged and other inactive users on fresh items, by rule of triage")
     _legend_below(figure, axis, 2)
     return figure
 
 
-def null_gain(table: pd.DataFrame) -> Figure:
-    """What a random order is credited with, observed and as predicted for users who are all served equally well.
+def worlds(table: pd.DataFrame) -> Figure:
+    """What the published protocol reports of a random order, and in simulated worlds (95 % bands).
 
     Args:
-        table: recommender, and observed_ and predicted_ gain and flagged.
+        table: recommender, world, and flagged, gain and gain_fresh with _low and _high (``worlds.bands``).
     """
-    figure, axes = _axes(2, 5.0, 3.9)
-    places = np.arange(len(table))[::-1]
-    titles = {"gain": "AUC that a random order gains for weak users", "flagged": "Users flagged as weak"}
-    for axis, (what, title) in zip(axes, titles.items(), strict=True):
-        predicted, observed = table[f"predicted_{what}"], table[f"observed_{what}"]
-        axis.hlines(places, predicted, observed, color=GREY, lw=2)
-        axis.plot(predicted, places, "o", mfc="white", mec=RED, mew=1.5, ms=8, label="predicted: nobody is weak")
-        axis.plot(observed, places, "o", color=BLUE, ms=6, label="observed")
-        axis.set_yticks(places, table["recommender"] if axis is axes[0] else [""] * len(table))
-        axis.set(xlim=(0, 1.15 * _reach(0, 0.01, predicted, observed)[1]), title=title)
-    axes[0].set_xlabel("AUC gained over their recommender")
-    axes[1].set_xlabel("inactive users")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure, axes = _axes(3, 4.0, 4.6)
+    names, kinds = list(table["recommender"].unique()), list(table["world"].unique())
+    places = np.arange(len(names))[::-1]
+    titles = {
+        "flagged": ("Users flagged as weak", "inactive users"),
+        "gain": ("On the items that flagged them", "AUC that a random order gains\nover the recommender"),
+        "gain_fresh": ("On other items of the same users", "AUC that a random order gains\nover the recommender"),
+    }
+    for axis, (what, (title, label)) in zip(axes, titles.items(), strict=True):
+        for number, (kind, colour) in enumerate(zip(kinds, (GREY, ORANGE, GREEN), strict=True)):
+            rows = table[table["world"] == kind]
+            heights = places + 0.24 * (1 - number)
+            axis.hlines(heights, rows[f"{what}_low"], rows[f"{what}_high"], color=colour, lw=3, label=kind)
+        observed = table.drop_duplicates("recommender")[what]
+        axis.plot(observed, places, "o", color=BLUE, ms=6, label="in the data")
+        axis.set_yticks(places, names if axis is axes[0] else [""] * len(names))
+        axis.set(title=title, xlabel=label)
+        if what == "flagged":
+            axis.set_xlim(left=0)
+        else:
+            axis.axvline(0, color="black", lw=0.8)
+    _legend_below(figure, axes[0], 4)
     return figure
 
 
@@ -286,32 +313,30 @@ def truly_weak(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sensitivity_panels(table: pd.DataFrame, x: str, lines: str, names_of: tuple[str, str]) -> Figure:
-    """What users flagged under other settings score on the test: a panel a recommender.
+def sensitivity(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """AUC on fresh items of users flagged under other settings, with intervals; a panel each table.
 
     Args:
-        table: recommender, flagged, flagged_auc, and the two settings.
-        x, lines: the setting along the axis, and the one that has a line for each value.
-        names_of: how the two are called.
+        tables: by the name of the setting along the axis: x, line (the setting that has a line for each value, with its
+            name in ``attrs["line"]``), flags, flagged_auc and its _low and _high. Fewer than ten flags are not shown.
     """
-    use_style()
-    names = list(table["recommender"].unique())
-    shape = (3, -(-len(names) // 3))
-    figure, axes = plt.subplots(*shape, figsize=(9.5, 7), sharex=True, sharey=True, squeeze=False)
-    limits = sorted(table[lines].unique())
-    for axis, name in zip(axes.flat, names, strict=False):
-        for limit, colour in zip(limits, (GREY, BLUE, GREEN, ORANGE), strict=False):
-            rows = table[(table["recommender"] == name) & (table[lines] == limit)]
-            enough = rows[rows["flagged"] >= 10]
-            axis.plot(enough[x], enough["flagged_auc"], "o-", color=colour, ms=4, label=f"{limit:.4g}")
+    figure, axes = _axes(len(tables), 4.6, 4.0)
+    for axis, (label, table) in zip(axes, tables.items(), strict=True):
+        enough, lines = table[table["flags"] >= 10], sorted(table["line"].unique())
+        places = {value: number for number, value in enumerate(sorted(table["x"].unique()))}
+        for number, (value, colour) in enumerate(zip(lines, cycle((GREY, BLUE, GREEN, ORANGE)), strict=False)):
+            rows = enough[enough["line"] == value]
+            at = rows["x"].map(places) + 0.12 * (number - (len(lines) - 1) / 2)
+            axis.vlines(at, rows["flagged_auc_low"], rows["flagged_auc_high"], color=colour, lw=1.5)
+            axis.plot(at, rows["flagged_auc"], "o", color=colour, ms=5, label=f"{value:.4g}")
         axis.axhline(0.5, color=RED, ls="--", lw=0.8)
-        axis.set_title(name)
-    for column, axis in enumerate(axes.flat[len(names) :], len(names) % axes.shape[1]):
-        axis.set_axis_off()
-        axes[-2, column].tick_params(labelbottom=True)
-    figure.supxlabel(names_of[0], fontsize=10)
-    figure.supylabel("test AUC of the flagged (at least 10)", fontsize=10)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), title=names_of[1], loc="outside right center")
+        axis.set_xticks(list(places.values()), [f"{value:g}" for value in places])
+        axis.set(xlabel=label)
+        axis.legend(title=table.attrs["line"], fontsize=8, title_fontsize=8, ncols=2)
+    limits = _reach(0.45, 0.7, *(table[f"flagged_auc{end}"] for table in tables.values() for end in ("_low", "_high")))
+    for axis in axes:
+        axis.set_ylim(limits[0], limits[1] + 0.06)
+    axes[0].set_ylabel("AUC of the flagged on the fold left out (95 %)")
     return figure
 
 
@@ -538,37 +563,31 @@ def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
 # --- 06 cost --------------------------------------------------------------------------------------------------------
 
 
-def quality_cost(points: pd.DataFrame, alone: float, rankings: pd.DataFrame | None = None) -> Figure:
-    """Overall AUC of the hybrid against the tokens the model computes; the line is the recommender alone.
+def quality_cost(points: pd.DataFrame, way: str) -> Figure:
+    """What hybrids add to the AUC over everybody, with intervals, by what a test fold costs.
 
     Args:
-        points: ranker, routing, tokens, overall_auc.
-        alone: the recommender's overall AUC.
-        rankings: the model's rankings (ranker, user, missing); the legend then tells how much of them is random repair.
+        points: arm, routing, usd (NaN: not run), mean, low, high.
+        way: the way to ask that is priced.
     """
-    figure, (axis,) = _axes(1, 7, 4.2)
-    markers: Mapping[str, str] = {"weak only": "o", "everybody inactive": "s", "everybody": "^"}
-    colours = dict(zip(points["ranker"].unique(), cycle((RED, BLUE, GREEN, ORANGE, PURPLE, GREY)), strict=False))
-    counted = points[points["tokens"] > 0]  # a logarithmic axis has no place for none
-    for _, row in counted.iterrows():
-        style = {"color": colours[row["ranker"]], "marker": markers[row["routing"]]}
-        axis.scatter(row["tokens"], row["overall_auc"], s=60, **style)
-    axis.axhline(alone, color="black", lw=1)
-    axis.annotate(
-        "recommender alone: no cost", (1, alone), xycoords=("axes fraction", "data"), xytext=(0, 2),
-        textcoords="offset points", ha="right", va="bottom", fontsize=9,
-    )  # fmt: skip
-    not_counted = set(points["ranker"]) - set(counted["ranker"])
-    for ranker, name in zip(colours, _with_repairs(colours, rankings), strict=True):
-        untold = "\n(not shown: no tokens were counted)" if ranker in not_counted else ""
-        axis.plot([], [], "o", color=colours[ranker], label=f"{name}{untold}")
-    for routing in points["routing"].unique():
-        axis.plot([], [], markers[routing], color="white", markeredgecolor="black", label=routing)
-    axis.set(xscale="log", xlabel="tokens the model computes (log scale)", ylabel="overall AUC")
-    _plain_logarithm(axis.xaxis)
-    axis.set_title("Overall AUC of the hybrid, by tokens")
-    if len(points):
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure, (axis,) = _axes(1, 7, 3.8)
+    markers = dict(zip(points["routing"].unique(), "os^", strict=False))
+    colours = dict(zip(points["arm"].unique(), (GREY, ORANGE), strict=False))
+    known = points.dropna(subset=["usd", "low"])
+    most = max([*known["usd"], 1e-9])
+    for number, row in enumerate(known.to_dict("records")):
+        at = row["usd"] + 0.015 * most * (number % 2)  # two that cost the same stand side by side
+        axis.vlines(at, row["low"], row["high"], color=colours[row["arm"]], lw=1.5)
+        label = f"{row['arm']}, {row['routing']}"
+        axis.plot(at, row["mean"], markers[row["routing"]], color=colours[row["arm"]], ms=7, label=label)
+    axis.axhline(0, color="black", lw=0.8)
+    low, high = _reach(-0.01, 0.01, known["low"], known["high"])
+    axis.set(xlim=(-0.04 * most, 1.08 * most), ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
+    axis.set(xlabel=f"US dollars a test fold (asked by {way}; another recommender takes no call)")
+    axis.set_ylabel("AUC gained over the\nrecommender, everybody (95 %)")
+    axis.set_title("What handing users over adds for everybody, by cost")
+    if len(known):
+        _legend_below(figure, axis, 2)
     return figure
 
 

@@ -295,35 +295,18 @@ def cross_judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame
 # --- triage (notebook 03) ---------------------------------------------------------------------------------------------
 
 
-def judged(
-    scores: pd.DataFrame, interactions: pd.DataFrame, candidates: pd.DataFrame, like_threshold: float
-) -> dict[str, pd.DataFrame]:
-    """What users are judged by under each protocol: scores beside what the users thought of the items.
+def judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
+    """What users are judged by under the published protocol: scores of test items, and whether the user liked them.
 
     Args:
-        scores: recommender, part ("test", "out-of-fold"), fold, user, item, score.
-        interactions: user, item, rating, split.
+        scores: recommender, part, user, item, score; the part "test" is taken.
         candidates: user, item, relevant.
-        like_threshold: a known rating at or above it makes the item relevant.
 
     Returns:
-        "published" (test items, in one fold) and "held-out" (known ratings): the scores and a column relevant.
+        Columns recommender, user, item, score, relevant.
     """
-    known = splits.known(interactions)
-    labels = {"test": candidates, "out-of-fold": known.assign(relevant=known["rating"] >= like_threshold)}
-    test, out_of_fold = (
-        scores[scores["part"] == part].merge(rows[["user", "item", "relevant"]], on=["user", "item"])
-        for part, rows in labels.items()
-    )
-    return {"published": test.drop(columns="fold"), "held-out": out_of_fold}
-
-
-def triage_table(
-    judged: Mapping[str, pd.DataFrame], sparsity: pd.Series, thresholds: triage.Thresholds
-) -> pd.DataFrame:
-    """Who is weak, by recommender, under every protocol of ``judged``; see ``triage.triage_table``."""
-    parts = [triage.triage_table(rows, sparsity, thresholds, protocol) for protocol, rows in judged.items()]
-    return pd.concat(parts, ignore_index=True)
+    columns = ["recommender", "user", "item", "score"]
+    return scores.loc[scores["part"] == "test", columns].merge(candidates[["user", "item", "relevant"]])
 
 
 # --- the language model (notebook 04) ---------------------------------------------------------------------------------
@@ -357,7 +340,7 @@ def published_weak(tasks: Sequence[Task], triage: pd.DataFrame) -> list[Task]:
 
     Args:
         tasks: of everybody.
-        triage: what ``triage_table`` returned.
+        triage: what ``triage.triage_table`` returned.
     """
     compared = compared_recommenders(triage["recommender"].unique())
     rows = triage[(triage["protocol"] == "published") & triage["weak"] & triage["recommender"].isin(compared)]
@@ -518,7 +501,7 @@ def on_published_weak(
     Args:
         rankings: model, and what ``rankers.table`` returned, for the users of ``published_weak``.
         own: AUC by recommender, draws x users (``compare.wide``).
-        triage: what ``triage_table`` returned.
+        triage: what ``triage.triage_table`` returned.
         candidates: user, item, relevant.
         seed, samples: of the bootstrap over users.
 
@@ -555,7 +538,7 @@ def routings(table: pd.DataFrame, inactive: pd.Index, tuning: pd.DataFrame, thre
     """Whom each recommender hands over under each protocol, and what it is compared with.
 
     Args:
-        table: what ``triage_table`` returned.
+        table: what ``triage.triage_table`` returned.
         inactive: users that can be weak.
         tuning: what ``fitting.tune`` returned.
         threshold: t_p.

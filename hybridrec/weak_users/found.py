@@ -1,8 +1,8 @@
 """Can weak users be found beforehand? How reliable P(u) is, and what flagged users score on fresh items.
 
-All of it is read from the table of cross scores (protocol ``cross``): for test fold k, P_k(u) comes from the other
-folds, scored by models without fold k, and the fresh items are fold k. Users are resampled for every interval: a user
-takes part in all folds, so the rows (user, fold) are not independent.
+All but the split halves is read from the table of cross scores (protocol ``cross``): for test fold k, P_k(u) comes from
+the other folds, scored by models without fold k, and the fresh items are fold k. Users are resampled for every
+interval: a user takes part in all folds, so the rows (user, fold) are not independent.
 """
 
 from itertools import combinations
@@ -13,6 +13,7 @@ import pandas as pd
 from hybridrec.evaluation import metrics
 from hybridrec.evaluation.statistics import POOLED
 from hybridrec.randomness import generator
+from hybridrec.weak_users.performance import performance_by_recommender
 
 
 def by_fold(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
@@ -31,6 +32,50 @@ def by_fold(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     parts = {name: metrics.auc_pairs(own, keys) for name, own in judged.groupby("recommender", sort=False)}
     table = pd.concat(parts, names=["recommender"]).reset_index()
     return table[table["pairs"] > 0]
+
+
+def flagged(
+    folds: pd.DataFrame, triage: pd.DataFrame, threshold: float, evidence: int | None = None
+) -> pd.DataFrame:  # fmt: skip
+    """Who is flagged for each test fold by P(u) on some of the other folds: ``triage`` with another column weak.
+
+    Args:
+        folds: what ``by_fold`` returned.
+        triage: recommender, test, user, inactive (and more).
+        threshold: flagged is who is inactive and has P(u) <= threshold.
+        evidence: how many folds are looked at, from the one after the test fold on; None: all others.
+    """
+    count = folds["test"].nunique()
+    after = (folds["fold"] - folds["test"]) % count
+    keys = ["recommender", "test", "user"]
+    known = folds[(after > 0) & (after <= (evidence or count))].groupby(keys)[[*_SUMS]].sum()
+    low = (known["correct"] <= threshold * known["pairs"] + 1e-9).rename("low").reset_index()
+    flag = triage[keys].merge(low, "left", on=keys)["low"].eq(True).to_numpy()
+    return triage.assign(weak=flag & triage["inactive"])
+
+
+def rules(folds: pd.DataFrame, triage: pd.DataFrame, threshold: float) -> dict[str, pd.DataFrame]:
+    """Other rules to flag users, each as ``triage`` with another column weak; none of them sees the test fold.
+
+    Args:
+        folds: what ``by_fold`` returned.
+        triage: what ``cross_triage`` returned.
+        threshold: t_p.
+
+    Returns:
+        * "one fold": by P(u) of the fold after the test fold alone
+        * "all folds": by P(u) of all other folds (``triage`` itself)
+        * "shrunken": as many as "all folds" flags, those with the lowest P(u) by empirical Bayes
+        * "sure": those whose true P(u) is at or below t_p with probability 0.8 at least
+    """
+    keys = [triage["recommender"], triage["test"]]
+    rank = triage["shrunken"].round(9).where(triage["inactive"]).groupby(keys).rank(method="first")
+    return {
+        "one fold": flagged(folds, triage, threshold, evidence=1),
+        "all folds": triage,
+        "shrunken": triage.assign(weak=rank <= triage["weak"].groupby(keys).transform("sum")),
+        "sure": triage.assign(weak=triage["inactive"] & (triage["upper"] <= threshold)),
+    }
 
 
 def reliability(
@@ -80,14 +125,16 @@ def reliability(
 
 
 def detection(
-    folds: pd.DataFrame, triage: pd.DataFrame, posterior: pd.DataFrame, threshold: float, seed: int, samples: int = 1000
+    folds: pd.DataFrame, triage: pd.DataFrame, posterior: pd.DataFrame | None, threshold: float, seed: int,
+    samples: int = 1000,
 ) -> pd.DataFrame:  # fmt: skip
     """What becomes of the flags on fresh items: precision and recall against P(u) <= t_p on the test fold.
 
     Args:
         folds, seed, samples: as in ``reliability``.
         triage: recommender, test, user, inactive, weak (the flag).
-        posterior: recommender, user, weak: the probability that the user's true AUC is <= t_p (``luck.posterior``).
+        posterior: recommender, user, weak: the probability that the user's true AUC is <= t_p (``luck.posterior``);
+            None: not known, and there is no truly_weak.
         threshold: t_p.
 
     Returns:
@@ -110,15 +157,16 @@ def detection(
     """
     names, users = _names_and_users(folds)
     counts = _resamples(len(users), seed, "detection", samples)
+    known = pd.DataFrame(columns=["recommender", "user", "weak"]) if posterior is None else posterior
     found = {}
     for name in names:
         own = folds[(folds["recommender"] == name) & (folds["test"] == folds["fold"])]
         flags = triage[triage["recommender"] == name][["test", "user", "inactive", "weak"]]
         own = own.merge(flags, on=["test", "user"]).query("inactive")
-        truly = posterior[posterior["recommender"] == name].set_index("user")["weak"]
+        truly = own["user"].map(known.loc[known["recommender"] == name].set_index("user")["weak"])
         flag, low = own["weak"].astype(bool), own["correct"] <= threshold * own["pairs"] + 1e-9
         value = own["correct"] / own["pairs"]
-        parts = {"n": 1, "low": low, "flag": flag, "hit": flag & low, "truly": flag * own["user"].map(truly)}
+        parts = {"n": 1, "low": low, "flag": flag, "hit": flag & low, "truly": flag * truly}
         parts |= {"all": value, "flagged": value * flag}
         sums = own[["user"]].assign(**parts).astype(float).groupby("user").sum().reindex(users, fill_value=0.0)
         total = {key: counts @ sums[key].to_numpy() for key in parts}
@@ -136,6 +184,61 @@ def detection(
                 "rest_auc": rest_auc,
                 "gap": rest_auc - flagged_auc,
             }
+    table = _with_pooled(found)
+    return table.drop(columns=table.filter(like="truly_weak")) if posterior is None else table
+
+
+def split_half(judged: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """P(u) on two random halves of each user's items: the same user and recommender, other items.
+
+    Args:
+        judged: recommender, user, item, score, relevant.
+        rng: draws the halves, the same for every recommender.
+
+    Returns:
+        Columns recommender, user, first, second; only users for whom both are defined.
+    """
+    items = judged[["user", "item"]].drop_duplicates().sort_values(["user", "item"], ignore_index=True)
+    draw = pd.Series(rng.random(len(items))).groupby(items["user"]).rank(method="first")
+    items["half"] = np.where(draw % 2 == 1, "first", "second")
+    halved = judged.merge(items, on=["user", "item"])
+    parts = {half: performance_by_recommender(rows) for half, rows in halved.groupby("half")}
+    pair = parts["first"].merge(parts["second"], on=["recommender", "user"], suffixes=("_1", "_2"))
+    named = pair.rename(columns={"performance_1": "first", "performance_2": "second"})
+    return named.dropna(subset=["first", "second"])[["recommender", "user", "first", "second"]]
+
+
+def regression_to_the_mean(
+    halves: pd.DataFrame, threshold: float, seed: int, samples: int = 1000
+) -> pd.DataFrame:  # fmt: skip
+    """Users picked as weak on one half of their items, scored on both, with nothing done in between.
+
+    Args:
+        halves: what ``split_half`` returned.
+        threshold: picked is who has P(u) <= threshold on the first half.
+        seed, samples: as in ``reliability``.
+
+    Returns:
+        One row a recommender and one for their mean (POOLED): users, picked, and each with its _low and _high:
+        picked_on (mean P(u) on the half that they were picked on), other_half, correlation (of the halves), reliability
+        (of P(u) on both halves together: corrected for length after Spearman and Brown; a little low, as pairs of items
+        of different halves count in none). No row where no user has items enough for two halves.
+    """
+    numbers = ["picked_on", "other_half", "correlation", "reliability"]
+    if halves.empty:
+        ends = [f"{name}{end}" for name in numbers for end in ("", "_low", "_high")]
+        return pd.DataFrame(columns=["recommender", "users", "picked", *ends])
+    users, found = pd.Index(np.unique(halves["user"])), {}
+    counts = _resamples(len(users), seed, "halves", samples)
+    for name, own in halves.groupby("recommender", sort=False):
+        first, second = (own.set_index("user")[half].reindex(users).to_numpy() for half in ("first", "second"))
+        picked = first <= threshold
+        total = counts @ picked
+        with np.errstate(invalid="ignore", divide="ignore"):  # nobody is picked, in a resample
+            on, off = (counts @ np.where(picked, half, 0) / total for half in (first, second))
+            between = _correlations([(first, second)], counts)[:, 0]
+            values = (on, off, between, 2 * between / (1 + between))
+        found[str(name)] = {"users": len(own), "picked": int(picked.sum()), **dict(zip(numbers, values, strict=True))}
     return _with_pooled(found)
 
 
@@ -191,7 +294,8 @@ def _with_pooled(found: dict[str, dict[str, np.ndarray | int]]) -> pd.DataFrame:
             if np.ndim(value) == 0:
                 row[key] = value
             else:
-                low, high = np.nanquantile(value[1:], [0.025, 0.975])
+                known = value[1:][np.isfinite(value[1:])]
+                low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
                 row |= {key: value[0], f"{key}_low": low, f"{key}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)

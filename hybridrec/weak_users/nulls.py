@@ -1,18 +1,10 @@
-"""What the published protocol reports when nobody is weak: group sizes and candidate counts predict its gain.
-
-The model knows one thing of a recommender, its mean AUC, and gives every user exactly that quality. Whoever is flagged
-in it was unlucky with a handful of items, and whatever a random order gains on those items is regression to the mean.
-"""
-
-from functools import cache
-from math import comb
+"""P(u) of users whose true AUC is known, drawn by chance, and how many of them bad luck alone would flag."""
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import metrics
 
 _BLOCK = 2_000_000  # scores drawn at once: 16 MB
 
@@ -64,62 +56,6 @@ def simulate_auc(
     return np.concatenate(parts) / (relevant * irrelevant)
 
 
-@cache
-def random_order_share(relevant: int, irrelevant: int, threshold: float) -> float:
-    """Exact probability that a random order of a user's candidates has AUC <= threshold.
-
-    Args:
-        relevant: number of relevant items, at least 1.
-        irrelevant: number of the others, at least 1.
-        threshold: t_p, from 0 to 1.
-
-    Source: Mann & Whitney 1947, the null distribution of U = AUC x pairs. The number of orders with each U are the
-    coefficients of the Gaussian binomial, prod (1 - q^(irrelevant + i)) / (1 - q^i) for i = 1 .. relevant.
-    """
-    few, many = sorted((relevant, irrelevant))  # U has the same distribution with the two exchanged
-    most = min(int(np.floor(threshold * few * many + 1e-9)), few * many)
-    orders = np.array([1] + [0] * most, dtype=object)  # whole numbers of any size: orders with U = 0 .. most
-    for i in range(1, few + 1):
-        orders[many + i :] -= orders[: max(0, most + 1 - many - i)].copy()
-        padded = np.append(orders, [0] * (-len(orders) % i))
-        orders = padded.reshape(-1, i).cumsum(axis=0).ravel()[: most + 1]
-    return orders.sum() / comb(few + many, few)
-
-
-def predict(
-    counts: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 10_000
-) -> dict[str, float]:
-    """What the published protocol would report of a random order in the model's place, were all users equal.
-
-    Args:
-        counts: user, relevant, irrelevant, as ``candidate_counts``: the eligible (inactive) users only. Those without
-            a pair can not be flagged.
-        auc: the true AUC given to every user: the recommender's mean, from 0 to 1.
-        threshold: t_p; a user with AUC <= t_p is flagged.
-        rng: draws the scores. Users with the same two counts have one distribution, so they share their draws.
-        draws: simulated users per pair of counts.
-
-    Returns:
-        flagged (expected number of users), flagged_sd (its standard deviation), before_auc (mean AUC of the flagged),
-        after_auc (of a random order: exactly 0.5), gain (after - before), still_weak (share of the flagged with
-        AUC <= t_p in a random order too). AUCs are from 0 to 1, and NaN where nobody is flagged.
-
-    Scores of the model have no ties. Those of real recommenders can: an ItemKNN that knows no neighbour scores items
-    alike, a tie counts one half, and ties at exactly t_p = 0.5 are flagged; that much more may be observed.
-    """
-    usable = counts[(counts["relevant"] > 0) & (counts["irrelevant"] > 0)]
-    rows = []
-    # Sorted by groupby: the result does not depend on the order of users.
-    for (relevant, irrelevant), users in usable.groupby(["relevant", "irrelevant"]).size().items():
-        drawn = simulate_auc(relevant, irrelevant, auc, rng, draws)
-        low = drawn <= threshold
-        share = low.mean()
-        rows.append((users * share, users * share * (1 - share), users * (drawn * low).mean(),
-                     users * share * random_order_share(relevant, irrelevant, threshold)))  # fmt: skip
-    flagged, variance, auc_sum, still = np.array(rows).reshape(-1, 4).sum(axis=0)
-    return _row(flagged, auc_sum, still) | {"flagged_sd": float(np.sqrt(variance))}
-
-
 def flagged_by_luck(
     judged: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 1000
 ) -> tuple[float, float]:
@@ -145,65 +81,3 @@ def flagged_by_luck(
         drawn = sum(rng.permutation(correct[shape]) for shape in folds)
         share.append((drawn <= threshold * pairs + 1e-9).mean())
     return float(np.sum(share)), float(np.sqrt(np.sum([p * (1 - p) for p in share])))
-
-
-def observed(judged: pd.DataFrame, users: pd.Index, threshold: float) -> dict[str, float]:
-    """The same numbers from a recommender's real scores.
-
-    Args:
-        judged: user, score, relevant: the test items, as ranked by one recommender.
-        users: the eligible (inactive) users.
-        threshold: t_p.
-
-    Returns:
-        The keys of ``predict`` except flagged_sd. after_auc and still_weak are those of a
-        random order, exactly and not by drawing.
-    """
-    rows = judged[judged["user"].isin(users)]
-    auc = metrics.auc(rows)
-    flagged = auc[auc <= threshold]
-    counts = candidate_counts(rows[rows["user"].isin(flagged.index)])
-    still = [
-        random_order_share(*both, threshold) for both in counts[["relevant", "irrelevant"]].itertuples(index=False)
-    ]
-    return _row(len(flagged), flagged.sum(), sum(still))
-
-
-def _row(flagged: float, auc_sum: float, still: float) -> dict[str, float]:
-    before, share = (auc_sum / flagged, still / flagged) if flagged else (np.nan, np.nan)
-    after = 0.5 if flagged else np.nan
-    values = {"flagged": flagged, "before_auc": before, "after_auc": after, "gain": after - before, "still_weak": share}
-    return {name: float(value) for name, value in values.items()}
-
-
-def compare(
-    judged: pd.DataFrame,
-    users: pd.Index,
-    threshold: float,
-    rng: np.random.Generator,
-    draws: int = 10_000,
-    quality_of: pd.Index | None = None,
-) -> pd.DataFrame:
-    """Predicted beside observed, for each recommender.
-
-    Args:
-        judged: recommender, user, score, relevant: the test items of all users.
-        users: the eligible (inactive) users.
-        threshold: t_p.
-        rng: draws the scores.
-        draws: simulated users per pair of counts.
-        quality_of: users whose mean AUC everybody gets. None: all users, since the model says that they are alike;
-            ``users`` instead allows that inactive users are, all of them, served a little worse.
-
-    Returns:
-        One row a recommender: recommender, mean_auc, then each key of ``predict`` as predicted_KEY and observed_KEY.
-    """
-    rows = []
-    for name, own in judged.groupby("recommender", sort=False):
-        auc = metrics.auc(own)
-        mean = float((auc if quality_of is None else auc.reindex(quality_of)).mean())
-        counts = candidate_counts(own[own["user"].isin(users)])
-        both = {"predicted": predict(counts, mean, threshold, rng, draws), "observed": observed(own, users, threshold)}
-        values = {f"{kind}_{key}": value for kind, row in both.items() for key, value in row.items()}
-        rows.append({"recommender": name, "mean_auc": mean, **values})
-    return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Phase one: who is served badly. P(u), S_I(u), the thresholds, and the two protocols that decide on weak users."""
+"""Phase one: who is served badly. P(u), S_I(u), the thresholds, and who is weak by them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,11 +75,10 @@ def triage_table(judged: pd.DataFrame, sparsity: pd.Series, thresholds: Threshol
     """Every recommender's users, judged and routed.
 
     Args:
-        judged: recommender, user, score, relevant (and fold): the test items under ``published``, the out-of-fold
-            scores of known ratings under ``held-out``.
+        judged: recommender, user, score, relevant (and fold): the items that users are judged by.
         sparsity: S_I(u), indexed by user.
         thresholds: t_p and t_s.
-        protocol: written into the table.
+        protocol: what is written into the table, such as "published".
 
     Returns:
         Columns recommender, protocol, user, performance, pairs, sparsity, weak, weak_strict.
@@ -96,67 +95,6 @@ def triage_table(judged: pd.DataFrame, sparsity: pd.Series, thresholds: Threshol
         ]  # fmt: skip
         table[column] = pd.concat(parts)
     return table.assign(protocol=protocol)
-
-
-# --- how far triage can be trusted ----------------------------------------------------------------------------------
-
-
-def split_half(judged: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """P(u) on two random halves of each user's items: the same user and recommender, other items.
-
-    Args:
-        judged: recommender, user, item, score, relevant.
-        rng: draws the halves, the same for every recommender.
-
-    Returns:
-        Columns recommender, user, first, second; only users for whom both are defined.
-    """
-    items = judged[["user", "item"]].drop_duplicates().sort_values(["user", "item"], ignore_index=True)
-    draw = pd.Series(rng.random(len(items))).groupby(items["user"]).rank(method="first")
-    items["half"] = np.where(draw % 2 == 1, "first", "second")
-    halved = judged.merge(items, on=["user", "item"])
-    parts = {half: performance_by_recommender(rows) for half, rows in halved.groupby("half")}
-    pair = parts["first"].merge(parts["second"], on=["recommender", "user"], suffixes=("_1", "_2"))
-    named = pair.rename(columns={"performance_1": "first", "performance_2": "second"})
-    return named.dropna(subset=["first", "second"])[["recommender", "user", "first", "second"]]
-
-
-def regression_to_the_mean(halves: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Users picked as weak on one half of their items, scored on both: what a service gains by doing nothing.
-
-    Returns:
-        One row a recommender: picked, picked_on (mean P on the half they were picked on), other_half, correlation. None
-        where no user has test items enough for two halves.
-    """
-    rows = []
-    for name, group in halves.groupby("recommender", sort=False):
-        picked = group[group["first"] <= threshold]
-        means = {"picked_on": picked["first"].mean(), "other_half": picked["second"].mean()}
-        correlation = group["first"].corr(group["second"])
-        rows.append({"recommender": name, "picked": len(picked), **means, "correlation": correlation})
-    return pd.DataFrame(rows, columns=["recommender", "picked", "picked_on", "other_half", "correlation"])
-
-
-def reliability(flagged: pd.DataFrame, test_auc: pd.DataFrame) -> pd.DataFrame:
-    """What users flagged by each rule score on test items that had no part in the flagging.
-
-    Args:
-        flagged: rule, recommender, user, weak.
-        test_auc: recommender, user, auc.
-
-    Returns:
-        One row a rule and recommender: flagged, flagged_auc, rest_auc, gap.
-    """
-    table = flagged.merge(test_auc, on=["recommender", "user"]).dropna(subset=["auc"])
-    weak = table["weak"].astype(bool)
-    parts = {
-        "flagged": weak.astype(float),
-        "flagged_auc": table["auc"].where(weak),
-        "rest_auc": table["auc"].where(~weak),
-    }
-    groups = table.assign(**parts).groupby(["rule", "recommender"], sort=False)
-    rows = groups.agg({"flagged": "sum", "flagged_auc": "mean", "rest_auc": "mean"}).reset_index()
-    return rows.assign(gap=rows["rest_auc"] - rows["flagged_auc"])
 
 
 # --- one recommender's users, judged by what was known ----------------------------------------------------------------

@@ -121,7 +121,7 @@ def _values(flagged: pd.Series, before: pd.Series, fresh: pd.Series) -> pd.DataF
 
 def bands(
     judged: pd.DataFrame, users: pd.Index, threshold: float, seed: int, fresh: pd.DataFrame | None = None,
-    draws: int = 500, quality_of: pd.Index | None = None,
+    draws: int = 500,
 ) -> pd.DataFrame:  # fmt: skip
     """What each recommender's real scores come to, beside the 95 % band of every world.
 
@@ -131,10 +131,9 @@ def bands(
         threshold: t_p.
         seed: the experiment's root seed.
         fresh: recommender, user, score, relevant (and fold): other items of the same users, scored by a fit that has
-            not seen them, such as the known ratings out of fold. They also give the world "spread as estimated";
-            None: that world is made from the test items, and nothing is observed on fresh ones.
+            not seen them, such as the folds of protocol ``cross`` without the test items. They also give the world
+            "spread as estimated"; None: that world is made from the test items, and nothing is observed on fresh ones.
         draws: worlds behind each band.
-        quality_of: users whose mean AUC is given to all; None: all users judged.
 
     Returns:
         One row a recommender and world: recommender, world, mean_auc, weak (share of users truly <= t_p in it), users
@@ -144,7 +143,7 @@ def bands(
     rows = []
     for name, own in judged.groupby("recommender", sort=False):
         auc = metrics.auc(own)
-        mean = float((auc if quality_of is None else auc.reindex(quality_of)).mean())
+        mean = float(auc.mean())
         mine = own[own["user"].isin(users)]
         counts = nulls.candidate_counts(mine).query("relevant > 0 and irrelevant > 0")
         others = mine if fresh is None else fresh[(fresh["recommender"] == name) & fresh["user"].isin(users)]
