@@ -265,16 +265,20 @@ def cross_triage(
     like_threshold: float,
     thresholds: triage.Thresholds,
 ) -> pd.DataFrame:
-    """Who is weak for each test fold, by recommender; see ``weak_users.cross.cross_triage``.
+    """Who is weak for each test fold, by recommender; see ``weak_users.cross.cross_triage``."""
+    moved = cross_thresholds(thresholds, 1 - 1 / divided["fold"].nunique())
+    return weak_in_cross.cross_triage(scores, divided, items, like_threshold, moved)
 
-    A t_s that an experiment sets is meant for the ratings known under its split, nine tenths of them. Outside a test
-    fold fewer are known, so it is moved to where it divides the same users.
+
+def cross_thresholds(thresholds: triage.Thresholds, known: float) -> triage.Thresholds:
+    """Thresholds for this share of all ratings.
+
+    A t_s that an experiment sets is meant for the ratings known under its split, nine tenths of them. Where fewer are
+    known, it is moved to where it divides the same users.
     """
-    if thresholds.sparsity is not None:
-        known = 1 - 1 / divided["fold"].nunique()
-        rated = (1 - thresholds.sparsity) * known / 0.9
-        thresholds = triage.Thresholds(thresholds.performance, 1 - rated)
-    return weak_in_cross.cross_triage(scores, divided, items, like_threshold, thresholds)
+    if thresholds.sparsity is None:
+        return thresholds
+    return triage.Thresholds(thresholds.performance, 1 - (1 - thresholds.sparsity) * known / 0.9)
 
 
 def cross_judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
