@@ -19,9 +19,9 @@ from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.llm.ways import Way
 from hybridrec.randomness import in_random_order
-from hybridrec.study import steps, tables
 from hybridrec.study import models as study_models
-from hybridrec.study.config import COMPARE, Experiment, compared_recommenders, parameters
+from hybridrec.study import steps, tables
+from hybridrec.study.config import COMPARE, Experiment, compared_recommenders
 from hybridrec.weak_users import triage
 
 # A model on this machine scores in this precision: half again as fast on a processor that multiplies it.
@@ -37,6 +37,7 @@ _OF_RANKING = ["user", "item", "score", "answered", "failure"]
 _ANSWERS = ["way", "test", "fold", "user", "item", "score", "relevant", "answered", "failure"]
 
 Cell = tuple[int, int]  # (test, fold): test fold k, and the fold that is asked about
+Tasks = dict[tuple[Way, Cell], list[Task]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Cross:
     like_threshold: float
     rating_scale: int
     seed: int
-    thresholds: triage.Thresholds = triage.Thresholds()
+    thresholds: triage.Thresholds
     everybody: pd.DataFrame | None = None
 
     @cached_property
@@ -81,9 +82,7 @@ class Cross:
     @property
     def deciding_cells(self) -> list[Cell]:
         """What decides: of each neighbouring pair either fold for the other."""
-        return [
-            cell for one, other in ways.neighbouring_pairs(self.folds) for cell in ((one, other), (other, one))
-        ]
+        return [cell for one, other in ways.neighbouring_pairs(self.folds) for cell in ((one, other), (other, one))]
 
     def inactive(self, *out: int, ratings: pd.DataFrame | None = None) -> pd.Index:
         """Users whose S_I, from ratings outside these folds, is above t_s; those of notebook 03's cross_triage.
@@ -174,12 +173,20 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def model_of(name: str, endpoint: Mapping[str, Any] | None, local: Mapping[str, Any] | None) -> Model:
-    """An experiment's model; one on this machine scores in ``DTYPE``. Arguments as in ``models.open_model``."""
-    return study_models.open_model(name, endpoint, {**(local or {}), "dtype": DTYPE})
+def scoring(opened: Model, name: str) -> Model:
+    """A model of an experiment; one on this machine scores in ``DTYPE``, whatever the precision it was opened in.
+
+    Args:
+        opened: the model as the rest of the study asks it.
+        name: what the experiment calls it.
+    """
+    loaded = getattr(opened, "loaded", None)
+    if loaded is None or loaded.dtype == DTYPE:
+        return opened
+    return study_models.local(name, **{**loaded.model_dump(), "dtype": DTYPE})
 
 
-def asked_in(tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross) -> list[Asked]:
+def asked_in(tasks: Tasks, cross: Cross) -> list[Asked]:
     """The requests of tasks by way and cell, user after user in a seeded order.
 
     A run that is cut short has so asked everything of a sample of users; and what one user's prompts begin with alike
@@ -193,7 +200,7 @@ def asked_in(tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross) -> 
     return [one for user in order for one in by_user[user]]
 
 
-def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> dict[tuple[Way, Cell], list[Task]]:
+def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> Tasks:
     """What is asked to compare ways: each way's tasks in each cell of ``cross.deciding_cells``."""
     sample = compared_users(cross, users)
     return {(way, cell): cross.tasks(way, cell, sample[cell]) for way in compared for cell in cross.deciding_cells}
@@ -201,7 +208,7 @@ def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> dict[tu
 
 def judged_tasks(
     cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int] | None = None, another: bool = False
-) -> dict[tuple[Way, Cell], list[Task]]:
+) -> Tasks:
     """What is judged: each test fold's users, asked in the way that was chosen for it.
 
     Args:
@@ -218,9 +225,7 @@ def judged_tasks(
     return found
 
 
-def deciding_tasks(
-    cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int]
-) -> dict[tuple[Way, Cell], list[Task]]:
+def deciding_tasks(cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int]) -> Tasks:
     """What weights are chosen on: for each test fold, its two neighbours, in the way that was chosen for it."""
     found = {}
     for cell in cross.deciding_cells if chosen else ():
@@ -229,9 +234,7 @@ def deciding_tasks(
     return found
 
 
-def routed_tasks(
-    cross: Cross, way: Way, triage: pd.DataFrame, users: int | None = None
-) -> dict[tuple[Way, Cell], list[Task]]:
+def routed_tasks(cross: Cross, way: Way, triage: pd.DataFrame, users: int | None = None) -> Tasks:
     """The judged lists of users whom a compared recommender hands over (the paper's three, where they are there).
 
     Args:
@@ -251,9 +254,7 @@ def routed_tasks(
 # --- what was answered ------------------------------------------------------------------------------------------------
 
 
-def answers(
-    tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
-) -> pd.DataFrame:
+def answers(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
     """What is recorded of these tasks; a user of whom a cell is not recorded has no row of it (see ``coverage``).
 
     Returns:
@@ -270,9 +271,7 @@ def answers(
     return found.merge(labels, on=["fold", "user", "item"])[_ANSWERS]
 
 
-def coverage(
-    tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
-) -> pd.DataFrame:
+def coverage(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
     """How much is recorded: way, test, fold, asked (users), recorded."""
     rows = [
         (way.name, test, fold, len(ones), len(_recorded(ones, way, cross.noun, model, recordings)))
@@ -307,7 +306,7 @@ class Asking:
     users: int | None = None
 
     @cached_property
-    def compared(self) -> dict[tuple[Way, Cell], list[Task]]:
+    def compared(self) -> Tasks:
         """What ways are compared by; nothing where the settings name them."""
         return compared_tasks(self.cross, COMPARED_USERS, ways.WAYS) if self.ways == (COMPARE,) else {}
 
@@ -347,19 +346,19 @@ class Asking:
         return set(in_random_order(able, self.cross.seed, "cross-judged")[: self.users])
 
     @cached_property
-    def own(self) -> dict[tuple[Way, Cell], list[Task]]:
+    def own(self) -> Tasks:
         """What is judged."""
         return judged_tasks(self.cross, self.chosen, self.drawn)
 
     @cached_property
-    def borrowed(self) -> dict[tuple[Way, Cell], list[Task]]:
+    def borrowed(self) -> Tasks:
         """The same with another user's history; nothing in a subset, where others would lend than among all users."""
         if self.cross.everybody is not None:
             return {}
         return judged_tasks(self.cross, self.chosen, self.drawn, another=True)
 
     @cached_property
-    def deciding(self) -> dict[tuple[Way, Cell], list[Task]]:
+    def deciding(self) -> Tasks:
         """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
         able = self.cross.inactive(ratings=self.cross.everybody)
         drawn = in_random_order(able, self.cross.seed, "cross-deciding")[:DECIDING_USERS]
@@ -433,9 +432,7 @@ def arms(done: Asking) -> pd.DataFrame:
     return _table(parts, model.name)
 
 
-def routed_arm(
-    tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
-) -> pd.DataFrame:
+def routed_arm(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
     """A larger model's answers to ``routed_tasks`` as the ranker "MODEL: llm", in COLUMNS."""
     found = answers(tasks, cross, model, recordings)
     return _table([found.assign(ranker=f"{model.name}: llm")], model.name)
