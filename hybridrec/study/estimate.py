@@ -184,7 +184,8 @@ def _groups(
     if "likelihood" in settings.modes:
         wanted = {item for task in asked["likelihood"] for item in task.candidates}
         yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun, wanted))
-        yield Group(llm, recordings, ANOTHER, [borrowed[task.user] for task in sampled if borrowed])
+        of_another = [borrowed[task.user] for task in sampled if borrowed]
+        yield Group(llm, recordings, "likelihood", of_another, what=ANOTHER)
     for one, larger in zip(plain["larger_models"], settings.larger_models, strict=True):
         other, answered = models.open_larger(one, plain["local"]), models.recordings_for(settings.dataset, larger.model)
         for name, count in larger.users.items():
@@ -197,7 +198,7 @@ def _groups(
         lent = sampled[: larger.another_history] if borrowed else []
         shown = prepared.items[prepared.items["item"].isin({item for task in lent for item in task.candidates})]
         yield Group(other, answered, PRIOR, rankers.prior_requests(shown, noun))
-        yield Group(other, answered, ANOTHER, [borrowed[task.user] for task in lent])
+        yield Group(other, answered, "likelihood", [borrowed[task.user] for task in lent], what=ANOTHER)
     for name in settings.topk_modes if lists else ():
         yield Group(llm, recordings, name, list(rankers.title_requests(lists, name, noun)), what=LISTS)
 
