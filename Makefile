@@ -40,7 +40,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models estimate reproduce reproduce-all class lab overview seeds fingerprint record record-cross pairs batch import compact notebooks \
+.PHONY: help env data models estimate reproduce reproduce-all class lab overview seeds fingerprint record pairs batch import compact notebooks \
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -140,10 +140,6 @@ record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, the
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
 	@"$(MAKE)" --no-print-directory reproduce
-
-# A killed run goes on where it was. Notebooks replay what is recorded.
-record-cross: .stamps/env  ## ask the language model what protocol cross needs and is not recorded yet (hours)
-	$(PY) -m hybridrec.study record-cross $(EXPERIMENT)
 
 pairs: $(STAMPS)/01_data  ## write the pairs that a recommender of your own has to score (docs/own-ratings.md)
 	$(PY) -m hybridrec.study pairs $(EXPERIMENT)

@@ -106,11 +106,14 @@ def small_study(interactions, items, tmp_path, monkeypatch) -> "config.Experimen
     monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
     values = config.parameters(config.load("ml-100k"))
     values |= {"modes": ["listwise", "likelihood", "listwise-labels"], "everybody_modes": ["listwise-labels"]}
-    values |= {"shuffles": 3, "shuffled_users": 2}
+    values |= {"shuffles": 3, "shuffled_users": 2, "cross_ways": ["history of 10"]}
     del values["name"]
     settings = config.build("toy", values, "")
     prepared = steps.prepare(datasets.Dataset("toy", interactions, items, "made up"), settings, settings.seed)
     sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=items)
     tables.write("toy", sparsity=sparsity)
+    how = (settings.like_threshold, settings.folds, settings.seed)
+    divided, candidates = steps.cross_divide(interactions, *how)
+    tables.write("toy", cross_ratings=divided, cross_candidates=candidates)
     return settings

@@ -10,11 +10,12 @@ import pytest
 from toy_model import NeverAsked, ToyModel, reply
 
 from hybridrec.errors import CommandError
+from hybridrec.llm import ways
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, estimate, models, notebooks, paths, steps, tables
+from hybridrec.study import config, cross_answers, estimate, models, notebooks, paths, steps, tables
 
 
 @pytest.fixture
@@ -37,13 +38,18 @@ def named(name: str) -> ToyModel:
 
 def record_all(settings: config.Experiment, but: int = 0) -> None:
     """Record an answer to every request, except to those of the first few users in the first mode."""
-    lists = estimate._lists(settings, prepared := from_tables())
     left: set[str] = set()
-    for number, group in enumerate(estimate._groups(settings, prepared, lists, [])):
+    for number, group in enumerate(groups_of(settings)):
         left |= {group.llm.key(one) for one in group.asked[: 0 if number else but]}
         for one in group.asked:
             if group.llm.key(one) not in left:
                 group.recordings.append(group.llm.key(one), reply(one))
+
+
+def groups_of(settings: config.Experiment) -> list[estimate.Group]:
+    lists, weak = (found(settings, from_tables()) for found in (estimate._lists, estimate._published_weak))
+    groups = estimate._groups(settings, from_tables(), lists or [], weak or [])
+    return [*groups, *estimate._cross_groups(settings, from_tables=True)]
 
 
 def from_tables() -> steps.Prepared:
@@ -55,23 +61,30 @@ def from_tables() -> steps.Prepared:
 
 
 def small(settings: config.Experiment) -> config.Experiment:
-    return settings.model_copy(update={"modes": ("listwise",), "topk_modes": (), "larger_models": ()})
+    return settings.model_copy(update={"modes": ("listwise",), "topk_modes": (), "larger_models": (), "cross_ways": ()})
 
 
 @pytest.mark.slow
 def test_what_is_estimated_is_what_notebook_04_asks(toy, monkeypatch):
     """The notebook itself, with the toys: afterwards exactly the estimated requests have an answer."""
     weak = pd.DataFrame({"protocol": "published", "recommender": "BPR", "user": from_tables().inactive, "weak": True})
-    tables.write("toy", triage=weak.iloc[::2])
+    in_cross = weak.drop(columns="protocol").merge(pd.DataFrame({"test": range(toy.folds)}), "cross")
+    tables.write("toy", triage=weak.iloc[::2], cross_triage=in_cross.iloc[::2])
+    first, *others = toy.larger_models
+    first = first.model_copy(update={"cross_way": "pointwise", "cross_users": 4})
+    toy = toy.model_copy(update={"larger_models": (first, *others)})
     before = estimate.estimate(toy, from_tables=True)
     assert not before.not_counted and set(before.table["recorded"]) == {0}
+    of_models: dict[str, list[Asked]] = {}
+    for group in groups_of(toy):
+        of_models.setdefault(group.llm.name, []).extend(group.asked)
     names = {"experiment": "toy", **config.parameters(toy)}
     monkeypatch.setenv("MPLBACKEND", "agg")
     for cell in nbformat.read(paths.NOTEBOOKS / "04_llm_prompting.ipynb", as_version=4).cells:
         if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
             exec(cell.source, names)
-    asked = before.table.groupby("model")["requests"].sum().to_dict()
-    assert asked == {name: len(models.recorded(toy.dataset, name)) for name in asked}
+    asked = {name: set(map(named(name).key, requests)) for name, requests in of_models.items()}
+    assert asked == {name: set(models.recorded(toy.dataset, name)) for name in asked} and len(asked) == 3
     assert estimate.estimate(toy, from_tables=True).live.empty
 
 
@@ -91,6 +104,18 @@ def test_only_what_is_missing_is_counted_each_request_once(toy):
     (row,) = found.live.to_dict("records")
     assert (row["mode"], row["requests"] - row["recorded"]) == ("listwise", 3)
     assert "listwise: 3 requests" in str(found)
+
+
+def test_ways_that_are_not_compared_yet_are_counted_and_so_are_the_folds_in_one_of_them(toy):
+    """Each user of a fold is asked by "likelihood", the first way, until another is chosen."""
+    toy = toy.model_copy(update={"cross_ways": (config.COMPARE,)})
+    cross, llm = cross_answers.prepare(toy), named(toy.model)
+    compared = cross_answers.compared_tasks(cross, cross_answers.COMPARED_USERS, ways.WAYS)
+    asked = {llm.key(one) for one in cross_answers.asked_in(compared, cross)}
+    assert len(asked) > len(ways.WAYS)
+    table = estimate.estimate(toy, from_tables=True).table.set_index("mode")["requests"]
+    assert table.filter(like="ways to ask").sum() == len(asked)
+    assert table["likelihood, cross"] == sum(len(cross.users(cell)) for cell in cross.judged_cells)
 
 
 def test_live_users_are_asked_though_they_are_recorded(toy):
@@ -144,7 +169,7 @@ def test_without_a_bound_on_the_answers_a_priced_endpoint_needs_consent_or_a_cap
 
 def test_the_time_is_that_of_the_same_models_recorded_tokens_and_unknown_without(toy, tmp_path):
     """Reading by tokens read (2 s for 100), writing by tokens written (3 s for 10); answers on any dataset count."""
-    toy = toy.model_copy(update={"modes": ("listwise", "likelihood"), "topk_modes": (), "larger_models": ()})
+    toy = small(toy).model_copy(update={"modes": ("listwise", "likelihood")})
     before = estimate.estimate(toy, from_tables=True)
     assert before.table["minutes"].isna().all() and "unknown" in str(before)
     other = Recordings(tmp_path / "recordings" / "other" / f"{toy.model}.sqlite")
@@ -205,3 +230,34 @@ def test_the_estimate_from_the_ratings_is_that_from_notebook_01s_tables(toy, mon
 
     monkeypatch.setattr(steps, "dataset", lambda *_: datasets.Dataset("toy", interactions, items, "made up"))
     pd.testing.assert_frame_equal(*(estimate.estimate(toy, from_tables=way).table for way in (True, False)))
+
+
+def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_study):
+    requests = estimate.that_write(small_study)
+    candidates, interactions, sparsity, items = (
+        tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
+    )
+    sizes = candidates.groupby("user").size()
+    to_rank = set(sizes.index[sizes >= 2])
+    inactive = to_rank & set(sparsity.loc[sparsity["inactive"], "user"])
+    assert list(requests) == ["listwise", "listwise-labels"], "probabilities cannot be asked for in a batch"
+    assert inactive and inactive < to_rank
+    again = (small_study.shuffles - 1) * min(small_study.shuffled_users, len(inactive))
+    for mode, users in (("listwise", inactive), ("listwise-labels", to_rank)):
+        assert len(requests[mode]) == len(users) + again
+        assert {one.user for one in requests[mode]} == users
+    titles = items.set_index("item")["title"]
+    for one in requests["listwise"]:
+        test = interactions[(interactions["user"] == one.user) & (interactions["split"] == "test")]
+        shown = {item.title for item in one.about.history}
+        assert not shown & set(titles[test["item"]])
+        assert {item.title for item in one.about.items} == set(titles[test["item"]])
+
+
+def test_a_batch_holds_what_is_asked_under_cross_and_whom_it_is_about(small_study):
+    before = estimate.that_write(small_study)["listwise"]
+    found = estimate.that_write(small_study.model_copy(update={"cross_ways": ("listwise",)}))["listwise"]
+    cross = cross_answers.prepare(small_study)
+    judged = sum(len(cross.users(cell)) for cell in cross.judged_cells)
+    deciding = sum(len(set(cross.users(cell)) & set(cross.inactive())) for cell in cross.deciding_cells)
+    assert len(found) == len(before) + 2 * judged + deciding and judged  # own and another's history

@@ -24,7 +24,7 @@ ENDPOINT = {"base_url": "https://llm.example/v1"}
 
 def build(**changes: object) -> config.Experiment:
     if "endpoint" in changes or "modes" in changes:
-        changes = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": []} | changes
+        changes = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": [], "cross_ways": []} | changes
     if "endpoint" in changes:
         changes = {"local": None} | changes
     return config.build("toy", VALUES | changes, "toy.toml")
@@ -492,12 +492,41 @@ def test_larger_models_arrive_in_their_order():
         ({"model": "a"}, "missing key 'users'"),
         ({"users": {}}, "missing key 'model'"),
         ({"model": "a", "users": {}, "sample": 5}, "unknown key 'sample'"),
+        ({"model": "a", "users": {"likelihood": 5}, "cross_way": "telepathy"}, "cross_way has 'telepathy'.*likes only"),
+        ({"model": "a", "users": {"likelihood": 5}, "cross_users": 9}, "cross_users is 9, but cross_way"),
         ("gemma", "must be a table"),
     ],
 )
 def test_a_larger_model_that_cannot_be_asked_names_file_and_fault(larger, says):
     with pytest.raises(SettingError, match=rf"toy\.toml.*larger_models.*{says}"):
         build(larger_models=[larger])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cross_ways": ["telepathy"]}, "cross_ways has 'telepathy': unknown .*likes only.*listwise-labels.*compare"),
+        ({"cross_ways": ["compare", "likelihood"]}, "cross_ways has 'compare'"),
+        ({"cross_ways": ["likelihood", "pointwise"]}, "cross_ways has 2 ways; .*each of the 5 folds"),
+        ({"cross_ways": [], "cross_users": 100}, "cross_users is 100, but cross_ways is empty"),
+        ({"cross_ways": ["likelihood"], "cross_users": 1}, "cross_users is 1"),
+        ({"cross_ways": ["compare"], "endpoint": ENDPOINT}, "cross_ways has 'compare', but an endpoint.*'listwise'"),
+        ({"cross_ways": ["likes only"], "endpoint": ENDPOINT}, "cross_ways has 'likes only', but an endpoint"),
+        ({"cross_ways": ["compare"], "modes": ["listwise"], "like_threshold": 1, "rating_scale": 1,
+          "ratings": {"file": "a.csv", "user": "u", "item": "i", "rating": "r", "likes": ["up"]}},
+         "cross_ways has 'pointwise with facts', which tells the model of a mean rating"),
+    ],
+)  # fmt: skip
+def test_ways_that_cannot_be_asked_under_cross_are_refused(changes, says):
+    with pytest.raises(SettingError, match=rf"toy\.toml: {says}"):
+        build(**changes)
+
+
+def test_one_way_is_named_for_all_folds_or_one_for_each_and_an_endpoint_writes():
+    five = ["likelihood", "likes only", "likelihood", "pointwise", "likelihood"]
+    assert build(cross_ways=five, cross_users=50).cross_ways == tuple(five)
+    assert build(cross_ways=["listwise-labels"], endpoint=ENDPOINT).cross_ways == ("listwise-labels",)
+    assert build(cross_ways=["compare"], endpoint=ENDPOINT | {"logprobs": True}).cross_ways == ("compare",)
 
 
 @pytest.mark.parametrize("mode", ["listwise", "pointwise"])
@@ -513,7 +542,10 @@ def test_an_endpoint_is_read_from_its_table(tmp_path):
     table = '\n[endpoint]\nbase_url = "https://llm.example/v1"\nparameters = { temperature = 0 }\n'
     file = tmp_path / "mine.toml"
     written = re.sub(
-        r"^(modes|everybody_modes|topk_modes) = .*$", r"\1 = []", DEFAULT.read_text(encoding="utf-8"), flags=re.M
+        r"^(modes|everybody_modes|topk_modes|cross_ways) = .*$",
+        r"\1 = []",
+        DEFAULT.read_text(encoding="utf-8"),
+        flags=re.M,
     )
     written = re.sub(r"^\[local\]\n.*\n", "", written, flags=re.M)
     file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")

@@ -74,28 +74,6 @@ def test_every_ranking_is_there_once_and_a_list_of_one_counts_nowhere():
     )
 
 
-def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_study):
-    requests = steps.study_requests(small_study)
-    candidates, interactions, sparsity, items = (
-        tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
-    )
-    sizes = candidates.groupby("user").size()
-    to_rank = set(sizes.index[sizes >= 2])
-    inactive = to_rank & set(sparsity.loc[sparsity["inactive"], "user"])
-    assert list(requests) == ["listwise", "listwise-labels"], "probabilities cannot be asked for in a batch"
-    assert inactive and inactive < to_rank
-    again = (small_study.shuffles - 1) * min(small_study.shuffled_users, len(inactive))
-    for mode, users in (("listwise", inactive), ("listwise-labels", to_rank)):
-        assert len(requests[mode]) == len(users) + again
-        assert {one.user for one in requests[mode]} == users
-    titles = items.set_index("item")["title"]
-    for one in requests["listwise"]:
-        test = interactions[(interactions["user"] == one.user) & (interactions["split"] == "test")]
-        shown = {item.title for item in one.about.history}
-        assert not shown & set(titles[test["item"]])
-        assert {item.title for item in one.about.items} == set(titles[test["item"]])
-
-
 # --- does it read the user? -------------------------------------------------------------------------------------------
 
 

@@ -243,7 +243,7 @@ def record_missing(asked: Iterable[runner.Asked], model: runner.Model, recording
         what: the name of the progress bar.
     """
     missing = [one for one in asked if model.key(one) not in recordings]
-    for _ in runner.ask(missing, model, recordings, what=what, total=len(missing)):
+    for _ in runner.ask(missing, model, recordings, what=what, total=len(missing), redact=redact_response):
         pass
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hybridrec.data.folds import neighbour
+from hybridrec.errors import SettingError
 from hybridrec.evaluation import metrics, statistics
 from hybridrec.randomness import generator
 
@@ -42,6 +43,21 @@ WAYS = (
     Way("pointwise", "pointwise"),
     Way("pointwise with facts", "pointwise-facts"),
 )
+# In these the model writes the order. They can be named, and are not among those compared: an answer takes many times
+# as long as a score.
+WRITTEN = (Way("listwise", "listwise"), Way("listwise-labels", "listwise-labels"))
+
+
+def get(name: str) -> Way:
+    """The way of that name, of ``WAYS`` and ``WRITTEN``.
+
+    Raises:
+        SettingError: there is none (lists those there are).
+    """
+    for way in (*WAYS, *WRITTEN):
+        if way.name == name:
+            return way
+    raise SettingError(f"unknown way {name!r}. Known: {', '.join(way.name for way in (*WAYS, *WRITTEN))}.")
 
 
 def neighbouring_pairs(folds: int) -> list[tuple[int, int]]:

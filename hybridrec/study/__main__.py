@@ -126,8 +126,9 @@ def batch(settings: config.Experiment) -> None:
     """Write what an endpoint has not answered yet as batch files."""
     from hybridrec.llm import batch as batches
     from hybridrec.llm import rankers
+    from hybridrec.study import estimate as estimates
 
-    chat, asked = _endpoint(settings), steps.study_requests(settings)
+    chat, asked = _endpoint(settings), estimates.that_write(settings)
     recordings = study_models.recordings_for(settings.dataset, settings.model)
     checks = {mode: functools.partial(rankers.check, mode) for mode in asked}
     todo = [one for mode in asked for one in batches.open_requests(asked[mode], chat, recordings, checks[mode])]
@@ -140,10 +141,11 @@ def import_results(settings: config.Experiment, files: list[Path]) -> None:
     """Record the answers in result files of a batch."""
     from hybridrec.llm import batch as batches
     from hybridrec.llm.redact import redact_response
+    from hybridrec.study import estimate as estimates
 
     if not files:
         raise CommandError("no files given: make import EXPERIMENT=name FILES='results.jsonl errors.jsonl'.")
-    asked = [one for requests in steps.study_requests(settings).values() for one in requests]
+    asked = [one for requests in estimates.that_write(settings).values() for one in requests]
     recordings = study_models.recordings_for(settings.dataset, settings.model)
     print(batches.read(files, asked, _endpoint(settings), recordings, redact_response))
 
@@ -153,14 +155,6 @@ def _endpoint(settings: config.Experiment) -> Any:
     if settings.endpoint is None:
         raise CommandError(f"{settings.name} has no [endpoint], so there is nobody to send a batch to.")
     return study_models.open_model(settings.model, config.parameters(settings)["endpoint"])
-
-
-def record_cross(settings: config.Experiment) -> None:
-    """Ask the language model what protocol ``cross`` needs and is not recorded yet; a killed run goes on."""
-    from hybridrec.study import cross_answers
-
-    for line in cross_answers.record(cross_answers.asking(settings)):
-        print(line, flush=True)
 
 
 def compact(settings: config.Experiment) -> None:
@@ -254,7 +248,6 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
-        "record-cross": (record_cross, "ask the language model what protocol cross needs and is not recorded yet"),
         "compact": (compact, "fold new recordings into the file that is committed"),
     }
 

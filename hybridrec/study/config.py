@@ -12,6 +12,7 @@ from pydantic import Field
 from hybridrec.data.sources.form import RatingsFile
 from hybridrec.errors import SettingError
 from hybridrec.llm import modes as ways_to_ask
+from hybridrec.llm import ways
 from hybridrec.llm.models.settings import EndpointSettings, LocalSettings
 from hybridrec.recommenders.recipes import RECIPES
 from hybridrec.settings import Settings, check_name, checked, is_number, quoted
@@ -19,6 +20,7 @@ from hybridrec.study import paths
 
 PUBLISHED_RECOMMENDERS = ("ItemKNN", "NeuMF", "BPR")
 PUBLISHED_MODE = "listwise"
+COMPARE = "compare"  # in cross_ways: the way to ask is chosen for each test fold on other folds
 
 
 def compared_recommenders(names: Sequence[str]) -> list[str]:
@@ -39,7 +41,9 @@ class LargerModel(Settings):
 
     ``another_history`` says how many of those who are asked by "likelihood" are also asked with another user's history.
     ``published_weak`` names modes in which the model is also asked for everybody whom a recommender of the paper calls
-    weak on the test items: they were picked by the outcome, so they never count in a held-out comparison.
+    weak on the test items: they were picked by the outcome, so they count under the published protocol alone.
+    ``cross_way`` names the way in which it is asked under protocol ``cross`` for everybody whom a recommender of the
+    paper hands over; left out, it is not asked there. ``cross_users`` asks for so many of them, a seeded sample.
     ``dtype`` and ``device`` left out are those of the first model; ``revision`` left out is the main branch.
     """
 
@@ -50,6 +54,8 @@ class LargerModel(Settings):
 
     another_history: int = Field(0, ge=0, le=100_000)
     published_weak: Names = ()
+    cross_way: str | None = None
+    cross_users: int | None = Field(None, ge=2, le=1_000_000)
     revision: str | None = None
     dtype: str | None = None
     writing_dtype: str | None = None
@@ -67,7 +73,16 @@ class LargerModel(Settings):
                 f"another_history is {self.another_history}, more than the {self.users.get('likelihood', 0)} users of "
                 "likelihood: it compares the two."
             )
+        if self.cross_users is not None and self.cross_way is None:
+            raise SettingError(f"cross_users is {self.cross_users}, but cross_way does not say how they are asked.")
         return self
+
+    @pydantic.field_validator("cross_way")
+    @classmethod
+    def _is_a_way(cls, given: str | None) -> str | None:
+        if given is not None:
+            _known_way("cross_way", given)
+        return given
 
     @pydantic.field_validator(*LocalSettings.model_fields)
     @classmethod
@@ -134,6 +149,8 @@ class Experiment(Settings):
     shuffled_users: int = Field(ge=2, le=100_000)
     topk_modes: Names
     topk_users: int = Field(ge=2, le=100_000)
+    cross_ways: Names = ()
+    cross_users: int | None = Field(None, ge=2, le=1_000_000)
     larger_models: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
     bootstrap_samples: int = Field(ge=100, le=100_000)
     permutations: int = Field(ge=100, le=1_000_000)
@@ -197,6 +214,7 @@ class Experiment(Settings):
         _check_model(self)
         _check_grids(self)
         _check_modes(self)
+        _check_cross(self)
         _check_ratings(self)
         return self
 
@@ -212,8 +230,16 @@ def _known_mode(key: str, name: str) -> ways_to_ask.Mode:
     except SettingError as error:
         raise SettingError(f"{key} has {quoted('', name)}: {error}") from None
     if found.uses_likes:
-        raise SettingError(f"{key} has {quoted('', name)}, which tells likes: only ``make record-cross`` asks so.")
+        raise SettingError(f"{key} has {quoted('', name)}, which tells likes: only cross_ways can.")
     return found
+
+
+def _known_way(key: str, name: str) -> ways.Way:
+    try:
+        return ways.get(name)
+    except SettingError as error:
+        compare = f' Or ["{COMPARE}"].' if key == "cross_ways" else ""
+        raise SettingError(f"{key} has {quoted('', name)}: {error}{compare}") from None
 
 
 def _check_model(settings: Experiment) -> None:
@@ -273,6 +299,24 @@ def _check_modes(settings: Experiment) -> None:
     _check_once("larger_models", [larger.model for larger in settings.larger_models])
 
 
+def _check_cross(settings: Experiment) -> None:
+    names, folds = settings.cross_ways, settings.folds
+    if not names and settings.cross_users is not None:
+        raise SettingError(f"cross_users is {settings.cross_users}, but cross_ways is empty: nobody is asked.")
+    found = [_known_way("cross_ways", name) for name in names if names != (COMPARE,)]
+    if found and len(found) not in (1, folds):
+        raise SettingError(
+            f"cross_ways has {len(found)} ways; name one, or one for each of the {folds} folds, or write "
+            f'["{COMPARE}"] to choose among them.'
+        )
+    scored = [way.name for way in found if not mode(way.mode).writes] or [one for one in names if one == COMPARE]
+    if settings.endpoint and scored and not settings.endpoint.logprobs:
+        raise SettingError(
+            f"cross_ways has {scored[0]!r}, but an endpoint answers in text, without probabilities: name "
+            f"{PUBLISHED_MODE!r}; or set logprobs = true in [endpoint], if its server gives log-probabilities."
+        )
+
+
 def _check_ratings(settings: Experiment) -> None:
     """The scale must have two ends with a like between them, and facts of the items must mean something on it."""
     scale, own = settings.rating_scale, settings.ratings or {}
@@ -292,11 +336,14 @@ def _check_ratings(settings: Experiment) -> None:
             f"like_threshold is {settings.like_threshold:g} and rating_scale {scale}, but with likes in [ratings] a "
             "like is 1 and anything else 0: set both to 1."
         )
-    facts = [name for name in settings.modes if mode(name).uses_facts]
+    # Whoever compares ways compares one that tells such facts, too.
+    named = [way for way in ways.WAYS if settings.cross_ways == (COMPARE,) or way.name in settings.cross_ways]
+    facts = [("modes", name) for name in settings.modes if mode(name).uses_facts]
+    facts += [("cross_ways", way.name) for way in named if mode(way.mode).uses_facts]
     if facts and (own.get("feedback") == "counts" or own.get("likes") or str(own.get("lowest")).startswith("-")):
         raise SettingError(
-            f'modes has {facts[0]!r}, which tells the model of a mean rating "of" the highest: that means nothing with '
-            'likes or feedback = "counts", or on a scale that goes below 0. Leave it out.'
+            f'{facts[0][0]} has {facts[0][1]!r}, which tells the model of a mean rating "of" the highest: that means '
+            'nothing with likes or feedback = "counts", or on a scale that goes below 0. Leave it out.'
         )
 
 

@@ -4,8 +4,6 @@ For test fold k a user's history is every rating outside fold k. What decides fo
 a prior) are answers about a neighbouring fold j to histories without j and k.
 """
 
-import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,38 +19,55 @@ from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.llm.ways import Way
 from hybridrec.randomness import in_random_order
-from hybridrec.study import config, steps
 from hybridrec.study import models as study_models
-from hybridrec.study.config import Experiment, parameters
+from hybridrec.study import steps, tables
+from hybridrec.study.config import COMPARE, Experiment, compared_recommenders
 from hybridrec.weak_users import triage
 
-# Scores of the cross protocol are computed in this precision: half again as fast on a processor that multiplies it.
+# A model on this machine scores in this precision: half again as fast on a processor that multiplies it.
 DTYPE = "bfloat16"
-# The dataset on which ways to ask are compared, and in how many users of each neighbouring pair of folds. It is also
-# the name of its experiment. The other datasets take over the way that was chosen most often.
-COMPARED_ON = "ml-100k"
+# In how many users of each neighbouring pair of folds ways to ask are compared.
 COMPARED_USERS = 24
 # How many inactive users are also asked about the folds that decide.
 DECIDING_USERS = 200
-# Datasets of which a seeded sample of users is asked about; of all others, everybody who is inactive and has a pair.
-SAMPLED_USERS = {"book-crossing": 1000}
 
-# The columns of the arms; ``draw`` is always 0, and a failure says why the order is a random one.
-ARM_COLUMNS = ["ranker", "draw", "test", "fold", "user", "item", "score", "answered", "failure"]
+# The columns of the answers; ``draw`` is always 0, and a failure says why the order is a random one.
+COLUMNS = ["model", "ranker", "draw", "test", "fold", "user", "item", "score", "answered", "failure"]
 _OF_RANKING = ["user", "item", "score", "answered", "failure"]
 _ANSWERS = ["way", "test", "fold", "user", "item", "score", "relevant", "answered", "failure"]
 
 Cell = tuple[int, int]  # (test, fold): test fold k, and the fold that is asked about
+Tasks = dict[tuple[Way, Cell], list[Task]]
 
 
 @dataclass(frozen=True)
 class Cross:
-    """An experiment's ratings, dealt into folds, and the lists to rank."""
+    """Ratings dealt into folds, the lists to rank, and what prompts say of them.
 
-    settings: Experiment
+    Attributes:
+        divided: user, item, rating, timestamp, fold.
+        candidates: fold, user, position, item, relevant.
+        items: the catalogue: item, title, genres.
+        noun, like_threshold, rating_scale, seed: the settings of that name.
+        thresholds: t_s, where the experiment sets it.
+        everybody: where the others hold a subset of the users, the ratings of all, in folds: whom a sample draws is
+            drawn from all, so that a subset is asked what all are asked.
+    """
+
     divided: pd.DataFrame
     candidates: pd.DataFrame
     items: pd.DataFrame
+    noun: str
+    like_threshold: float
+    rating_scale: int
+    seed: int
+    thresholds: triage.Thresholds
+    everybody: pd.DataFrame | None = None
+
+    @cached_property
+    def folds(self) -> int:
+        """How many folds there are."""
+        return self.divided["fold"].nunique()
 
     @cached_property
     def with_a_pair(self) -> pd.DataFrame:
@@ -62,19 +77,22 @@ class Cross:
     @property
     def judged_cells(self) -> list[Cell]:
         """What is judged: each fold, known by all others."""
-        return [(fold, fold) for fold in range(self.settings.folds)]
+        return [(fold, fold) for fold in range(self.folds)]
 
     @property
     def deciding_cells(self) -> list[Cell]:
         """What decides: of each neighbouring pair either fold for the other."""
-        return [
-            cell for one, other in ways.neighbouring_pairs(self.settings.folds) for cell in ((one, other), (other, one))
-        ]
+        return [cell for one, other in ways.neighbouring_pairs(self.folds) for cell in ((one, other), (other, one))]
 
-    def inactive(self, *out: int) -> pd.Index:
-        """Users whose S_I, from ratings outside these folds, is above t_s."""
-        sparsity = datasets.sparsity_index(folds.without(self.divided, *out), len(self.items))
-        return sparsity.index[triage.inactive(sparsity, steps.thresholds(self.settings))]
+    def inactive(self, *out: int, ratings: pd.DataFrame | None = None) -> pd.Index:
+        """Users whose S_I, from ratings outside these folds, is above t_s; those of notebook 03's cross_triage.
+
+        ``ratings`` are ``divided``, unless others are given.
+        """
+        known = folds.without(self.divided if ratings is None else ratings, *out)
+        sparsity = datasets.sparsity_index(known, len(self.items))
+        limits = steps.cross_thresholds(self.thresholds, 1 - len(set(out)) / self.folds)
+        return sparsity.index[triage.inactive(sparsity, limits)]
 
     def users(self, cell: Cell) -> list[int]:
         """Inactive users, by ratings outside both folds, who have a pair to order in the fold asked about."""
@@ -90,17 +108,46 @@ class Cross:
             self.candidates[self.candidates["fold"] == fold],
             self.items,
             way.length,
-            self.settings.rating_scale,
+            self.rating_scale,
             way.shown,
-            self.settings.like_threshold,
+            self.like_threshold,
         )
 
 
-def prepare(data: datasets.Dataset, settings: Experiment) -> Cross:
-    """The folds and lists of an experiment under protocol ``cross``."""
-    divided = folds.divide(data.interactions, settings.folds, settings.seed)
-    lists = folds.candidates(divided, settings.like_threshold, settings.seed)
-    return Cross(settings, divided, lists, data.items)
+def prepare(settings: Experiment, data: datasets.Dataset | None = None) -> Cross:
+    """The folds and lists of an experiment under protocol ``cross``.
+
+    Args:
+        settings: the experiment.
+        data: its ratings, to be divided as notebook 01 does; None: what that notebook wrote.
+
+    Raises:
+        MissingTableError: it did not run yet.
+    """
+    if data is None:
+        names = ("cross_ratings", "cross_candidates", "items")
+        divided, candidates, items = (tables.read(settings.name, name) for name in names)
+    else:
+        how = (settings.like_threshold, settings.folds, settings.seed, settings.users)
+        (divided, candidates), items = steps.cross_divide(data.interactions, *how), data.items
+    return Cross(
+        divided,
+        candidates,
+        items,
+        settings.noun,
+        settings.like_threshold,
+        settings.rating_scale,
+        settings.seed,
+        steps.thresholds(settings),
+        everybody(settings.dataset, settings.ratings, settings.users, settings.folds, settings.seed),
+    )
+
+
+def everybody(
+    dataset: str, ratings: Mapping[str, Any] | None, users: int | None, number: int, seed: int
+) -> pd.DataFrame | None:
+    """The ratings of all users, in folds, where an experiment is about a subset of them (``Cross.everybody``)."""
+    return None if users is None else folds.divide(steps.dataset(dataset, ratings).interactions, number, seed)
 
 
 def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
@@ -115,8 +162,8 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
         By cell of ``cross.deciding_cells``, those of its sample who have a pair in the fold asked about.
     """
     found: dict[Cell, list[int]] = {}
-    for one, other in ways.neighbouring_pairs(cross.settings.folds):
-        drawn = in_random_order(cross.inactive(one, other), cross.settings.seed, "ways to ask", one, other)[:users]
+    for one, other in ways.neighbouring_pairs(cross.folds):
+        drawn = in_random_order(cross.inactive(one, other), cross.seed, "ways to ask", one, other)[:users]
         for cell in ((one, other), (other, one)):
             able = set(cross.users(cell))
             found[cell] = [user for user in drawn if user in able]
@@ -126,13 +173,20 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def model_of(settings: Experiment) -> Model:
-    """The experiment's model, scoring in ``DTYPE``."""
-    plain = parameters(settings)
-    return study_models.open_model(settings.model, plain["endpoint"], {**(plain["local"] or {}), "dtype": DTYPE})
+def scoring(opened: Model, name: str) -> Model:
+    """A model of an experiment; one on this machine scores in ``DTYPE``, whatever the precision it was opened in.
+
+    Args:
+        opened: the model as the rest of the study asks it.
+        name: what the experiment calls it.
+    """
+    loaded = getattr(opened, "loaded", None)
+    if loaded is None or loaded.dtype == DTYPE:
+        return opened
+    return study_models.local(name, **{**loaded.model_dump(), "dtype": DTYPE})
 
 
-def asked_in(tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross) -> list[Asked]:
+def asked_in(tasks: Tasks, cross: Cross) -> list[Asked]:
     """The requests of tasks by way and cell, user after user in a seeded order.
 
     A run that is cut short has so asked everything of a sample of users; and what one user's prompts begin with alike
@@ -141,12 +195,12 @@ def asked_in(tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross) -> 
     by_user: dict[Any, list[Asked]] = {}
     for (way, _), ones in tasks.items():
         for task in ones:
-            by_user.setdefault(task.user, []).append(rankers.request_of(task, way.mode, cross.settings.noun))
-    order = in_random_order(by_user, cross.settings.seed, "cross-order")
+            by_user.setdefault(task.user, []).append(rankers.request_of(task, way.mode, cross.noun))
+    order = in_random_order(by_user, cross.seed, "cross-order")
     return [one for user in order for one in by_user[user]]
 
 
-def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> dict[tuple[Way, Cell], list[Task]]:
+def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> Tasks:
     """What is asked to compare ways: each way's tasks in each cell of ``cross.deciding_cells``."""
     sample = compared_users(cross, users)
     return {(way, cell): cross.tasks(way, cell, sample[cell]) for way in compared for cell in cross.deciding_cells}
@@ -154,7 +208,7 @@ def compared_tasks(cross: Cross, users: int, compared: Sequence[Way]) -> dict[tu
 
 def judged_tasks(
     cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int] | None = None, another: bool = False
-) -> dict[tuple[Way, Cell], list[Task]]:
+) -> Tasks:
     """What is judged: each test fold's users, asked in the way that was chosen for it.
 
     Args:
@@ -164,51 +218,63 @@ def judged_tasks(
         another: whether each is asked about with another user's history.
     """
     found = {}
-    for cell in cross.judged_cells:
-        users = [user for user in cross.users(cell) if drawn is None or user in drawn]
-        tasks = cross.tasks(chosen[cell[0]], cell, users)
-        found[chosen[cell[0]], cell] = with_anothers_history(tasks, cross.settings.seed) if another else tasks
+    for test, way in chosen.items():
+        users = [user for user in cross.users((test, test)) if drawn is None or user in drawn]
+        tasks = cross.tasks(way, (test, test), users)
+        found[way, (test, test)] = with_anothers_history(tasks, cross.seed) if another else tasks
     return found
 
 
-def deciding_tasks(
-    cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int]
-) -> dict[tuple[Way, Cell], list[Task]]:
+def deciding_tasks(cross: Cross, chosen: Mapping[int, Way], drawn: Collection[int]) -> Tasks:
     """What weights are chosen on: for each test fold, its two neighbours, in the way that was chosen for it."""
     found = {}
-    for cell in cross.deciding_cells:
+    for cell in cross.deciding_cells if chosen else ():
         way = chosen[cell[0]]
         found[way, cell] = cross.tasks(way, cell, [user for user in cross.users(cell) if user in drawn])
     return found
 
 
+def routed_tasks(cross: Cross, way: Way, triage: pd.DataFrame, users: int | None = None) -> Tasks:
+    """The judged lists of users whom a compared recommender hands over (the paper's three, where they are there).
+
+    Args:
+        cross: the folds.
+        way: the way to ask.
+        triage: recommender, test, user, weak (``steps.cross_triage``).
+        users: how many of these users, in a seeded order; None: all.
+    """
+    compared = compared_recommenders(triage["recommender"].unique())
+    weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
+    routed = {test: set(weak.loc[weak["test"] == test, "user"]) & set(cross.users((test, test)))
+              for test, _ in cross.judged_cells}  # fmt: skip
+    drawn = set(in_random_order(set().union(*routed.values()), cross.seed, "cross-routed")[:users])
+    return {(way, (test, test)): cross.tasks(way, (test, test), sorted(ones & drawn)) for test, ones in routed.items()}
+
+
 # --- what was answered ------------------------------------------------------------------------------------------------
 
 
-def answers(
-    tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
-) -> pd.DataFrame:
+def answers(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
     """What is recorded of these tasks; a user of whom a cell is not recorded has no row of it (see ``coverage``).
 
     Returns:
         Columns way, test, fold, user, item, score, relevant, answered, failure.
     """
-    parts, noun = [pd.DataFrame(columns=[*_OF_RANKING, "way", "test", "fold"])], cross.settings.noun
+    labels, noun = cross.candidates[["fold", "user", "item", "relevant"]], cross.noun
+    none = labels.iloc[:0].assign(way="", test=0, score=0.0, answered=0.0, failure="")
+    parts = [none.drop(columns="relevant")]
     for (way, (test, fold)), ones in tasks.items():
         there = _recorded(ones, way, noun, model, recordings)
-        rankings = rankers.rank(there, way.mode, model, recordings, noun=noun, seed=cross.settings.seed)
+        rankings = rankers.rank(there, way.mode, model, recordings, noun=noun, seed=cross.seed)
         parts.append(rankers.table(rankings)[_OF_RANKING].assign(way=way.name, test=test, fold=fold))
-    labels = cross.candidates[["fold", "user", "item", "relevant"]]
     found = pd.concat([part for part in parts if len(part)] or parts)
     return found.merge(labels, on=["fold", "user", "item"])[_ANSWERS]
 
 
-def coverage(
-    tasks: Mapping[tuple[Way, Cell], Sequence[Task]], cross: Cross, model: Model, recordings: Recordings
-) -> pd.DataFrame:
+def coverage(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
     """How much is recorded: way, test, fold, asked (users), recorded."""
     rows = [
-        (way.name, test, fold, len(ones), len(_recorded(ones, way, cross.settings.noun, model, recordings)))
+        (way.name, test, fold, len(ones), len(_recorded(ones, way, cross.noun, model, recordings)))
         for (way, (test, fold)), ones in tasks.items()
     ]
     return pd.DataFrame(rows, columns=["way", "test", "fold", "asked", "recorded"])
@@ -223,64 +289,79 @@ def _recorded(ones: Sequence[Task], way: Way, noun: str, model: Model, recording
 
 @dataclass(frozen=True)
 class Asking:
-    """Everything that a model is asked for an experiment, in the order in which it is asked."""
+    """Everything that a model is asked under protocol ``cross``, in the order in which it is asked.
+
+    Attributes:
+        cross: the folds.
+        model: who is asked.
+        recordings: its answers.
+        ways: the setting ``cross_ways``.
+        users: the setting ``cross_users``.
+    """
 
     cross: Cross
     model: Model
     recordings: Recordings
+    ways: tuple[str, ...]
+    users: int | None = None
 
     @cached_property
-    def compared(self) -> dict[tuple[Way, Cell], list[Task]]:
-        """What ways are compared by; nothing for a dataset that takes over what was chosen on another."""
-        here = self.cross.settings.dataset == COMPARED_ON
-        return compared_tasks(self.cross, COMPARED_USERS, ways.WAYS) if here else {}
+    def compared(self) -> Tasks:
+        """What ways are compared by; nothing where the settings name them."""
+        return compared_tasks(self.cross, COMPARED_USERS, ways.WAYS) if self.ways == (COMPARE,) else {}
 
     @cached_property
-    def chosen(self) -> dict[int, Way]:
-        """The way by test fold, from what is recorded of ``compared``; of a dataset without, the one chosen most often.
-
-        That was chosen on COMPARED_ON, so no rating of this dataset decides.
+    def compared_answers(self) -> pd.DataFrame:
+        """What was answered to ``compared`` (see ``answers``).
 
         Raises:
-            RecordingError: not all that is compared is recorded.
+            RecordingError: not all of it is recorded.
         """
-        tests = range(self.cross.settings.folds)
-        if not self.compared:
-            often = Counter(asking(config.load(COMPARED_ON)).chosen.values())
-            return dict.fromkeys(tests, often.most_common(1)[0][0])
         found = coverage(self.compared, self.cross, self.model, self.recordings)
         if missing := int((found["asked"] - found["recorded"]).sum()):
             raise RecordingError(
                 f"{self.recordings.name}: {missing:,} answers by which ways to ask are compared are not recorded yet. "
-                f"Run `make record-cross EXPERIMENT={self.cross.settings.name}`."
+                "Run notebook 04 (make reproduce) again: it asks for what is missing."
             )
-        by_name = {way.name: way for way in ways.WAYS}
-        names = ways.choose(answers(self.compared, self.cross, self.model, self.recordings))
-        return {test: by_name[names[test]] for test in tests}
+        return answers(self.compared, self.cross, self.model, self.recordings)
+
+    @cached_property
+    def chosen(self) -> dict[int, Way]:
+        """The way by test fold: named by the settings, or chosen from ``compared_answers``; empty where there is none.
+
+        Raises:
+            RecordingError: not all that is compared is recorded.
+        """
+        if self.compared:
+            return {test: ways.get(name) for test, name in ways.choose(self.compared_answers).items()}
+        names = self.ways * self.cross.folds if len(self.ways) == 1 else self.ways
+        return {test: ways.get(name) for test, name in enumerate(names)}
 
     @cached_property
     def drawn(self) -> set[int] | None:
         """Users who are judged: a sample of those who have a pair to order in some fold; None: everybody."""
-        if self.cross.settings.dataset not in SAMPLED_USERS:
+        if self.users is None:
             return None
         able = set().union(*(self.cross.users(cell) for cell in self.cross.judged_cells))
-        ordered = in_random_order(able, self.cross.settings.seed, "cross-judged")
-        return set(ordered[: SAMPLED_USERS[self.cross.settings.dataset]])
+        return set(in_random_order(able, self.cross.seed, "cross-judged")[: self.users])
 
     @cached_property
-    def own(self) -> dict[tuple[Way, Cell], list[Task]]:
+    def own(self) -> Tasks:
         """What is judged."""
         return judged_tasks(self.cross, self.chosen, self.drawn)
 
     @cached_property
-    def borrowed(self) -> dict[tuple[Way, Cell], list[Task]]:
-        """The same with another user's history."""
+    def borrowed(self) -> Tasks:
+        """The same with another user's history; nothing in a subset, where others would lend than among all users."""
+        if self.cross.everybody is not None:
+            return {}
         return judged_tasks(self.cross, self.chosen, self.drawn, another=True)
 
     @cached_property
-    def deciding(self) -> dict[tuple[Way, Cell], list[Task]]:
+    def deciding(self) -> Tasks:
         """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
-        drawn = in_random_order(self.cross.inactive(), self.cross.settings.seed, "cross-deciding")[:DECIDING_USERS]
+        able = self.cross.inactive(ratings=self.cross.everybody)
+        drawn = in_random_order(able, self.cross.seed, "cross-deciding")[:DECIDING_USERS]
         tasks = deciding_tasks(self.cross, self.chosen, set(drawn))
         for key, ones in tasks.items():
             there = {task.user for task in ones}
@@ -288,13 +369,18 @@ class Asking:
         return tasks
 
     def usual_requests(self) -> list[Asked]:
-        """The prior of the catalogue, and what each chosen way says of it after a history without content."""
-        items, noun = self.cross.items, self.cross.settings.noun
+        """The prior of the catalogue, and what each chosen way says of it after a history without content.
+
+        Nothing of a model that writes in every way that was chosen: it is asked for no probability.
+        """
+        chosen = [modes.get(way.mode) for way in dict.fromkeys(self.chosen.values())]
+        if all(mode.writes for mode in chosen):
+            return []
+        items, noun = self.cross.items, self.cross.noun
         asked = rankers.prior_requests(items, noun)
-        for mode in dict.fromkeys(way.mode for way in self.chosen.values()):
-            if modes.get(mode).kind == "score":
-                for history in calibration.CONTENT_FREE:
-                    asked += rankers.prior_requests(items, noun, None, mode, history)
+        for mode in dict.fromkeys(mode for mode in chosen if mode.kind == "score"):
+            for history in calibration.CONTENT_FREE:
+                asked += rankers.prior_requests(items, noun, None, mode, history)
         return asked
 
     def stages(self) -> Iterator[tuple[str, list[Asked]]]:
@@ -306,23 +392,17 @@ class Asking:
         yield "another user's history", asked_in(self.borrowed, self.cross)
 
 
-def asking(settings: Experiment) -> Asking:
-    """What an experiment's model is asked under protocol ``cross``, with this repository's folders."""
-    cross = prepare(steps.dataset(settings.dataset, settings.ratings), settings)
-    return Asking(cross, model_of(settings), study_models.recordings_for(settings.dataset, settings.model))
+def record(stage: str, asked: Sequence[Asked], model: Model, recordings: Recordings) -> dict[str, Any]:
+    """Ask for all of a stage that is not recorded yet; a run that was killed goes on where it was.
 
-
-def record(todo: Asking) -> Iterator[str]:
-    """Ask for all that is not recorded yet; a run that was killed goes on where it was.
-
-    Yields:
-        A line for each stage that is done, and what it took.
+    Returns:
+        stage, users, requests (different ones), recorded (how many have an answer now).
     """
-    for name, asked in todo.stages():
-        missing = sum(todo.model.key(one) not in todo.recordings for one in asked)
-        start = time.monotonic()
-        rankers.record_missing(asked, todo.model, todo.recordings, name)
-        yield f"{name}: {len(asked):,} requests, {missing:,} asked now ({time.monotonic() - start:,.0f} s)"
+    rankers.record_missing(asked, model, recordings, stage)
+    keys = {model.key(one) for one in asked}
+    users = {one.user for one in asked} - {None}
+    there = sum(key in recordings for key in keys)
+    return {"stage": stage, "users": len(users), "requests": len(keys), "recorded": there}
 
 
 # --- the arms ---------------------------------------------------------------------------------------------------------
@@ -332,31 +412,48 @@ def arms(done: Asking) -> pd.DataFrame:
     """The language model's arms in the layout of the cross scores, from what is recorded; nothing is asked.
 
     "llm" is asked in the chosen way with the user's own history, "llm another's history" with another user's; "llm no
-    history" is the prior alone. "llm less prior" subtracts the prior with the weight chosen for the test fold, "llm
-    less content-free" what the same prompt says after a history without content. These three are there once the prior
-    is recorded, the weight once answers are that decide for the fold. Where the chosen way puts questions, there is no
-    likelihood of a title to subtract from, and the last two are "llm" itself.
+    history" is the prior alone, which every inactive user's lists can be ranked by. "llm less prior" subtracts the
+    prior with the weight chosen for the test fold, "llm less content-free" what the same prompt says after a history
+    without content. These three are there once the prior is recorded, the weight once answers are that decide for the
+    fold. Where the chosen way puts questions, there is no likelihood of a title to subtract from, and the last two are
+    "llm" itself.
 
     Returns:
-        ARM_COLUMNS. Rows of fold == test are judged; the others may decide for ``test``. A user of whom a cell is not
+        COLUMNS. Rows of fold == test are judged; the others may decide for ``test``. A user of whom a cell is not
         recorded has no row of it.
     """
     cross, model, recordings = done.cross, done.model, done.recordings
     own = answers({**done.deciding, **done.own}, cross, model, recordings)
     parts = [own.assign(ranker="llm")]
     parts.append(answers(done.borrowed, cross, model, recordings).assign(ranker="llm another's history"))
-    if all(model.key(one) in recordings for one in done.usual_requests()):
+    usual = done.usual_requests()
+    if usual and all(model.key(one) in recordings for one in usual):
         parts += _less_usual(own, done)
-    return pd.concat(parts, ignore_index=True).assign(draw=0)[ARM_COLUMNS]
+    return _table(parts, model.name)
+
+
+def routed_arm(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
+    """A larger model's answers to ``routed_tasks`` as the ranker "MODEL: llm", in COLUMNS."""
+    found = answers(tasks, cross, model, recordings)
+    return _table([found.assign(ranker=f"{model.name}: llm")], model.name)
+
+
+def _table(parts: Sequence[pd.DataFrame], model: str) -> pd.DataFrame:
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).assign(model=model, draw=0)[
+        COLUMNS
+    ]
 
 
 def _less_usual(own: pd.DataFrame, done: Asking) -> Iterator[pd.DataFrame]:
     """The prior alone, and the answers less the prior and less what is said without content."""
-    about = (done.cross.items, done.model, done.recordings, done.cross.settings.noun)
+    cross = done.cross
+    about = (cross.items, done.model, done.recordings, cross.noun)
     prior = calibration.per_token(rankers.prior_of(*about))
-    yield own.assign(
-        ranker="llm no history", score=prior.loc[own["item"]].to_numpy(), answered=float("nan"), failure=""
-    )
+    lists = cross.candidates.merge(cross.with_a_pair)
+    for test in done.chosen:
+        alone = lists[lists["user"].isin(cross.inactive(test))][["fold", "user", "item"]]
+        score = prior.loc[alone["item"]].to_numpy()
+        yield alone.assign(ranker="llm no history", test=test, score=score, answered=float("nan"), failure="")
     for test, rows in own.groupby("test"):
         mode, less_prior, less_content_free = done.chosen[test].mode, rows, rows
         table = calibration.weights(rows, prior)
@@ -368,12 +465,13 @@ def _less_usual(own: pd.DataFrame, done: Asking) -> Iterator[pd.DataFrame]:
         yield less_content_free.assign(ranker="llm less content-free")
 
 
-def reading(table: pd.DataFrame, cross: Cross) -> pd.DataFrame:
+def reading(table: pd.DataFrame, cross: Cross, samples: int) -> pd.DataFrame:
     """Does the model read the user? The AUC of inactive users under each arm, pooled over the test folds.
 
     Args:
         table: what ``arms`` returned; judged rows count, of users and folds that every arm has.
         cross: the folds.
+        samples: of the bootstrap over users.
 
     Returns:
         What ``ways.compare`` returns, by ranker: with paired differences to "llm", the user's own history.
@@ -381,4 +479,4 @@ def reading(table: pd.DataFrame, cross: Cross) -> pd.DataFrame:
     judged = table[table["fold"] == table["test"]]
     lists = judged.groupby(["fold", "user"])["ranker"].transform("nunique") == judged["ranker"].nunique()
     labelled = judged[lists].merge(cross.candidates[["fold", "user", "item", "relevant"]], on=["fold", "user", "item"])
-    return ways.compare(labelled, "ranker", cross.settings.seed, cross.settings.bootstrap_samples)
+    return ways.compare(labelled, "ranker", cross.seed, samples)

@@ -3,38 +3,43 @@
 import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from hybridrec.data import splits
-from hybridrec.errors import CommandError
+from hybridrec.errors import CommandError, RecordingError
 from hybridrec.evaluation import topk
-from hybridrec.llm import batch, rankers
+from hybridrec.llm import batch, rankers, ways
 from hybridrec.llm.ranker import expected_usage
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.randomness import in_random_order
-from hybridrec.study import models, paths, steps, tables
+from hybridrec.study import cross_answers, models, paths, steps, tables
 from hybridrec.study.config import Experiment, mode, parameters
 
 # Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
 _COUNTED = 100
-PRIOR, ANOTHER, LISTS, WEAK = "prior", "another user's history", "whole lists", "published_weak"
+PRIOR, ANOTHER, LISTS, WEAK, CROSS = "prior", "another user's history", "whole lists", "published_weak", "cross"
 COLUMNS = ["model", "mode", "requests", "recorded", "prompt_tokens", "completion_tokens", "usd", "usd_most", "minutes"]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Requests to one model in one way. ``live`` are users who are asked for although their answers are recorded."""
+    """Requests to one model in one mode.
+
+    ``live`` are users who are asked for although their answers are recorded; ``what`` says what they are asked for,
+    where it is not the lists of the first split.
+    """
 
     llm: Model
     recordings: Recordings
     mode: str
     asked: list[Asked]
     live: Collection[Any] = ()
+    what: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,25 +105,25 @@ def estimate(settings: Experiment, from_tables: bool) -> Estimate:
     Args:
         settings: the experiment.
         from_tables: from what notebooks 01 and 02 wrote; otherwise from the ratings, as notebook 01 divides them. Then
-            whole lists and published_weak are counted if an earlier run has left some that fit.
+            whole lists, published_weak and whom larger models are asked about under cross are counted if an earlier run
+        has left some that fit.
 
     Raises:
         MissingTableError: those notebooks did not run yet.
         What ``steps.dataset`` and ``models.open_model`` raise.
     """
     if from_tables:
-        found = {name: tables.read(settings.name, name) for name in ("interactions", "candidates", "items", "sparsity")}
-        sparsity = found.pop("sparsity").set_index("user")
-        inactive = sparsity.index[sparsity["inactive"]]
-        prepared = steps.Prepared(**found, sparsity=sparsity.iloc[:, 0], inactive=inactive)
+        prepared = _prepared(settings)
     else:
         prepared = steps.prepare(steps.dataset(settings.dataset, settings.ratings), settings, settings.seed)
     lists, weak = _lists(settings, prepared), _published_weak(settings, prepared)
     later = {
         "the titles of whole lists, known after notebook 02": lists,
         "published_weak, known after notebook 03": weak,
+        "cross_way of larger models, known after notebook 03": _cross_triage(settings),
     }
-    rows = [_row(group) for group in _groups(settings, prepared, lists or [], weak or [])]
+    groups = _groups(settings, prepared, lists or [], weak or [])
+    rows = [_row(group) for group in itertools.chain(groups, _cross_groups(settings, from_tables))]
     cap = settings.endpoint.spending_cap_usd if settings.endpoint else None
     not_counted = tuple(what for what, found in later.items() if found is None)
     return Estimate(pd.DataFrame(rows, columns=COLUMNS), not_counted, cap)
@@ -146,6 +151,14 @@ def agreed(settings: Experiment, found: Estimate, yes: bool) -> None:
         )
 
 
+def _prepared(settings: Experiment) -> steps.Prepared:
+    """What notebook 01 wrote."""
+    found = {name: tables.read(settings.name, name) for name in ("interactions", "candidates", "items", "sparsity")}
+    sparsity = found.pop("sparsity").set_index("user")
+    inactive = sparsity.index[sparsity["inactive"]]
+    return steps.Prepared(**found, sparsity=sparsity.iloc[:, 0], inactive=inactive)
+
+
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +184,8 @@ def _groups(
     if "likelihood" in settings.modes:
         wanted = {item for task in asked["likelihood"] for item in task.candidates}
         yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun, wanted))
-        yield Group(llm, recordings, ANOTHER, [borrowed[task.user] for task in sampled if borrowed])
+        of_another = [borrowed[task.user] for task in sampled if borrowed]
+        yield Group(llm, recordings, "likelihood", of_another, what=ANOTHER)
     for one, larger in zip(plain["larger_models"], settings.larger_models, strict=True):
         other, answered = models.open_larger(one, plain["local"]), models.recordings_for(settings.dataset, larger.model)
         for name, count in larger.users.items():
@@ -180,13 +194,72 @@ def _groups(
         for name in larger.published_weak:
             before = {task.user for task in sampled[: larger.users.get(name, 0)]}
             more = [rankers.request_of(task, name, noun) for task in weak if task.user not in before]
-            yield Group(other, answered, f"{name}, {WEAK}", more)
+            yield Group(other, answered, name, more, what=WEAK)
         lent = sampled[: larger.another_history] if borrowed else []
         shown = prepared.items[prepared.items["item"].isin({item for task in lent for item in task.candidates})]
         yield Group(other, answered, PRIOR, rankers.prior_requests(shown, noun))
-        yield Group(other, answered, ANOTHER, [borrowed[task.user] for task in lent])
+        yield Group(other, answered, "likelihood", [borrowed[task.user] for task in lent], what=ANOTHER)
     for name in settings.topk_modes if lists else ():
-        yield Group(llm, recordings, f"{name}, {LISTS}", list(rankers.title_requests(lists, name, noun)))
+        yield Group(llm, recordings, name, list(rankers.title_requests(lists, name, noun)), what=LISTS)
+
+
+def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
+    """The requests of notebook 04 under protocol ``cross``, in its order.
+
+    As long as the way is not chosen, the folds are counted as if it were the first of those compared.
+    """
+    plain, routed = parameters(settings), _cross_triage(settings)
+    larger = {one.model: ways.get(one.cross_way) for one in settings.larger_models if one.cross_way}
+    if not (settings.cross_ways or larger):
+        return
+    cross = cross_answers.prepare(settings, None if from_tables else steps.dataset(settings.dataset, settings.ratings))
+    llm = cross_answers.scoring(models.open_model(settings.model, plain["endpoint"], plain["local"]), settings.model)
+    recordings = models.recordings_for(settings.dataset, settings.model)
+    todo = cross_answers.Asking(cross, llm, recordings, settings.cross_ways, settings.cross_users)
+    yield from _by_mode(todo.compared, todo, "ways to ask")
+    try:
+        chosen = todo.chosen
+    except RecordingError:
+        todo = replace(todo, ways=(ways.WAYS[0].name,))
+        chosen = todo.chosen
+    if chosen:
+        yield from _by_mode(todo.own, todo, CROSS)
+        yield Group(llm, recordings, PRIOR, todo.usual_requests(), what=CROSS)
+        yield from _by_mode(todo.deciding, todo, f"{CROSS}, folds that decide")
+        yield from _by_mode(todo.borrowed, todo, f"{CROSS}, {ANOTHER}")
+    for one in plain["larger_models"]:
+        if one["model"] in larger and routed is not None:
+            tasks = cross_answers.routed_tasks(cross, larger[one["model"]], routed, one.get("cross_users"))
+            other = cross_answers.scoring(models.open_larger(one, plain["local"]), one["model"])
+            of_other = replace(todo, model=other, recordings=models.recordings_for(settings.dataset, one["model"]))
+            yield from _by_mode(tasks, of_other, CROSS)
+
+
+def _by_mode(tasks: cross_answers.Tasks, todo: cross_answers.Asking, what: str) -> Iterator[Group]:
+    for name in dict.fromkeys(way.mode for way, _ in tasks):
+        of_mode = {key: ones for key, ones in tasks.items() if key[0].mode == name}
+        yield Group(todo.model, todo.recordings, name, cross_answers.asked_in(of_mode, todo.cross), what=what)
+
+
+def _cross_triage(settings: Experiment) -> pd.DataFrame | None:
+    """Who is weak under cross, where a larger model is asked about them; None if it is not known yet."""
+    if not any(larger.cross_way for larger in settings.larger_models):
+        return pd.DataFrame()
+    return tables.read(settings.name, "cross_triage") if tables.is_there(settings.name, "cross_triage") else None
+
+
+def that_write(settings: Experiment) -> dict[str, list[Asked]]:
+    """Everything that notebook 04 asks the experiment's model to write, by mode.
+
+    Raises:
+        MissingTableError: notebook 01 did not run yet.
+    """
+    found: dict[str, list[Asked]] = {}
+    groups = _groups(settings.model_copy(update={"larger_models": ()}), _prepared(settings), [], [])
+    for group in itertools.chain(groups, _cross_groups(settings.model_copy(update={"larger_models": ()}), True)):
+        if mode(group.mode).writes:
+            found.setdefault(group.mode, []).extend(group.asked)
+    return {name: asked for name, asked in found.items() if asked}
 
 
 def _everyone(settings: Experiment, prepared: steps.Prepared) -> list[Task]:
@@ -229,7 +302,8 @@ def _lists(settings: Experiment, prepared: steps.Prepared) -> list[Task] | None:
 def _row(group: Group) -> dict[str, Any]:
     requests = len({group.llm.key(one) for one in group.asked})
     missing = _missing(group)
-    row = {"model": group.llm.name, "mode": group.mode, "requests": requests, "recorded": requests - len(missing)}
+    told = f"{group.mode}, {group.what}" if group.what else group.mode
+    row = {"model": group.llm.name, "mode": told, "requests": requests, "recorded": requests - len(missing)}
     usage = _usage(group.llm, missing)
     endpoint = getattr(group.llm, "endpoint", None)
     usd = most = group.llm.usd({**usage, "cached_tokens": 0, "seconds": 0.0})

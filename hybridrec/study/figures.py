@@ -184,8 +184,10 @@ def quality_bars(table: pd.DataFrame, title: str, colour: str, rankings: pd.Data
     figure, (axis,) = _axes(1, 7.2, 3.8)
     rows = table.sort_values("auc")
     colours = [GREY if control else colour for control in rows["control"]]
-    errors = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
-    axis.barh(_with_repairs(rows["name"], rankings), rows["auc"], xerr=errors, color=colours, error_kw={"lw": 1})
+    places = np.arange(len(rows))
+    axis.hlines(places, rows["low"], rows["high"], color=colours, lw=2)
+    axis.scatter(rows["auc"], places, color=colours, s=36, zorder=3)
+    axis.set_yticks(places, _with_repairs(rows["name"], rankings))
     axis.axvline(0.5, color=RED, ls="--", lw=1)
     axis.set(xlabel="mean AUC (95 % interval over users); dashed: a random order", title=title)
     axis.set_xlim(_reach(0.4, 0.8, rows["low"], rows["high"]))
@@ -630,13 +632,14 @@ def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -
 
 
 def reading(table: pd.DataFrame) -> Figure:
-    """AUC by whose history the model was shown: dots with their 95 % intervals, a panel a model, chance dotted.
+    """AUC by what the model was shown: dots with their 95 % intervals, a panel a model, chance dotted.
 
     Args:
-        table: model, history, users, auc, low, high.
+        table: model, history (what was shown), users, auc, low, high.
     """
     models = list(table["model"].unique())
-    figure, axes = _axes(len(models), max(3.4, 5.6 / max(len(models), 1)), 2.2)
+    tall = 1.2 + 0.34 * table["history"].nunique()
+    figure, axes = _axes(len(models), max(3.4, 5.6 / max(len(models), 1)), tall)
     for axis, model in zip(axes, models, strict=True):
         rows = table[table["model"] == model].iloc[::-1]
         places = np.arange(len(rows))

@@ -250,7 +250,7 @@ def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
             language="python",
             progress_bar=sys.stderr.isatty(),
             cwd=paths.NOTEBOOKS,
-            execution_timeout=_CELL_TIMEOUT,
+            execution_timeout=None if source.stem == ASKS else _CELL_TIMEOUT,  # a model may be asked for hours
             extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it listens on this machine
         )
     except Exception as error:

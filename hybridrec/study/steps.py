@@ -20,18 +20,17 @@ from hybridrec.evaluation import arms, compare, controls, fusion, metrics, stati
 from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.llm import rankers, shuffles
 from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Asked, Model, Response
+from hybridrec.llm.runner import Model, Response
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator, in_random_order
 from hybridrec.recommenders import cross, fitting
 from hybridrec.recommenders.scorer import FromTable
-from hybridrec.study import paths, tables
+from hybridrec.study import paths
 from hybridrec.study.config import (
     PUBLISHED_MODE,
     PUBLISHED_RECOMMENDERS,
     Experiment,
     compared_recommenders,
-    mode,
     parameters,
 )
 from hybridrec.weak_users import cross as weak_in_cross
@@ -265,16 +264,20 @@ def cross_triage(
     like_threshold: float,
     thresholds: triage.Thresholds,
 ) -> pd.DataFrame:
-    """Who is weak for each test fold, by recommender; see ``weak_users.cross.cross_triage``.
+    """Who is weak for each test fold, by recommender; see ``weak_users.cross.cross_triage``."""
+    moved = cross_thresholds(thresholds, 1 - 1 / divided["fold"].nunique())
+    return weak_in_cross.cross_triage(scores, divided, items, like_threshold, moved)
 
-    A t_s that an experiment sets is meant for the ratings known under its split, nine tenths of them. Outside a test
-    fold fewer are known, so it is moved to where it divides the same users.
+
+def cross_thresholds(thresholds: triage.Thresholds, known: float) -> triage.Thresholds:
+    """Thresholds for this share of all ratings.
+
+    A t_s that an experiment sets is meant for the ratings known under its split, nine tenths of them. Where fewer are
+    known, it is moved to where it divides the same users.
     """
-    if thresholds.sparsity is not None:
-        known = 1 - 1 / divided["fold"].nunique()
-        rated = (1 - thresholds.sparsity) * known / 0.9
-        thresholds = triage.Thresholds(thresholds.performance, 1 - rated)
-    return weak_in_cross.cross_triage(scores, divided, items, like_threshold, thresholds)
+    if thresholds.sparsity is None:
+        return thresholds
+    return triage.Thresholds(thresholds.performance, 1 - (1 - thresholds.sparsity) * known / 0.9)
 
 
 def cross_judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
@@ -431,26 +434,6 @@ def reordered(tasks: Sequence[Task], inactive: pd.Index, orders: int, users: int
     able = [task for task in tasks if task.user in inactive and len(task.candidates) > 1]
     sample = shuffles.sample(able, users, seed) if able else []
     return [[shuffles.shuffled(task, number, seed) for task in sample] for number in range(orders)]
-
-
-def study_requests(settings: Experiment) -> dict[str, list[Asked]]:
-    """Everything that notebook 04 asks of a model that writes, by mode: its users, then the other orders.
-
-    Raises:
-        MissingTableError: notebook 01 did not run yet.
-    """
-    names = ("interactions", "candidates", "items", "sparsity")
-    interactions, candidates, items, sparsity = (tables.read(settings.name, name) for name in names)
-    inactive = pd.Index(sparsity.loc[sparsity["inactive"], "user"])
-    everyone = tasks(interactions, candidates, items, settings.history_length, settings.rating_scale)
-    orders = reordered(everyone, inactive, settings.shuffles, settings.shuffled_users, settings.seed)
-    again = [task for order in orders[1:] for task in order]
-    written = [name for name in settings.modes if mode(name).writes]
-    return {
-        name: [rankers.request_of(task, name, settings.noun) for task in [*users, *again]]
-        for name, users in asked(everyone, inactive, written, settings.everybody_modes).items()
-        if users
-    }
 
 
 # --- evaluation (notebook 05) -----------------------------------------------------------------------------------------

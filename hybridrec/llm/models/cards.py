@@ -10,6 +10,7 @@ class ModelCard:
     """Where an open model's weights come from, under which licence, and how large it is (parameters, in millions).
 
     ``chat`` says whether it was taught to follow instructions in a chat; a base model only goes on with a text.
+    ``about`` is what a reader should know of it before reading its results.
     """
 
     name: str
@@ -17,6 +18,7 @@ class ModelCard:
     file: File
     millions: int
     chat: bool = True
+    about: str = ""
 
     @property
     def identity(self) -> str:
@@ -74,6 +76,7 @@ MODELS = {
                 ),
             ),
             millions=135,
+            about="4-bit weights (Q4_1)",
         ),
         ModelCard(
             name="gemma-3-270m",
@@ -92,6 +95,7 @@ MODELS = {
             ),
             millions=270,
             chat=False,
+            about="4-bit weights (Q4_K_M), a base model without a chat template",
         ),
         ModelCard(
             name="Qwen2.5-Coder-1.5B-Instruct",
@@ -109,6 +113,7 @@ MODELS = {
                 ),
             ),
             millions=1540,
+            about="4-bit weights (Q4_K_M), trained for code",
         ),
     )
 }
