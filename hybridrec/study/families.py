@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -235,3 +236,115 @@ def _groups(judged: Judged, ask: Ranker) -> list[Compared]:
         differences = judged.sample.represent(cross.differences(judged.lists, mixed, None, OWN))
         found.append(Compared(HYBRID, OWN, name, differences))
     return found
+
+
+# --- the primary comparison, to be shown ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The primary comparison beside what else could be had: name, n, mean, low, high (of AUC, and of differences)."""
+
+    means: pd.DataFrame
+    differences: pd.DataFrame
+
+
+def primary_summary(judged: Judged) -> Summary:
+    """AUC of weak users by the language model, the bar, the control that is most often the bar, and so on.
+
+    Returns:
+        means: name, n, mean, low, high; the language model first. differences: the language model minus each of the
+        others, each for itself: name, mean, low, high, smallest_detectable, verdict. Without a language model the
+        differences are none.
+    """
+    judged = judged.judged_only()
+    weak, single = judged.groups["weak"], most_often(judged.bar)
+    rankers = {BAR: judged.bar, f"{single} (best single control)": single}
+    rankers |= {"own recommender": OWN, "random order": RANDOM}
+    asked = {"language model": judged.primary.ask} if judged.primary else {}
+    everything = {**asked, **rankers}
+    values = {}
+    for name, ranker in everything.items():
+        found = cross.quality(judged.lists, weak, ranker)
+        found = found.assign(difference=found["auc"], weight=found["folds"])
+        values[name] = found[["difference", "weight", "lists", "unanswered"]].reset_index()
+    means = judge("means", [Compared(name, "0", "weak", one) for name, one in values.items()])
+    compared = [
+        Compared(name, "", "weak", cross.differences(judged.lists, weak, one, other))
+        for one in asked.values()
+        for name, other in rankers.items()
+    ]
+    parts = [judge(one.ranker, [one]) for one in compared]  # each for itself: they are shown, not tested again
+    differences = pd.concat(parts) if parts else judge("", [])
+    shown = ["name", "n", "mean", "low", "high", "smallest_detectable", "verdict"]
+    means, differences = (table.rename(columns={"ranker": "name"})[shown] for table in (means, differences))
+    return Summary(means.drop(columns=["smallest_detectable", "verdict"]), differences.drop(columns="n"))
+
+
+def most_often(chosen: pd.DataFrame) -> str:
+    """The ranker that was chosen most often (``cross.choose``); of several the first in the alphabet."""
+    return str(chosen["ranker"].astype(str).mode().iloc[0])
+
+
+def primary_record(judged: Judged, summary: Summary, model: str) -> dict[str, Any] | None:
+    """The primary comparison for metrics.json; None where nobody was asked."""
+    if judged.primary is None:
+        return None
+    row, auc = judged.primary.table.iloc[0], summary.means.set_index("name")["mean"]
+    kept = ["routed", "lists", "unanswered", "mean", "low", "high", "smallest_detectable", "verdict"]
+    of = {"llm_auc": "language model", "bar_auc": BAR, "own_auc": "own recommender", "random_auc": "random order"}
+    return (
+        {"model": model, "users": row["n"], **{name: row[name] for name in kept}}
+        | {"hand_overs": round(judged.primary.differences["weight"].sum())}
+        | {name: auc[called] for name, called in of.items()}
+        | {"bar": most_often(judged.bar), "way": most_often(judged.primary.ask)}
+    )
+
+
+# --- larger models on a sample, one split -----------------------------------------------------------------------------
+
+
+def larger_models(
+    lists: pd.DataFrame, recommenders: Sequence[str], asked: Mapping[tuple[str, str], pd.Series], first: str
+) -> pd.DataFrame:
+    """Models on the users that each was asked about, whether a recommender routes them or not; one family.
+
+    Args:
+        lists: what ``cross.lists`` made of one split's rankings; "model: ranker" is the name of each.
+        recommenders: what a user has without the model is the mean over these.
+        asked: for each (model, ranker) its users.
+        first: the experiment's own model, with which the others are compared in the same way to ask.
+
+    Returns:
+        model, way, users_asked, unanswered (users, who keep the recommender's order), auc, and COLUMNS; against is the
+        recommender, a random order, or the first model.
+    """
+    compared, rows = [], []
+    for (model, way), users in asked.items():
+        whose = pd.MultiIndex.from_product([recommenders, [0], users.unique()], names=["recommender", "test", "user"])
+        group, name = whose.to_frame(index=False), f"{model}: {way}"
+        others = {OWN: OWN, RANDOM: RANDOM}
+        if model != first and (first, way) in asked:
+            others[first] = f"{first}: {way}"
+        for called, other in others.items():
+            shared = group
+            if called == first:  # whom both have answered
+                shared = group.merge(lists.loc[lists["ranker"] == other, ["test", "user"]])
+            compared.append(Compared(name, called, "asked", cross.differences(lists, shared, name, other)))
+            found = cross.quality(lists, shared, name)
+            keys = {"model": model, "way": way, "users_asked": users.nunique(), "ranker": name, "against": called}
+            rows.append(keys | {"unanswered": int((found["unanswered"] > 0).sum()), "auc": found["auc"].mean()})
+    return pd.DataFrame(rows).merge(judge("larger models", compared), on=["ranker", "against"])
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def interval(row: Any, digits: int = 3) -> str:
+    """A difference with its interval, as text: "+0.012 (-0.020 to +0.044)"."""
+    return f"{row.mean:+.{digits}f} ({row.low:+.{digits}f} to {row.high:+.{digits}f})"
+
+
+def counts(table: pd.DataFrame) -> str:
+    """How many comparisons have each verdict, as text."""
+    return ", ".join(f"{word}: {(table['verdict'] == word).sum()}" for word in verdicts.VERDICTS)

@@ -641,10 +641,12 @@ def cross_arms(
     added, weights = cross_controls(divided, items, embeddings, recommenders)
     parts += [evaluation.lists(divided.write({name: values}), candidates) for name, values in added.items()]
     of_model = divided.read(usable)
+    deciding = set(usable.loc[usable["fold"] != usable["test"], "ranker"])  # without them there is no weight to choose
+    tuned = {name: values for name, values in of_model.items() if name in deciding}
     users = triage.loc[triage["inactive"], ["test", "user"]].drop_duplicates()
     chosen = []
     for recommender in triage["recommender"].unique():  # one by one: fusions of all would need gigabytes
-        for arm, values in {**added, **of_model}.items():
+        for arm, values in {**added, **tuned}.items():
             fused, one = fusion.fuse(divided, {recommender: recommenders[recommender]}, {arm: values}, users)
             parts.append(evaluation.lists(divided.write(fused), candidates))
             chosen.append(one)

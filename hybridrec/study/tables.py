@@ -31,8 +31,7 @@ WRITTEN_BY = {
     "larger_rankings": "04_llm_prompting",
     "weak_rankings": "04_llm_prompting",
     "list_rankings": "04_llm_prompting",
-    "comparison": "05_evaluation",
-    "user_metrics": "05_evaluation",
+    "cross_answers": "04_llm_prompting",
     "claims": "05_evaluation",
 }
 _DECIMALS = 6
