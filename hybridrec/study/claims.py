@@ -74,6 +74,8 @@ def difference(protocol: Protocol, claim: str, recommender: str, ranker: Ranker,
     lists = protocol.of(claim)
     new, old = (cross.quality(lists, mixed(protocol, claim, recommender, one), None) for one in (ranker, against))
     found = new.assign(difference=new["auc"] - old["auc"], weight=new["folds"]).reset_index()
+    if not (protocol.groups["weak"]["recommender"] == recommender).any():
+        found = found[:0]  # nobody is handed over, so nothing can be told: all differences would be 0
     return protocol.sample.represent(found[["user", "difference", "weight", "lists", "unanswered"]])
 
 
@@ -115,7 +117,12 @@ def coin(protocol: Protocol, recommenders: Sequence[str], rankers: Sequence[str]
                 comparison = f"{claim}, {name}: {ranker} and a random order"
                 parts.append(found.assign(comparison=comparison, family="coin", gain=found["user"].map(gain)))
                 keys.append({"comparison": comparison, "claim": claim, "recommender": name, "ranker": ranker})
-    return pd.DataFrame(keys).merge(verdicts.explained_by_coin(pd.concat(parts, ignore_index=True)), on="comparison")
+    somebody = [part for part in parts if len(part)] or parts[:1]
+    found = verdicts.explained_by_coin(pd.concat(somebody, ignore_index=True))
+    table = pd.DataFrame(keys).merge(found, "left", on="comparison")
+    nobody = table["n"].isna()
+    table.loc[nobody, ["family", "n", "verdict"]] = ["coin", 0, verdicts.CANNOT_TELL]
+    return table.assign(n=table["n"].astype(int), explained=table["explained"].eq(True))
 
 
 def claims(

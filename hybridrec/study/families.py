@@ -345,6 +345,6 @@ def interval(row: Any, digits: int = 3) -> str:
     return f"{row.mean:+.{digits}f} ({row.low:+.{digits}f} to {row.high:+.{digits}f})"
 
 
-def counts(table: pd.DataFrame) -> str:
+def counts(said: pd.Series) -> str:
     """How many comparisons have each verdict, as text."""
-    return ", ".join(f"{word}: {(table['verdict'] == word).sum()}" for word in verdicts.VERDICTS)
+    return ", ".join(f"{word}: {(said == word).sum()}" for word in verdicts.VERDICTS)
