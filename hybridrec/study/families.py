@@ -207,6 +207,8 @@ def _weak(
     weak, found = judged.groups["weak"], []
     for ranker, (one, model) in rankers.items():
         group = weak[weak["recommender"] != ranker]
+        if weak["recommender"].eq(ranker).all() and len(weak):
+            continue  # the only recommender has no weak users of others
         group = group.merge(judged.larger[model]) if model in judged.larger else group
         found.append(Compared(ranker, name, "weak", cross.differences(judged.lists, group, one, against, metric)))
     return found
