@@ -79,25 +79,27 @@ def difference(protocol: Protocol, claim: str, recommender: str, ranker: Ranker,
     return protocol.sample.represent(found[["user", "difference", "weight", "lists", "unanswered"]])
 
 
-def unanswered(rankings: pd.DataFrame) -> list[str]:
-    """A line for every model and way to ask of which answers could not be used: their users keep their own order.
+def unanswered(rankings: pd.DataFrame, instead: str = "keep the recommender's order") -> list[str]:
+    """A line for every model and way to ask of which answers could not be used.
 
     Args:
-        rankings: model, ranker, user, failure ("" where the answer could be used), a row a candidate.
+        rankings: model, ranker, user, failure ("" where the answer could be used), a row a candidate; test, where a
+            user is asked in several folds.
+        instead: what these users get.
     """
-    lines = []
-    for (model, ranker), rows in rankings.drop_duplicates(["model", "ranker", "user"]).groupby(["model", "ranker"]):
+    lines, one = [], [name for name in ("model", "ranker", "test", "user") if name in rankings]
+    for (model, ranker), rows in rankings.drop_duplicates(one).groupby(["model", "ranker"]):
         failed = rows.loc[rows["failure"] != "", "failure"].value_counts()
         reasons = ", ".join(f"{reason}: {count}" for reason, count in failed.items())
         if failed.sum() == len(rows):
             lines.append(
-                f"{model}, {ranker}: no answer could be used, of {len(rows)} users ({reasons}). They all keep the "
-                "recommender's order: nothing here says anything about the model."
+                f"{model}, {ranker}: no answer could be used, of {len(rows)} lists ({reasons}). All of them {instead}: "
+                "nothing here says anything about the model."
             )
         elif len(failed):
             lines.append(
-                f"{model}, {ranker}: {failed.sum()} of {len(rows)} users have no answer that could be used ({reasons}) "
-                "and keep the recommender's order."
+                f"{model}, {ranker}: {failed.sum()} of {len(rows)} lists have no answer that could be used "
+                f"({reasons}) and {instead}."
             )
     return lines
 

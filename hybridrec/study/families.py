@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from hybridrec.evaluation import cross, verdicts
+from hybridrec.evaluation.arms import STACK
 from hybridrec.evaluation.cross import OWN, RANDOM, Ranker
 
 OWN_HISTORY, NO_HISTORY, ANOTHERS = "llm", "llm no history", "llm another's history"
 WAYS = (OWN_HISTORY, "llm less prior", "llm less content-free")  # of the primary comparison, as far as they exist
 NDCG_MARGIN = 0.02
-BAR, HYBRID = "the bar", "hybrid"
+BAR, BEST_SINGLE, HYBRID = "the bar", "best single control", "hybrid"
 COLUMNS = [
     *("family", "comparison", "ranker", "against", "group", "n", "mean", "low", "high", "smallest_detectable"),
     *("p_holm", "p_equivalence_holm", "verdict"),
@@ -252,17 +253,20 @@ class Summary:
 
 
 def primary_summary(judged: Judged) -> Summary:
-    """AUC of weak users by the language model, the bar, the control that is most often the bar, and so on.
+    """AUC of weak users by the language model, the bar, the best control but the stack, and so on.
+
+    The best single control is chosen as the bar is, on other folds.
 
     Returns:
         means: name, n, mean, low, high; the language model first. differences: the language model minus each of the
         others, each for itself: name, mean, low, high, smallest_detectable, verdict. Without a language model the
         differences are none.
     """
+    alone = [name for name in judged.controls if name != STACK]
+    single = cross.bar(judged.lists, judged.triage, alone)
     judged = judged.judged_only()
-    weak, single = judged.groups["weak"], most_often(judged.bar)
-    rankers = {BAR: judged.bar, f"{single} (best single control)": single}
-    rankers |= {"own recommender": OWN, "random order": RANDOM}
+    weak = judged.groups["weak"]
+    rankers = {BAR: judged.bar, BEST_SINGLE: single, "own recommender": OWN, "random order": RANDOM}
     asked = {"language model": judged.primary.ask} if judged.primary else {}
     everything = {**asked, **rankers}
     values = {}

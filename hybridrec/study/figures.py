@@ -447,8 +447,9 @@ def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", m
         by: what panels are made of.
         margin: what is shaded around 0.
     """
-    figure, axes = _axes(len(panels), 9.6 / len(panels), 1.4 + 0.24 * table["ranker"].nunique())
+    table = table[table[by].isin(panels)]
     names = list(dict.fromkeys(table["ranker"]))
+    figure, axes = _axes(len(panels), 9.6 / len(panels), 1.4 + 0.24 * len(names))
     places = {name: len(names) - 1 - at for at, name in enumerate(names)}
     for axis, (panel, over) in zip(axes, panels.items(), strict=True):
         rows = table[table[by] == panel]

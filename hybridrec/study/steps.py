@@ -481,8 +481,7 @@ def all_rankings(
 
     Args:
         scores: recommender, part, user, item, score; the part "test" is taken.
-        of_model: ranker, user, item, score, failure: language models' rankings; may be empty. Those that failed are
-            left out: these users keep the recommender's order.
+        of_model: ranker, user, item, score: language models' rankings; may be empty.
         interactions: user, item, rating, split.
         candidates: user, item, relevant.
 
@@ -490,7 +489,7 @@ def all_rankings(
         RANKING. The random order is by its expectation, all items tied.
     """
     own = scores[scores["part"] == "test"].rename(columns={"recommender": "ranker"})
-    parts = [own, of_model[of_model["failure"] == ""]] if len(of_model) else [own]
+    parts = [own, of_model] if len(of_model) else [own]
     known, pairs = splits.known(interactions), candidates[["user", "item"]]
     parts.append(pairs.assign(ranker=evaluation.RANDOM, score=0.0))
     for name, control in ((arms.POPULARITY, controls.popularity), (arms.ITEM_MEAN, controls.item_mean)):
