@@ -20,11 +20,10 @@ from hybridrec import errors, reading
 from hybridrec.data import datasets
 from hybridrec.data.sources import own
 from hybridrec.errors import DatasetError
-from hybridrec.evaluation import compare
 from hybridrec.llm import rankers, runner
 from hybridrec.recommenders import fits, fitting
 from hybridrec.study import __main__ as commands
-from hybridrec.study import claims, config, enough, figures, notebooks, paths, steps
+from hybridrec.study import config, enough, figures, notebooks, paths, steps
 from hybridrec.weak_users import triage
 
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8"))
@@ -791,18 +790,6 @@ def test_without_test_auc_a_rule_has_no_row_and_no_error():
     assert found.empty and {"flagged", "flagged_auc", "rest_auc", "gap"} <= set(found)
     halves = pd.DataFrame(columns=["recommender", "user", "first", "second"])
     assert list(triage.regression_to_the_mean(halves, 0.5))[:2] == ["recommender", "picked"]
-
-
-def test_a_claim_about_nobody_is_not_told():
-    auc = {name: pd.DataFrame([[0.6, 0.7, 0.8]], columns=[1, 2, 3]) for name in ("BPR", "listwise", "random")}
-    users = pd.Index([1, 2, 3])
-    nobody = compare.Setting("published", "BPR", "BPR", users[:0], users, users, 0.5)
-    assert len(claims.claim_differences(auc, nobody, "listwise", "random", "overall performance")) == 0
-    somebody = compare.on_sample(compare.Setting("published", "BPR", "BPR", users, users, users, 0.5), [1])
-    assert len(claims.claim_differences(auc, somebody, "listwise", "random", "overall performance")) == 3
-    assert np.isnan(
-        claims.relative_change(pd.Series({"weak_users_before": 0.0, "weak_users_after": 0.0}), "weak_users")
-    )
 
 
 def test_no_ranking_is_a_table_without_a_row():
