@@ -326,6 +326,7 @@ def larger_models(
         recommender, a random order, or the first model.
     """
     compared, rows = [], []
+    keys = ["model", "way", "users_asked", "ranker", "against", "unanswered", "auc"]
     for (model, way), users in asked.items():
         whose = pd.MultiIndex.from_product([recommenders, [0], users.unique()], names=["recommender", "test", "user"])
         group, name = whose.to_frame(index=False), f"{model}: {way}"
@@ -338,9 +339,9 @@ def larger_models(
                 shared = group.merge(lists.loc[lists["ranker"] == other, ["test", "user"]])
             compared.append(Compared(name, called, "asked", cross.differences(lists, shared, name, other)))
             found = cross.quality(lists, shared, name)
-            keys = {"model": model, "way": way, "users_asked": users.nunique(), "ranker": name, "against": called}
-            rows.append(keys | {"unanswered": int((found["unanswered"] > 0).sum()), "auc": found["auc"].mean()})
-    return pd.DataFrame(rows).merge(judge("larger models", compared), on=["ranker", "against"])
+            silent, auc = int((found["unanswered"] > 0).sum()), found["auc"].mean()
+            rows.append((model, way, users.nunique(), name, called, silent, auc))
+    return pd.DataFrame(rows, columns=keys).merge(judge("larger models", compared), on=["ranker", "against"])
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
