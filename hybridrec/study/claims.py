@@ -6,6 +6,7 @@ whom it calls weak: users whose outcome on the very items that are judged was ba
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,7 @@ class Protocol:
 def mixed(protocol: Protocol, claim: str, recommender: str, ranker: Ranker) -> pd.DataFrame:
     """The group in which a claim is measured for one recommender, with the ranker of each list: the hybrid."""
     group, weak = (protocol.groups[name] for name in (CLAIMS[claim], "weak"))
-    return cross.hybrid(*(rows[rows["recommender"] == recommender] for rows in (group, weak)), ranker)
+    return cross.hybrid(group[group["recommender"] == recommender], weak[weak["recommender"] == recommender], ranker)
 
 
 def change(protocol: Protocol, claim: str, recommender: str, ranker: Ranker) -> float:
@@ -199,7 +200,7 @@ def table2(
     for name in recommenders:
         weak = protocol.groups["weak"].query("recommender == @name")
         for group, members in (("all", protocol.groups["everybody"].query("recommender == @name")), ("weak", weak)):
-            row = {"recommender": name, "group": group, **dict.fromkeys(columns, np.nan)}
+            row: dict[str, Any] = {"recommender": name, "group": group, **dict.fromkeys(columns, np.nan)}
             row |= paper.loc[(name, group)].to_dict() if (name, group) in paper.index else {}
             means = {}
             for ranker in (OWN, *rankers, RANDOM):

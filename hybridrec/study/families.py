@@ -227,7 +227,8 @@ def _reading(judged: Judged) -> list[Compared]:
                 both = inactive
                 for name in names:
                     both = both.merge(scored.get_group(name).drop_duplicates())
-                found.append(Compared(*names, "inactive", cross.differences(judged.lists, both, *names)))
+                differences = cross.differences(judged.lists, both, names[0], names[1])
+                found.append(Compared(names[0], names[1], "inactive", differences))
     return found
 
 
