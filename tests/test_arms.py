@@ -149,14 +149,6 @@ def test_popularity_and_item_mean_are_those_of_the_known_ratings(cross, divided)
         assert means[test, row] == pytest.approx(ratings.mean() if len(ratings) else known["rating"].mean(), abs=1e-8)
 
 
-def test_a_random_order_decides_as_one_half_and_is_judged_by_draws(cross):
-    table = arms.random_orders(cross, seed=3, draws=4)
-    assert (decided(cross, cross.read(table)["random"], None) == 0.5).all()
-    judged = table[table["test"] == table["fold"]]
-    assert judged.groupby("draw").size().to_dict() == dict.fromkeys(range(4), len(cross.table))
-    assert judged.duplicated("score").sum() == 0
-
-
 # --- controls that read titles ----------------------------------------------------------------------------------------
 
 
@@ -228,47 +220,11 @@ def test_a_stack_needs_every_score(cross):
         arms.stack(cross, given)
 
 
-def test_the_best_other_and_the_bar_are_chosen_on_the_folds_that_may_be_known(cross):
-    given, users = recommenders(cross), inactive(cross)
-    given["B"][:, cross.fold == 2] *= -1  # the best but for fold 2, where it is the worst
-    given["C"] = skilled(cross, 0.6, 3)
-    controls = {"item-mean": arms.item_mean(cross)}
-    scores, choices = arms.bars(cross, controls, given, users, ["A", "B"])
-    for name in ("A", "B"):
-        others = [other for other in given if other != name]
-        other = np.empty((FOLDS, len(cross.table)))
-        chosen = {}
-        for test, fold in itertools.product(range(FOLDS), range(FOLDS)):
-            reached = {one: slow_decided(cross, given[one], users, test, fold) for one in others}
-            chosen[test, fold] = max(reached, key=reached.get)
-            rows = cross.fold == fold
-            other[test, rows] = given[chosen[test, fold]][test, rows]
-        assert len(set(chosen.values())) == 2
-        np.testing.assert_array_equal(scores[f"best-other ({name})"], other)
-        candidates = {"item-mean": controls["item-mean"], "best-other": other}
-        for test in range(FOLDS):
-            reached = {one: slow_decided(cross, values, users, test, test) for one, values in candidates.items()}
-            rows = choices[(choices["recommender"] == name) & (choices["test"] == test)].set_index("control")
-            assert rows["auc"].to_dict() == pytest.approx(reached, abs=1e-8)
-            assert rows.loc["best-other", "ranker"] == chosen[test, test]
-            (bar,) = rows.index[rows["bar"]]
-            assert bar == max(reached, key=reached.get)
-            judged = cross.fold == test
-            np.testing.assert_array_equal(scores[f"bar ({name})"][test, judged], candidates[bar][test, judged])
-            assert np.isnan(scores[f"bar ({name})"][test, ~judged]).all()
-
-
-def test_a_single_recommender_has_no_other_and_still_a_bar(cross):
-    scores, choices = arms.bars(cross, {"item-mean": arms.item_mean(cross)}, {"A": skilled(cross, 1, 1)}, None, ["A"])
-    assert list(scores) == ["bar (A)"]
-    assert choices["bar"].tolist() == [True] * FOLDS
-
-
 # --- nothing looks at the test fold -----------------------------------------------------------------------------------
 
 
-def everything(divided: pd.DataFrame, items: pd.DataFrame, vectors: np.ndarray, fresh: int | None) -> steps.CrossArms:
-    """All arms; the recommenders are noise, which is other noise for all test folds but ``fresh``.
+def everything(divided: pd.DataFrame, items: pd.DataFrame, vectors: np.ndarray, fresh: int | None) -> dict:
+    """All arms and choices; the recommenders are noise, which is other noise for all test folds but ``fresh``.
 
     A recommender's scores for test fold k rest on no label of fold k; those for other test folds may.
     """
@@ -280,21 +236,25 @@ def everything(divided: pd.DataFrame, items: pd.DataFrame, vectors: np.ndarray, 
             others = np.arange(FOLDS) != fresh
             values[others] = np.random.default_rng([number, 1]).normal(size=(FOLDS - 1, len(divided)))
         given[name] = values
-    of_model = cross.write({"LLM": np.where(cross.user % 2, given["C"] + given["A"], np.nan)})
-    scores, users = cross.write(given), inactive(cross)
-    return steps.cross_arms(cross, items, vectors, scores, users, ["A", "B"], seed=7, of_model=of_model)
+    of_model = cross.write({"llm": np.where(cross.user % 2, given["C"] + given["A"], np.nan)})
+    answers = of_model.assign(model="tiny", failure="")
+    routed = pd.concat([inactive(cross).assign(recommender=name) for name in ("A", "B")])
+    routed = routed.assign(inactive=True, weak=True, performance=0.5)
+    found = steps.cross_arms(
+        divided, folds.candidates(divided, LIKE, 1), LIKE, items, vectors, cross.write(given), answers, routed
+    )
+    plan = steps.cross_judged_by_plan(found, routed, answers, "tiny")
+    return {"fusions": found.fusions, "stack": found.stack, "bar": plan.bar, "ask": plan.primary.ask}
 
 
-def test_scrambled_labels_of_a_fold_change_no_arm_choice_or_weight_for_it(divided, items, vectors):
+def test_scrambled_labels_of_a_fold_change_no_choice_or_weight_for_it(divided, items, vectors):
     before = everything(divided, items, vectors, None)
-    assert {"tf-idf", "sentence-embedding", "best-other (A)", "bar (B)", "A + LLM", "B + stack"} <= {
-        *before.scores["ranker"]
-    }
+    assert {"llm", "tf-idf", "sentence-embedding", "stack"} <= {*before["fusions"]["arm"]}
     for hidden in range(FOLDS):
         turned = divided["rating"].where(divided["fold"] != hidden, 6 - divided["rating"])
         after = everything(divided.assign(rating=turned), items, vectors, fresh=hidden)
-        for name in ("scores", "choices", "fusions", "stack"):
-            one, two = getattr(before, name), getattr(after, name)
-            same = [each[each["test"] == hidden].reset_index(drop=True) for each in (one, two)]
+        for name, one in before.items():
+            same = [each[each["test"] == hidden].reset_index(drop=True) for each in (one, after[name])]
             pd.testing.assert_frame_equal(*same)
-            assert not one[one["test"] != hidden].equals(two[two["test"] != hidden])  # what may change, does
+            others = [each[each["test"] != hidden].reset_index(drop=True) for each in (one, after[name])]
+            assert name == "ask" or not others[0].equals(others[1])  # what may change, does

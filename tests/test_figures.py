@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -104,8 +105,18 @@ def measured(**columns: object) -> pd.DataFrame:
     return rows.assign(weak_auc_before=0.3, weak_auc_after=0.5, **gains, **columns)
 
 
-def in_both_groups(larger_models: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([larger_models.assign(users=group, users_scored=9) for group in ("asked", "routed")])
+def cells() -> pd.DataFrame:
+    """The paper's and our AUC of weak users: B is not in the paper, and ours hands over nobody."""
+    ours = pd.DataFrame({"recommender": ["A", "B"], "users": [9, 0], "recommender_alone": [0.3, np.nan]})
+    paper = {"paper_recommender_alone": [0.2, np.nan], "paper_with_gpt_35": [0.5, np.nan]}
+    return ours.assign(**paper, listwise=[0.45, np.nan], random=[0.5, np.nan])
+
+
+JUDGED = pd.DataFrame(
+    {"ranker": ["llm", "stack"] * 2, "family": ["arms"] * 2 + ["random"] * 2, "mean": [-0.1, 0.0, 0.1, 0.2],
+     "low": [-0.2, -0.01, 0.05, 0.1], "high": [0.0, 0.01, 0.15, 0.3], "smallest_detectable": 0.04,
+     "verdict": ["harms", "equivalent", "helps", "cannot tell"]}
+)  # fmt: skip
 
 
 WITH_REPAIRS = {
@@ -113,16 +124,7 @@ WITH_REPAIRS = {
         pd.DataFrame({"name": ["listwise", "likelihood"], "control": False, "auc": 0.5, "low": 0.4, "high": 0.6}),
         "title", figures.ORANGE, rows,
     ),
-    "published_pattern": lambda rows: figures.published_pattern(
-        measured(), pd.DataFrame(columns=["recommender", "recommender_alone", "with_gpt_35"]), ["A"], "listwise",
-        "tiny-1M", rows,
-    ),
-    "headline": lambda rows: figures.headline(
-        pd.concat([measured(protocol=name) for name in ("published", "held-out")]).replace("random", "recommender"),
-        ["listwise", "likelihood"], [], ["A"], rows,
-    ),
-    "gain_forest": lambda rows: figures.gain_forest(measured(), ["listwise", "likelihood"], rows),
-    "larger_models": lambda rows: figures.larger_models(in_both_groups(measured(model="tiny-1M", millions=1)), rows),
+    "published_pattern": lambda rows: figures.published_pattern(cells().iloc[:1], "listwise", "tiny-1M", rows),
 }  # fmt: skip
 
 
@@ -185,14 +187,21 @@ OTHERS = {
         pd.concat([OF.assign(ranker=ranker, gain_over_recommender=0.01, gain_over_recommender_low=-0.01,
                              gain_over_recommender_high=0.02) for ranker in ("listwise", *CONTROLS)]), ["listwise"],
     )),
+    "primary": (2, lambda: figures.primary(
+        pd.DataFrame({"name": ["llm", "stack"], "mean": [0.6, 0.7], "low": [0.55, 0.68], "high": [0.65, 0.72]}),
+        JUDGED.iloc[:1].assign(name="stack"), "9 weak users",
+    )),
+    "forest": (2, lambda: figures.forest(JUDGED, {"arms": "the bar", "random": "a random order"})),
+    "planted_shares": (1, lambda: figures.planted_shares(
+        pd.DataFrame({"against": "the bar", "skill": [0.5, 0.8], "models": 4, "helps": [0, 1.0], "harms": [1.0, 0],
+                      "equivalent": 0.0, "cannot tell": 0.0}),
+    )),
     "overview": (2, lambda: figures.overview(
         pd.DataFrame({"dataset": "a", "protocol": ["published", "held-out"], "ranker": "random", "auc": 0.5}),
         {"random": "a random order"},
     )),
 }  # fmt: skip
-PANELS = {
-    "quality_bars": 1, "published_pattern": 1, "headline": 2, "gain_forest": 2, "larger_models": 2,
-}  # fmt: skip
+PANELS = {"quality_bars": 1, "published_pattern": 1}
 
 
 def test_every_figure_of_the_study_is_drawn_here():
@@ -246,52 +255,36 @@ def test_the_published_pattern_names_the_model_that_was_asked(rankings):
     assert "tiny-1M" in texts(WITH_REPAIRS["published_pattern"](rankings))
 
 
-def test_no_line_runs_from_model_to_model():
-    table = pd.concat([measured(model=f"of {size}", millions=size) for size in (100, 1000)])
-    for axis in figures.larger_models(in_both_groups(table)).axes:
-        lines = [line for line in axis.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
-        assert [list(line.get_xdata()) for line in lines] == [[0, 0]]  # the level of the best control
-
-
-@pytest.mark.parametrize("number", [1, 2, 10])
-def test_models_stand_by_size_those_without_one_last_and_no_name_lies_on_another(number):
-    sizes = [np.nan, 1540, 135, np.nan, 135, 70_000, 8_000, 3, 500, 1_000][:number]
-    models = {f"maker/a-model-with-a-long-name-{place}": size for place, size in enumerate(sizes)}
-    gains = {name: place / 100 for place, name in enumerate(models)}
-    rows = [
-        measured(model=name, millions=size).assign(gain_over_best_control=gains[name]) for name, size in models.items()
-    ]
-    table = in_both_groups(pd.concat(rows[::-1]))
-    table[["gain_over_best_control_low", "gain_over_best_control_high"]] = np.nan  # one user each
-    figure = figures.larger_models(table)
-    figure.canvas.draw()
-    labels = [label for label in figure.axes[0].get_yticklabels() if label.get_text()]
-    names = [label.get_text().split("\n")[0] for label in labels]
-    assert sorted(names) == sorted(models)
-    known = [models[name] for name in names if not np.isnan(models[name])]
-    assert known == sorted(known) and not any(np.isnan([models[name] for name in names[: len(known)]]))
-    assert [label.get_text().endswith("size not published") for label in labels] == [
-        bool(np.isnan(models[name])) for name in names
-    ]
-    boxes = [label.get_window_extent() for label in labels]
-    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
-    for axis in figure.axes[:2]:
-        drawn = {round(y): x for line in axis.get_lines() if line.get_marker() == "o" for x, y in line.get_xydata()}
-        assert drawn == {place: gains[name] for place, name in enumerate(names)}
-
-
 def test_what_is_not_there_is_left_out_of_the_published_pattern(rankings):
-    of_paper = pd.DataFrame({"recommender": ["A"], "recommender_alone": [0.2], "with_gpt_35": [0.5]})
-    nothing = measured().assign(weak_auc_before=np.nan, weak_auc_after=np.nan)
-    table = pd.concat([measured(), nothing.assign(recommender="B")])
     drawn = {}
-    for name, published in (("with", of_paper), ("without", of_paper.iloc[:0])):
-        figure = figures.published_pattern(table, published, ["A", "B"], "listwise", "maker/model", rankings)
+    for name, rows in (("with", cells()), ("without", cells().assign(paper_with_gpt_35=np.nan))):
+        figure = figures.published_pattern(rows, "listwise", "maker/model", rankings)
         drawn[name] = ([len(axis.patches) for axis in figure.axes], texts(figure))
     assert [bars for bars, _ in drawn.values()] == [[6, 0], [4, 0]]
     assert "GPT-3.5" in drawn["with"][1] and "GPT-3.5" not in drawn["without"][1]
     assert all("maker/model, listwise (60% random repair)" in text for _, text in drawn.values())
     assert all("B\n(ours routes nobody" in text for _, text in drawn.values())
+
+
+def test_a_forest_has_every_difference_in_its_row_with_the_colour_of_its_verdict():
+    for axis, (_, rows) in zip(OTHERS["forest"][1]().axes, JUDGED.groupby("family"), strict=True):
+        (intervals, dots) = axis.collections
+        assert [point.tolist() for point in dots.get_offsets()] == [[rows["mean"].iloc[at], 1 - at] for at in (0, 1)]
+        assert [end[:, 0].tolist() for end in intervals.get_segments()] == rows[["low", "high"]].to_numpy().tolist()
+        colours = [figures.VERDICT_COLOURS[word] for word in rows["verdict"]]
+        np.testing.assert_allclose(dots.get_facecolor(), [to_rgba(colour) for colour in colours])
+
+
+def test_the_primary_comparison_has_absolute_values_beside_differences():
+    left, right = OTHERS["primary"][1]().axes
+    assert [point.tolist() for point in left.collections[1].get_offsets()] == [[0.6, 1], [0.7, 0]]
+    assert [point.tolist() for point in right.collections[1].get_offsets()] == [[-0.1, 0]]  # beside the stack's row
+
+
+def test_verdicts_are_drawn_against_the_planted_skill():
+    (axis,) = OTHERS["planted_shares"][1]().axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
+    assert drawn["helps"] == [[0.5, 0], [0.8, 1]] and drawn["harms"] == [[0.5, 1], [0.8, 0]]
 
 
 def test_an_order_that_is_all_random_is_said_to_be_no_answer(rankings):
@@ -340,10 +333,3 @@ def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():
     for axis in figures.overview(weak, {"random": "a random order"}).axes:
         (lines,) = axis.collections
         assert [end[0] for end in lines.get_segments()[0]] == [0.2, 0.9]
-
-
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_a_headline_of_nobody_says_so():
-    rows = pd.concat([measured(protocol=name) for name in ("published", "held-out")]).replace("random", "recommender")
-    rows[["weak_auc_before", "weak_auc_after"]] = np.nan
-    assert texts(figures.headline(rows, ["listwise", "likelihood"], [], ["A"])).count("nobody") == 6

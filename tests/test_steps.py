@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from toy_model import NeverAsked, ToyModel, reply
 
-from hybridrec.evaluation import controls
+from hybridrec.evaluation import controls, cross
 from hybridrec.llm import rankers, runner
 from hybridrec.llm import tasks as making
 from hybridrec.llm.prompts import Item
@@ -62,13 +62,13 @@ def test_every_ranking_is_there_once_and_a_list_of_one_counts_nowhere():
     candidates = pd.DataFrame({"user": [1, 1, 2], "item": [1, 2, 1], "relevant": [True, False, True]})
     scores = candidates[["user", "item"]].assign(recommender="A", part="test", score=[2.0, 1.0, 0.0])
     of_model = candidates[["user", "item"]].assign(ranker="likelihood", score=[1.0, 2.0, 0.0])
-    rankings = steps.all_rankings(scores, of_model, known, candidates, SEED)
+    rankings = steps.all_rankings(scores, of_model, known, candidates)
     assert not rankings.duplicated(["ranker", "draw", "user", "item"]).any()
     quality = steps.quality(rankings, candidates)
     assert set(quality["user"]) == {1}
     auc = quality[quality["draw"] == 0].set_index("ranker")["auc"]
     assert (auc["A"], auc["likelihood"], auc[controls.ORACLE]) == (1, 0, 1)
-    without = steps.all_rankings(scores, pd.DataFrame(), known, candidates, SEED)
+    without = steps.all_rankings(scores, pd.DataFrame(), known, candidates)
     pd.testing.assert_frame_equal(
         without.reset_index(drop=True), rankings[rankings["ranker"] != "likelihood"].reset_index(drop=True)
     )
@@ -201,10 +201,12 @@ def test_larger_models_are_asked_for_whom_a_compared_recommender_calls_weak_on_t
 
 def test_the_published_pattern_of_a_larger_model_by_hand():
     """User 1: the recommender has the pair wrong, the model right. User 2: both wrong. User 3 is not weak."""
-    judged = {"protocol": "published", "recommender": "ItemKNN"}
-    table = pd.DataFrame({"user": [1, 2, 3], "weak": [True, True, False]}).assign(**judged)
-    ranked = CANDIDATES[["user", "item"]].assign(model="large", ranker="listwise", score=[2, 1, 1, 2, 2, 1])
-    own = {"ItemKNN": pd.DataFrame({1: [0.0], 2: [0.5], 3: [1.0]})}
-    (row,) = steps.on_published_weak(ranked, own, table, CANDIDATES, SEED, 200).to_dict("records")
+    pairs = CANDIDATES[["user", "item"]]
+    large = pairs.assign(ranker="large: listwise", score=[2, 1, 1, 2, 2, 1])
+    scores = pd.concat([large, pairs.assign(ranker="ItemKNN", score=[1, 2, 1, 1, 2, 1])]).assign(draw=0)
+    lists = cross.lists(steps.as_one_fold(scores)[cross.SCORES], steps.as_one_fold(CANDIDATES))
+    weak = pd.DataFrame({"recommender": "ItemKNN", "test": 0, "user": [1, 2]})
+    names = pd.DataFrame({"model": ["large"], "ranker": ["listwise"]})
+    (row,) = steps.on_published_weak(lists, weak, names, SEED, 200).to_dict("records")
     assert (row["users"], row["recommender_auc"], row["auc"]) == (2, 0.25, 0.5)
     assert (row["low"], row["high"]) == (0.0, 1.0)

@@ -5,7 +5,6 @@ whatever is chosen or learned for scores of another fold j, which decide in thei
 """
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,15 @@ from scipy import sparse
 
 from hybridrec.errors import ScoresError
 from hybridrec.evaluation.lists import Lists, Scores
-from hybridrec.randomness import generator
 
-RANDOM, POPULARITY, ITEM_MEAN = "random", "popularity", "item-mean"
-TF_IDF, EMBEDDING, STACK, BEST_OTHER, BAR = "tf-idf", "sentence-embedding", "stack", "best-other", "bar"
+POPULARITY, ITEM_MEAN = "popularity", "item-mean"
+TF_IDF, EMBEDDING, STACK = "tf-idf", "sentence-embedding", "stack"
 _DECIMALS = 8  # of a score: what lies behind them differs from processor to processor, and would break ties
 _RIDGE = 0.01  # times the mean square of a score: decides between recommenders that agree
 _WORD = r"(?u)\b\w\w+\b"
 
 
 # --- controls that know nothing of the user ---------------------------------------------------------------------------
-
-
-def random_orders(lists: Lists, seed: int, draws: int) -> pd.DataFrame:
-    """A random order, as a table of scores: many draws of the judged scores, and one draw, all tied, of the others.
-
-    Nothing needs drawing to decide on a random order: its AUC is one half exactly, which is what ties are worth. Draws
-    serve where an average will not do, as for the share of users who are worse off.
-
-    Args:
-        lists: the lists.
-        seed: the experiment's root seed.
-        draws: how many.
-    """
-    rng = generator(seed, "cross-random")
-    tied = np.where(lists.judged, np.nan, 0.0)
-    shape = len(lists.table)
-    drawn = [lists.write({RANDOM: np.where(lists.judged, rng.random(shape), np.nan)}, draw) for draw in range(draws)]
-    return pd.concat([lists.write({RANDOM: tied}), *drawn], ignore_index=True)
 
 
 def popularity(lists: Lists) -> np.ndarray:
@@ -220,89 +200,3 @@ def _standard(lists: Lists, values: np.ndarray) -> np.ndarray:
     centred = _centred(lists, values)
     spread = np.sqrt(np.bincount(lists.fold, centred**2) / np.bincount(lists.fold))[lists.fold]
     return np.divide(centred, spread, out=np.zeros(len(values)), where=spread > 0)
-
-
-# --- choices ----------------------------------------------------------------------------------------------------------
-
-
-def best(decided: Scores) -> pd.DataFrame:
-    """The best of some rankers for each test fold and fold; the first of them where several are.
-
-    Args:
-        decided: what ``Lists.decided`` returned, by ranker.
-
-    Returns:
-        Columns test, fold, ranker, auc (of the lists that decide; NaN where none has a pair).
-    """
-    values = np.stack(list(decided.values()))
-    first = np.where(np.isnan(values), -1, values).argmax(axis=0)
-    test, fold = np.indices(first.shape)
-    auc = np.take_along_axis(values, first[None], axis=0)[0]
-    names = np.array(list(decided), dtype=object)[first.ravel()]
-    return pd.DataFrame({"test": test.ravel(), "fold": fold.ravel(), "ranker": names, "auc": auc.ravel()})
-
-
-def picked(lists: Lists, scores: Scores, choice: pd.DataFrame) -> np.ndarray:
-    """For each test fold and fold the scores of the ranker chosen for it. Shape (folds, rows).
-
-    Args:
-        lists: the lists.
-        scores: of the rankers.
-        choice: test, fold, ranker (``best``).
-    """
-    found = np.empty((lists.folds, len(lists.table)))
-    for test, fold, name in choice[["test", "fold", "ranker"]].itertuples(index=False):
-        rows = lists.fold == fold
-        found[test, rows] = scores[name][test, rows]
-    return found
-
-
-def of(control: str, recommender: str) -> str:
-    """What a control is called that is another one for each recommender: the best other one, and the bar."""
-    return f"{control} ({recommender})"
-
-
-def bars(
-    lists: Lists, controls: Scores, recommenders: Scores, users: pd.DataFrame | None, compared: Sequence[str]
-) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """For each recommender the best other one, and the bar: the control that is best on the folds that may be known.
-
-    Args:
-        lists: the lists.
-        controls: scores of all other controls, by name.
-        recommenders: scores of the recommenders, by name. Of a single one there is no best other.
-        users: test, user: on whom choices rest. Give all inactive users, not the weak ones: those were picked for low
-            AUC on the folds that decide, so whatever is unlike the recommender looks better on them than it is. The
-            same holds, for ItemKNN above all, of users who are weak on all deciding folds but the one that is looked
-            at: models that learned from that one picked them. None: everybody.
-        compared: the recommenders that get a bar.
-
-    Returns:
-        Scores by name (``of``): of BEST_OTHER for all rows, of BAR for judged ones (NaN elsewhere). Choices:
-        recommender, test, control, ranker (which recommender is the best other), auc (mean over the lists that decide),
-        bar (whether it is the bar).
-    """
-    mask = lists.mask(users)
-    known = {name: lists.decided(lists.correct(values), mask) for name, values in {**recommenders, **controls}.items()}
-    found, choices = {}, []
-    for name in compared:
-        decided = {control: known[control] for control in controls}
-        candidates, which = dict(controls), {}
-        if others := {other: known[other] for other in recommenders if other != name}:
-            choice = best(others)
-            which = _judged(choice)["ranker"].to_dict()
-            candidates[BEST_OTHER] = found[of(BEST_OTHER, name)] = picked(lists, recommenders, choice)
-            decided[BEST_OTHER] = lists.decided(lists.correct(candidates[BEST_OTHER]), mask)
-        bar = best(decided)
-        found[of(BAR, name)] = np.where(lists.judged, picked(lists, candidates, bar), np.nan)
-        chosen = _judged(bar)["ranker"]
-        for test, (control, auc) in product(range(lists.folds), decided.items()):
-            ranker = which[test] if control == BEST_OTHER else control
-            row = {"recommender": name, "test": test, "control": control, "ranker": ranker, "auc": auc[test, test]}
-            choices.append(row | {"bar": chosen[test] == control})
-    return found, pd.DataFrame(choices)
-
-
-def _judged(choice: pd.DataFrame) -> pd.DataFrame:
-    """What was chosen for the judged scores, by test fold."""
-    return choice[choice["test"] == choice["fold"]].set_index("test")

@@ -1,7 +1,5 @@
 """The controls: simple rankings that take the language model's place on exactly the same users."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -27,11 +25,6 @@ def popularity(known: pd.DataFrame, items: pd.Series) -> pd.Series:
 def item_mean(known: pd.DataFrame, items: pd.Series) -> pd.Series:
     """Each item's mean known rating; for an item without one, the mean of all ratings. Arguments: item and rating."""
     return items.map(known.groupby("item")["rating"].mean()).fillna(known["rating"].mean())
-
-
-def best_control(quality: Mapping[str, float]) -> str:
-    """The control with the highest quality, the first of CONTROLS where several have it."""
-    return max(CONTROLS, key=lambda name: quality[name])
 
 
 def control_scores(

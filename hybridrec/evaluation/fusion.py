@@ -48,7 +48,8 @@ def fuse(
     Args:
         lists: the lists.
         recommenders, arms: their scores, by name; an arm may lack lists. None is fused with itself.
-        users: test, user: on whom the choice of weights rests, as in ``arms.bars``.
+        users: test, user: on whom the choice of weights rests: give all inactive users, not the weak ones, who were
+            picked for low AUC on the folds that decide. None: everybody.
         grid: the weights to choose from; powers of two keep ties exact.
 
     Returns:

@@ -1,163 +1,240 @@
-"""The paper's claims, one by one: what it reports, what we and a random order find, and a verdict by a fixed rule."""
+"""The paper's claims, one by one: what it reports, what we and a random order find, and the verdict under cross.
 
-from collections.abc import Sequence
+The published protocol is judged by the same functions as protocol ``cross``, as one with a single fold; what differs is
+whom it calls weak: users whose outcome on the very items that are judged was bad.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hybridrec.evaluation import statistics
-from hybridrec.evaluation.compare import (
-    Quality,
-    Setting,
-    best_control,
-    difference,
-    hybrid_quality,
-    uncertainty,
-    weak_indicator,
-)
+from hybridrec.evaluation import cross, verdicts
+from hybridrec.evaluation.cross import OWN, RANDOM, Ranker
+from hybridrec.study import families
+from hybridrec.study.families import BAR, Compared, Sample
 
-CLAIMS = {
-    "fewer weak users": "weak_users",
-    "sub-population robustness": "cvar10_auc",
-    "overall performance": "overall_auc",
-}
+FEWER, ROBUST, OVERALL = "fewer weak users", "sub-population robustness", "overall performance"
+CLAIMS = {FEWER: "inactive", ROBUST: "worst decile", OVERALL: "everybody"}  # and in whom they are measured
+NOT_RUN = "not run"
+EVERYBODY = Sample(pd.Index([]), None)
 
 
-def unanswered(rankings: pd.DataFrame) -> list[str]:
-    """A line for every model and way to ask of which answers could not be used: their users have a random order.
+@dataclass(frozen=True)
+class Protocol:
+    """Lists and groups of a protocol, of which claims are made.
+
+    Attributes:
+        lists: judged lists (``cross.lists``).
+        drawn: those of drawn random orders, all inactive users'. A random order's expectation has every user at one
+            half exactly, which says nothing of how many are weak.
+        groups: what ``cross.groups`` returned; "weak" are those who are handed over.
+        threshold: t_p.
+        sample: where a sample was asked, who it stands for.
+    """
+
+    lists: pd.DataFrame
+    drawn: pd.DataFrame
+    groups: Mapping[str, pd.DataFrame]
+    threshold: float
+    sample: Sample = EVERYBODY
+
+    def of(self, claim: str) -> pd.DataFrame:
+        """The lists, valued as a claim counts: by AUC, or 1 for a list that leaves its user above t_p and 0 else."""
+        if claim != FEWER:
+            return self.lists
+        lists = pd.concat([self.lists[self.lists["ranker"] != RANDOM], self.drawn], ignore_index=True)
+        auc = (lists["correct"] / lists["pairs"]).round(9)
+        return lists.assign(correct=np.where(auc > self.threshold, lists["pairs"], 0.0))
+
+
+def mixed(protocol: Protocol, claim: str, recommender: str, ranker: Ranker) -> pd.DataFrame:
+    """The group in which a claim is measured for one recommender, with the ranker of each list: the hybrid."""
+    group, weak = (protocol.groups[name] for name in (CLAIMS[claim], "weak"))
+    return cross.hybrid(group[group["recommender"] == recommender], weak[weak["recommender"] == recommender], ranker)
+
+
+def change(protocol: Protocol, claim: str, recommender: str, ranker: Ranker) -> float:
+    """By how much a claim's measure changes from the recommender to the hybrid, as a share of what it was.
+
+    The measure is the number of weak users in a test fold, or the mean AUC of the worst decile or of everybody.
+    """
+    group, lists = mixed(protocol, claim, recommender, ranker), protocol.of(claim)
+    means = []
+    for one in (None, OWN):
+        found = protocol.sample.represent(cross.quality(lists, group, one), "folds")
+        value = float(np.average(found["auc"], weights=found["folds"])) if len(found) else np.nan
+        means.append(1 - value if claim == FEWER else value)
+    return means[0] / means[1] - 1 if means[1] else np.nan
+
+
+def difference(protocol: Protocol, claim: str, recommender: str, ranker: Ranker, against: Ranker) -> pd.DataFrame:
+    """Per user, what a claim counts under the hybrid of one ranker minus that of another; more is better."""
+    lists = protocol.of(claim)
+    new, old = (cross.quality(lists, mixed(protocol, claim, recommender, one), None) for one in (ranker, against))
+    found = new.assign(difference=new["auc"] - old["auc"], weight=new["folds"]).reset_index()
+    if not (protocol.groups["weak"]["recommender"] == recommender).any():
+        found = found[:0]  # nobody is handed over, so nothing can be told: all differences would be 0
+    return protocol.sample.represent(found[["user", "difference", "weight", "lists", "unanswered"]])
+
+
+def unanswered(rankings: pd.DataFrame, instead: str = "keep the recommender's order") -> list[str]:
+    """A line for every model and way to ask of which answers could not be used.
 
     Args:
-        rankings: model, ranker, user, failure ("" where the answer could be used), a row a candidate.
+        rankings: model, ranker, user, failure ("" where the answer could be used), a row a candidate; test, where a
+            user is asked in several folds.
+        instead: what these users get.
     """
-    lines = []
-    for (model, ranker), rows in rankings.drop_duplicates(["model", "ranker", "user"]).groupby(["model", "ranker"]):
+    lines, one = [], [name for name in ("model", "ranker", "test", "user") if name in rankings]
+    for (model, ranker), rows in rankings.drop_duplicates(one).groupby(["model", "ranker"]):
         failed = rows.loc[rows["failure"] != "", "failure"].value_counts()
         reasons = ", ".join(f"{reason}: {count}" for reason, count in failed.items())
         if failed.sum() == len(rows):
             lines.append(
-                f"{model}, {ranker}: no answer could be used, of {len(rows)} users ({reasons}). All its orders are our "
-                "random ones: nothing here says anything about the model."
+                f"{model}, {ranker}: no answer could be used, of {len(rows)} lists ({reasons}). All of them {instead}: "
+                "nothing here says anything about the model."
             )
         elif len(failed):
             lines.append(
-                f"{model}, {ranker}: {failed.sum()} of {len(rows)} users have no answer that could be used ({reasons}) "
-                "and a random order in its place."
+                f"{model}, {ranker}: {failed.sum()} of {len(rows)} lists have no answer that could be used "
+                f"({reasons}) and {instead}."
             )
     return lines
 
 
-def relative_change(row: pd.Series, measure: str) -> float:
-    """(after - before) / before of a measure of the comparison table; NaN where there was nothing before."""
-    before = row[f"{measure}_before"]
-    return row[f"{measure}_after"] / before - 1 if before else np.nan
+def coin(protocol: Protocol, recommenders: Sequence[str], rankers: Sequence[str]) -> pd.DataFrame:
+    """Whether a random order explains what rankers gain for each claim and recommender (all one family).
 
-
-def claim_differences(auc: Quality, setting: Setting, ranker: str, control: str, claim: str) -> np.ndarray:
-    """Per-user difference hybrid(ranker) - hybrid(control) in what a claim counts, oriented so that more is better."""
-    tables = [hybrid_quality(auc, setting, name) for name in (ranker, control)]
-    if claim == "fewer weak users":
-        tables = [-weak_indicator(table, setting) for table in tables]
-    users = setting.worst_decile if claim == "sub-population robustness" else tables[0].columns
-    if not setting.routed.isin(tables[0].columns).any():
-        users = users[:0]  # nobody is handed over, so nothing can be told: all differences would be 0
-    return difference(tables[0], tables[1], users)
-
-
-def verdict(beyond_null: dict[str, float], beyond_best: dict[str, float], p_holm: float) -> str:
-    """A verdict by rule, decided before the numbers were seen. No rule tests that two rankings are equally good.
-
-    Args:
-        beyond_null: published protocol, language model minus a random order.
-        beyond_best: held-out protocol, language model minus the best control.
-        p_holm: the latter's corrected p-value.
+    Returns:
+        The columns of ``verdicts.explained_by_coin`` and claim, recommender, ranker. Nothing of nobody.
     """
-    if not np.isfinite([*beyond_null.values(), *beyond_best.values()]).all():
-        return "not to be told: too few users for an interval"
-    if beyond_best["low"] > 0 and p_holm < 0.05:
-        return "holds: beyond the best control on held-out items"
-    if beyond_null["high"] < 0:
-        return "not supported: below the null control, before any correction"
-    if beyond_null["low"] <= 0:
-        return "not told apart from the null control: the interval includes zero"
-    if beyond_best["high"] < 0:
-        return "better than chance, worse than the best control"
-    return "better than chance, not shown to beat the best control"
+    parts, keys = [], []
+    for claim in CLAIMS:
+        for name in recommenders:
+            gain = difference(protocol, claim, name, RANDOM, OWN).set_index("user")["difference"]
+            for ranker in rankers:
+                found = difference(protocol, claim, name, ranker, RANDOM)
+                comparison = f"{claim}, {name}: {ranker} and a random order"
+                parts.append(found.assign(comparison=comparison, family="coin", gain=found["user"].map(gain)))
+                keys.append({"comparison": comparison, "claim": claim, "recommender": name, "ranker": ranker})
+    somebody = [part for part in parts if len(part)] or parts[:1]
+    found = verdicts.explained_by_coin(pd.concat(somebody, ignore_index=True))
+    table = pd.DataFrame(keys).merge(found, "left", on="comparison")
+    nobody = table["n"].isna()
+    table.loc[nobody, ["family", "n", "verdict"]] = ["coin", 0, verdicts.CANNOT_TELL]
+    return table.assign(n=table["n"].astype(int), explained=table["explained"].eq(True))
 
 
 def claims(
-    table: pd.DataFrame, auc: Quality, settings: Sequence[Setting], rankers: Sequence[str], published: pd.DataFrame,
-    seed: int, samples: int, permutations: int,
+    published: Protocol, fresh: Protocol, coins: pd.DataFrame, reported: pd.DataFrame, ranker: str,
+    ask: pd.DataFrame | None, bar: pd.DataFrame,
 ) -> pd.DataFrame:  # fmt: skip
-    """Every claim about quality x recommender of the paper x ranker: published, replicated, null, held-out, verdict.
+    """Every claim about quality for each recommender: reported, replicated, a random order's, and under cross.
 
     Args:
-        table: what ``comparison`` returned.
-        published: claim, recommender, published (relative change).
+        published, fresh: the two protocols.
+        coins: what ``coin`` returned for the published one.
+        reported: claim, recommender, published (relative change; NaN where the paper has none).
+        ranker: the way to ask that is shown under the published protocol.
+        ask: the way to ask for each test fold under ``cross``; None: nobody was asked.
+        bar: the bar under ``cross``.
 
     Returns:
-        The claims table; the changes are relative, ``beyond_*`` are mean per-user differences.
+        claim, recommender, ranker, published, replicated and null_control (relative changes under the published
+        protocol), explained (``verdicts.explained_by_coin``); and under cross: cross_ranker ("not run" where nobody was
+        asked), cross, cross_null, cross_bar (relative changes by the language model, a random order, the bar), and for
+        the language model's hybrid against the recommender n, mean, low, high, smallest_detectable, verdict, and
+        against the bar's hybrid mean_bar, low_bar, high_bar, verdict_bar. Each of the two is a family.
     """
-    changes = table.set_index(["protocol", "recommender", "ranker"])
-    by_key = {(setting.protocol, setting.recommender): setting for setting in settings}
-    rows = []
-    for claim, recommender, value in published[["claim", "recommender", "published"]].itertuples(index=False):
-        test, fresh = by_key["published", recommender], by_key["held-out", recommender]
-        best = best_control(auc, fresh)
-        for ranker in rankers:
-            row = {"claim": claim, "recommender": recommender, "ranker": ranker, "published": value}
-            for column, protocol, who in (
-                ("replicated", "published", ranker),
-                ("null_control", "published", "random"),
-                ("held_out", "held-out", ranker),
-            ):
-                row[column] = relative_change(changes.loc[(protocol, recommender, who)], CLAIMS[claim])
-            row |= {"verdict": "", "best_control": best}
-            for name, setting, control in (("null", test, "random"), ("best_control", fresh, best)):
-                values = claim_differences(auc, setting, ranker, control, claim)
-                found = uncertainty(values, seed, (claim, recommender, ranker, control), samples, permutations)
-                row |= {f"beyond_{name}_{part}": x for part, x in found.items()}
-            rows.append(row)
-    result = pd.DataFrame(rows)
-    best = result.pop("best_control")
-    result.insert(result.columns.get_loc("beyond_null_p") + 1, "best_control", best)
-    result["p_holm"] = statistics.holm(result["beyond_best_control_p"])
-    for at, row in result.iterrows():
-        null, bar = ({part: row[f"beyond_{by}_{part}"] for part in ("low", "high")} for by in ("null", "best_control"))
-        result.loc[at, "verdict"] = verdict(null, bar, row["p_holm"])
-    return result
+    explained = coins.set_index(["claim", "recommender", "ranker"])["explained"] if len(coins) else {}
+    rows, own, over = [], [], []
+    for claim, name, value in reported[["claim", "recommender", "published"]].itertuples(index=False):
+        row = {"claim": claim, "recommender": name, "ranker": ranker, "published": value}
+        row |= {"replicated": change(published, claim, name, ranker)}
+        row |= {"null_control": change(published, claim, name, RANDOM)}
+        row |= {"explained": explained.get((claim, name, ranker))}
+        row |= {"cross_ranker": NOT_RUN if ask is None else "llm, chosen way"}
+        row |= {"cross": np.nan if ask is None else change(fresh, claim, name, ask)}
+        rows.append(
+            row | {"cross_null": change(fresh, claim, name, RANDOM), "cross_bar": change(fresh, claim, name, bar)}
+        )
+        if ask is not None:
+            own.append(Compared(claim, OWN, name, difference(fresh, claim, name, ask, OWN)))
+            over.append(Compared(claim, BAR, name, difference(fresh, claim, name, ask, bar)))
+    table, keys = pd.DataFrame(rows), ["claim", "recommender"]
+    shown = [*keys, "n", "mean", "low", "high", "smallest_detectable", "verdict"]
+    called = {"ranker": "claim", "group": "recommender"}
+    of_own, of_bar = (families.judge("claims", one).rename(columns=called)[shown] for one in (own, over))
+    of_bar = of_bar.drop(columns=["n", "smallest_detectable"])
+    table = table.merge(of_own, "left", keys).merge(of_bar, "left", keys, suffixes=("", "_bar"))
+    said = {"n": 0, "verdict": verdicts.CANNOT_TELL, "verdict_bar": verdicts.CANNOT_TELL}
+    return table.fillna(said).astype({"n": int})
 
 
-def table2(comparison: pd.DataFrame, published: pd.DataFrame, rankers: Sequence[str]) -> pd.DataFrame:
+# --- the paper's table ------------------------------------------------------------------------------------------------
+
+
+def table2(
+    protocol: Protocol, published: pd.DataFrame, recommenders: Sequence[str], rankers: Sequence[str]
+) -> pd.DataFrame:
     """The paper's Table 2 cell by cell: what it prints, what we find, and how much of each gain a random order has.
 
     Args:
-        comparison: rows of the published protocol.
+        protocol: the published one.
         published: recommender, group ("all", "weak"), recommender_alone, with_gpt_35, with_mixtral; empty for a
             dataset that is not in the paper.
-        rankers: whose AUC to show beside the recommender's.
+        recommenders: a row for each, and each group.
+        rankers: whose AUC to show beside the recommender's; the first is the language model's.
 
     Returns:
-        recommender, group, the paper's three columns (``paper_*``), ours alone and with each ranker, and
-        ``random_share``: the gain of a random order over that of the first ranker. For weak users also
-        ``paper_random_share``: how much of the paper's own gain an order of AUC 0.5 would give.
+        recommender, group, users (with a pair), the paper's three columns (``paper_*``), ours alone and with each
+        ranker, and ``random_share``: the gain of a random order over that of the first ranker. For weak users also
+        ``paper_random_share``: how much of the paper's own gain (GPT-3.5) an order of AUC 0.5 would give.
     """
     paper = published.set_index(["recommender", "group"]).add_prefix("paper_")
+    columns = ("paper_recommender_alone", "paper_with_gpt_35", "paper_with_mixtral")
     rows = []
-    for name, of_recommender in comparison.groupby("recommender", sort=False):
-        after = of_recommender.set_index("ranker")
-        for group, measure in (("all", "overall_auc"), ("weak", "weak_auc")):
-            row = {"recommender": name, "group": group}
-            row |= dict.fromkeys(("paper_recommender_alone", "paper_with_gpt_35", "paper_with_mixtral"), np.nan)
+    for name in recommenders:
+        weak = protocol.groups["weak"].query("recommender == @name")
+        for group, members in (("all", protocol.groups["everybody"].query("recommender == @name")), ("weak", weak)):
+            row: dict[str, Any] = {"recommender": name, "group": group, **dict.fromkeys(columns, np.nan)}
             row |= paper.loc[(name, group)].to_dict() if (name, group) in paper.index else {}
-            alone = row["recommender_alone"] = after.loc["recommender", f"{measure}_after"]
-            row |= {ranker: after.loc[ranker, f"{measure}_after"] for ranker in rankers}
-            gain = row[rankers[0]] - alone
-            row["random_share"] = (after.loc["random", f"{measure}_after"] - alone) / gain if gain else np.nan
-            their_gain = row["paper_with_gpt_35"] - row["paper_recommender_alone"]
-            weak = group == "weak"
-            row["paper_random_share"] = (0.5 - row["paper_recommender_alone"]) / their_gain if weak else np.nan
+            means = {}
+            for ranker in (OWN, *rankers, RANDOM):
+                found = cross.quality(protocol.lists, cross.hybrid(members, weak, ranker), None)
+                means[ranker] = found["auc"].mean()
+            row |= {"users": len(found), "recommender_alone": means.pop(OWN), **means}
+            gain, coins = (row[one] - row["recommender_alone"] for one in (rankers[0], RANDOM))
+            row["random_share"] = coins / gain if gain else np.nan
+            row["paper_random_share"] = paper_share(row, "paper_with_gpt_35") if group == "weak" else np.nan
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def paper_share(row: Mapping[str, float] | pd.Series, model: str, alone: str = "paper_recommender_alone") -> float:
+    """How much of a gain that the paper prints for weak users an order of AUC 0.5 would give."""
+    return (0.5 - row[alone]) / (row[model] - row[alone])
+
+
+def weak_cells(published: pd.DataFrame) -> pd.DataFrame:
+    """The paper's AUCs of weak users, each beside a random order's.
+
+    Args:
+        published: dataset, recommender, group, recommender_alone, with_gpt_35, with_mixtral.
+
+    Returns:
+        dataset, recommender, model, before, after, random_order (0.5), random_share: what a random order would gain,
+        as a share of what the paper's model gains.
+    """
+    weak = published[published["group"] == "weak"].drop(columns="group")
+    long = weak.melt(["dataset", "recommender", "recommender_alone"], var_name="model", value_name="after")
+    long = long.rename(columns={"recommender_alone": "before"}).assign(random_order=0.5)
+    long["random_share"] = [paper_share(row, "after", "before") for _, row in long.iterrows()]
+    long["model"] = long["model"].map({"with_gpt_35": "GPT-3.5", "with_mixtral": "Mixtral"})
+    return long[["dataset", "recommender", "model", "before", "after", "random_order", "random_share"]]
 
 
 def cost_claims(share: pd.DataFrame, recommender: str) -> pd.DataFrame:
@@ -173,10 +250,10 @@ def cost_claims(share: pd.DataFrame, recommender: str) -> pd.DataFrame:
     """
     rows = share.rename(columns={"prompt_tokens": "replicated", "calls": "null_control"})
     in_proportion = rows["replicated"] <= rows["null_control"]
-    verdicts = np.where(
+    said = np.where(
         in_proportion,
         "holds: by arithmetic, for any choice of users as small and as sparse",
         "does not hold: a larger share of the work than of the users",
     )
-    rows = rows.assign(claim="cost in proportion", recommender=recommender, verdict=verdicts)
+    rows = rows.assign(claim="cost in proportion", recommender=recommender, verdict=said)
     return rows[["claim", "recommender", "ranker", "replicated", "null_control", "verdict"]]

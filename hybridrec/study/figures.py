@@ -9,12 +9,10 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hybridrec import files
 from hybridrec.evaluation.controls import CONTROLS
-from hybridrec.llm import modes
 
 # Okabe & Ito's palette, safe for the common kinds of colour blindness. A lighter grey would look like its green.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
@@ -391,27 +389,22 @@ def position_bias(report: pd.DataFrame) -> Figure:
 
 
 def published_pattern(
-    table: pd.DataFrame, published: pd.DataFrame, recommenders: Sequence[str], ranker: str,
-    model: str = "the language model", rankings: pd.DataFrame | None = None,
-) -> Figure:  # fmt: skip
+    weak: pd.DataFrame, ranker: str, model: str = "the language model", rankings: pd.DataFrame | None = None
+) -> Figure:
     """Weak users' AUC before and after: the paper's (if it has this dataset), our model's, and a random order's.
 
     Args:
-        table: the comparison under the published protocol.
-        published: the paper's AUC of weak users: recommender, recommender_alone, with_gpt_35.
-        recommenders: a panel each.
+        weak: the rows of ``claims.table2`` about weak users; a panel each.
         ranker: the way of asking that is shown.
         model: the language model that was asked.
         rankings: its rankings (ranker, user, missing); the legend then tells how much of them is random repair.
     """
-    figure, axes = _axes(len(recommenders), max(3.5, 7 / len(recommenders)), 3.6)
-    paper = published.set_index("recommender").reindex(recommenders)
+    figure, axes = _axes(len(weak), max(3.5, 7 / len(weak)), 3.6)
     (asked,) = _with_repairs([ranker], rankings, " ")
     looks = {"paper\n(GPT-3.5)": BLUE, "ours\n(the model)": ORANGE, "ours\n(random)": RED}
-    for axis, name in zip(axes, recommenders, strict=True):
-        ours = table[table["recommender"] == name].set_index("ranker").loc[[ranker, "random"]]
-        before = [paper.loc[name, "recommender_alone"], *ours["weak_auc_before"]]
-        after = [paper.loc[name, "with_gpt_35"], *ours["weak_auc_after"]]
+    for axis, row in zip(axes, weak.to_dict("records"), strict=True):
+        before = [row["paper_recommender_alone"], *[row["recommender_alone"]] * 2]
+        after = [row["paper_with_gpt_35"], row[ranker], row["random"]]
         # NaN: the paper does not have this dataset or recommender; or, of ours, nobody is routed
         bars = pd.DataFrame({"before": before, "after": after}, index=list(looks)).dropna()
         places = np.arange(len(bars))
@@ -419,130 +412,97 @@ def published_pattern(
         axis.bar(places + 0.2, bars["after"], 0.38, color=[looks[what] for what in bars.index])
         axis.set_xticks(places, bars.index)
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        nobody = "" if len(ours.dropna(subset="weak_auc_after")) else "\n(ours routes nobody with an AUC)"
-        axis.set(title=f"{name}{nobody}", xlim=(-0.6, max(len(bars), 1) - 0.4))
+        nobody = "" if row["users"] else "\n(ours routes nobody with an AUC)"
+        axis.set(title=f"{row['recommender']}{nobody}", xlim=(-0.6, max(len(bars), 1) - 0.4))
         axis.set_ylim(_reach(0, 0.75, bars["before"], bars["after"]))
     axes[0].set_ylabel("AUC of users flagged as weak")
-    keys = {GREY: "recommender alone", **({BLUE: "GPT-3.5 (paper)"} if paper["with_gpt_35"].notna().any() else {})}
+    keys = {GREY: "recommender alone"}
+    keys |= {BLUE: "GPT-3.5 (paper)"} if weak["paper_with_gpt_35"].notna().any() else {}
     keys |= {ORANGE: f"{model}, {asked}", RED: "a random order (ours)"}
     handles = [mpl.patches.Patch(color=colour, label=key) for colour, key in keys.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(recommenders) < 3 else 2)
+    figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(weak) < 3 else 2)
     return figure
 
 
-def headline(
-    table: pd.DataFrame, of_model: Sequence[str], others: Sequence[str], recommenders: Sequence[str],
-    rankings: pd.DataFrame | None = None,
-) -> Figure:  # fmt: skip
-    """Weak users' AUC by every ranker, under the paper's protocol and on fresh items.
+VERDICT_COLOURS = {"helps": GREEN, "harms": RED, "equivalent": BLUE, "cannot tell": GREY}
+
+
+def primary(means: pd.DataFrame, differences: pd.DataFrame, group: str) -> Figure:
+    """Mean AUC of weak users by who ranks them, and what separates the language model from each, with intervals.
 
     Args:
-        table: the comparison.
-        of_model, others: rankers of the language model, and those without it.
-        recommenders: over whose weak users the mean is taken.
-        rankings: the model's rankings (ranker, user, missing); names then tell how much of them is random repair.
+        means: name, mean, low, high; the first is the language model.
+        differences: name, mean, low, high, smallest_detectable, verdict: the language model minus each of the others.
+        group: who they are, such as "376 weak users".
     """
-    figure, axes = _axes(2, 5.2, 3.9)
-    rankers = ["recommender", *of_model, *others]
-    for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
-        rows = table[(table["protocol"] == protocol) & table["recommender"].isin(recommenders)]
-        means = rows.groupby("ranker")["weak_auc_after"].mean()[rankers].iloc[::-1]
-        before = rows["weak_auc_before"].mean()
-        colours = {"recommender": BLUE} | dict.fromkeys(of_model, ORANGE)
-        axis.barh(
-            _with_repairs(means.index, rankings, " "), means, color=[colours.get(name, GREY) for name in means.index]
-        )
-        axis.axvline(before, color=BLUE, lw=1.5)
-        axis.axvline(0.5, color="black", ls="--", lw=0.8)
-        for place, value in enumerate(means):
-            if value == value:  # NaN: nobody who is routed has an AUC
-                axis.text(0.015, place, f"{value:.2f}", va="center", fontsize=9, color="white", fontweight="bold")
-            else:
-                axis.text(0.015, place, "nobody", va="center", fontsize=9)
-        axis.set(xlim=_reach(0, 0.85, means), ylim=(-0.7, len(means) - 0.3))  # bars of NaN would set none
-    figure.supxlabel("mean AUC of weak users (one split; dashed: a random order)", fontsize=10)
-    axes[0].set_title("published:\npicked and scored on the same items")
-    axes[1].set_title("held-out:\npicked before the test, scored on it")
-    axes[1].set_yticklabels([])
+    figure, (left, right) = _axes(2, 5.0, 1.5 + 0.36 * len(means))
+    places = pd.Series(np.arange(len(means))[::-1], index=means["name"])
+    colours = [ORANGE, *[GREY] * (len(means) - 1)]
+    left.hlines(places, means["low"], means["high"], color=colours, lw=2)
+    left.scatter(means["mean"], places, color=colours, s=36, zorder=3)
+    left.axvline(0.5, color="black", ls=":", lw=0.8)
+    left.set_yticks(places, means["name"])
+    left.set(xlabel=f"mean AUC of {group}\n(95 % intervals; dotted: a random order)", ylim=(-0.6, len(means) - 0.4))
+    rows = differences.assign(place=differences["name"].map(places))
+    _differences(right, rows)
+    right.set_yticks(places, [""] * len(places))
+    right.set(ylim=left.get_ylim(), xlabel="the language model's AUC minus that of the row\n(shaded: within ±0.05)")
+    _verdict_legend(figure)
     return figure
 
 
-def gain_forest(table: pd.DataFrame, rankers: Sequence[str], rankings: pd.DataFrame | None = None) -> Figure:
-    """What each way to ask adds over the best control on held-out weak users, per recommender, with intervals.
-
-    Args:
-        table: the comparison under the held-out protocol.
-        rankers: a panel each.
-        rankings: the model's rankings (ranker, user, missing); titles then tell how much of them is random repair.
-    """
-    figure, axes = _axes(len(rankers), 2.6, 3.9)
-    titles = _with_repairs(rankers, rankings)
-    for axis, ranker, title in zip(axes, rankers, titles, strict=True):
-        rows = table[table["ranker"] == ranker].iloc[::-1]
-        places = np.arange(len(rows))
-        low, high = rows["gain_over_best_control_low"], rows["gain_over_best_control_high"]
-        axis.hlines(places, low, high, color=ORANGE, lw=2)
-        axis.scatter(rows["gain_over_best_control"], places, color=ORANGE, s=30, zorder=3)
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
-        axis.set(title=title, xlabel="AUC gained over\nthe best control", xlim=_reach(-0.6, 0.4, low, high))
-    return figure
-
-
-def larger_models(table: pd.DataFrame, rankings: pd.DataFrame | None = None) -> Figure:
-    """What each model adds over the best control on a sample of inactive users, the smallest on top; with intervals.
-
-    Args:
-        table: model, millions (of parameters; NaN: not known), ranker, users ("asked", "routed"), users_scored,
-            gain_over_best_control and its _low and _high (NaN for fewer than two users).
-        rankings: the models' rankings (model, ranker, user, missing); a note then tells how much of them is random
-            repair.
-    """
-    sizes = table.groupby("model", sort=False)["millions"].first().sort_values(kind="stable", na_position="last")
-    rankers = list(table["ranker"].unique())
-    shares = {} if rankings is None else _repaired(rankings, ["ranker", "model"])
-    notes = [f"{ranker}, {model}: {_share(share)}" for (ranker, model), share in shares.items() if share]
-    figure, axes = _axes(2, 5.0, 2.4 + len(sizes) * max(0.5, 0.22 * len(rankers)) + 0.15 * len(notes))
-    groups = {"asked": "the inactive users asked about", "routed": "those of them whom a recommender routes"}
-    for axis, (group, called) in zip(axes, groups.items(), strict=True):
-        rows = table[table["users"] == group]
-        _larger_models_panel(axis, rows, list(sizes.index), rankers)
-        axis.set_title(f"{called} (n = {_range(rows['users_scored'])})", fontsize=9)
-    names = [f"{model}\n{_size(millions)}" for model, millions in sizes.items()]
-    axes[0].set_yticks(range(len(sizes)), names, fontsize=8)
-    axes[1].set_yticks(range(len(sizes)), [""] * len(sizes))
-    repaired = "\n".join(["Share of candidates by our random repair:", *notes]) if notes else None
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title=repaired, title_fontsize=8
-    )
-    figure.suptitle("Each model against the best control: held-out test items")
-    return figure
-
-
-def _size(millions: float) -> str:
-    return f"{millions:,.0f} million parameters" if millions == millions else "size not published"
-
-
-def _larger_models_panel(axis: Axes, table: pd.DataFrame, of: Sequence[str], rankers: Sequence[str]) -> None:
-    # A way to ask has its colour in every experiment, also where others were left out; one's own follow the built-in.
-    ways = dict.fromkeys([*modes.BUILT_IN, *rankers])
-    colours = dict(zip(ways, cycle((ORANGE, BLUE, GREEN, PURPLE, RED, GREY)), strict=False))
-    for number, ranker in enumerate(rankers):
-        rows = table[table["ranker"] == ranker]
-        apart = 0.7 / len(rankers) * (number - (len(rankers) - 1) / 2)  # one below the other, not on top
-        places = np.array([of.index(model) for model in rows["model"]]) + apart
-        gain, low, high = (rows[f"gain_over_best_control{part}"] for part in ("", "_low", "_high"))
-        # Dots, no line: the models are of different makers, and nothing lies between them.
-        axis.hlines(places, low, high, color=colours[ranker], lw=1)
-        axis.plot(gain, places, "o", color=colours[ranker], ms=6, label=ranker)
+def _differences(axis: plt.Axes, rows: pd.DataFrame, margin: float = 0.05) -> None:
+    """Differences with their intervals, coloured by verdict; columns place, mean, low, high, verdict."""
+    axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     axis.axvline(0, color="black", lw=0.8)
-    axis.set(ylim=(len(of) - 0.5, -0.5), xlabel="AUC gained over the best control")
+    colours = rows["verdict"].map(VERDICT_COLOURS)
+    axis.hlines(rows["place"], rows["low"], rows["high"], color=colours, lw=2)
+    axis.scatter(rows["mean"], rows["place"], color=colours, s=24, zorder=3)
 
 
-def _range(values: pd.Series) -> str:
-    """One number where all are the same, else the lowest and the highest."""
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _verdict_legend(figure: Figure) -> None:
+    handles = [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", margin: float = 0.05) -> Figure:
+    """Differences with 95 % intervals, coloured by verdict: a row a ranker, a panel a family.
+
+    Args:
+        table: ranker, mean, low, high, verdict, and the column ``by``.
+        panels: values of ``by``, and over what the AUC is gained there.
+        by: what panels are made of.
+        margin: what is shaded around 0.
+    """
+    table = table[table[by].isin(panels)]
+    names = list(dict.fromkeys(table["ranker"]))
+    figure, axes = _axes(len(panels), 9.6 / len(panels), 1.4 + 0.24 * len(names))
+    places = {name: len(names) - 1 - at for at, name in enumerate(names)}
+    for axis, (panel, over) in zip(axes, panels.items(), strict=True):
+        rows = table[table[by] == panel]
+        _differences(axis, rows.assign(place=rows["ranker"].map(places)), margin)
+        axis.set_yticks(list(places.values()), names if axis is axes[0] else [""] * len(names), fontsize=8)
+        axis.set(ylim=(-0.6, len(names) - 0.4), xlabel=f"AUC minus that of\n{over}")
+    _verdict_legend(figure)
+    return figure
+
+
+def planted_shares(shares: pd.DataFrame) -> Figure:
+    """How often each verdict is reached for a model of known skill; a panel for each thing it is compared with.
+
+    Args:
+        shares: what ``planted.shares`` returned.
+    """
+    panels = list(shares["against"].unique())
+    figure, axes = _axes(len(panels), 4.6, 3.2)
+    for axis, name in zip(axes, panels, strict=True):
+        rows = shares[shares["against"] == name].sort_values("skill")
+        for word, colour in VERDICT_COLOURS.items():
+            axis.plot(rows["skill"], rows[word], "o-", color=colour, ms=4, label=word)
+        axis.set(ylim=(-0.04, 1.04), xlabel="true AUC of the planted model", title=f"compared with {name}")
+    axes[0].set_ylabel(f"share of {int(shares['models'].max())} models")
+    _legend_below(figure, axes[0], 4)
+    return figure
 
 
 def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:

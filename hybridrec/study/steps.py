@@ -16,7 +16,8 @@ import pandas as pd
 from hybridrec import schema
 from hybridrec.data import datasets, folds, splits
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import arms, compare, controls, fusion, metrics, statistics
+from hybridrec.evaluation import arms, controls, fusion, metrics, statistics
+from hybridrec.evaluation import cross as evaluation
 from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.llm import rankers, shuffles
 from hybridrec.llm.recordings import Recordings
@@ -25,7 +26,7 @@ from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator, in_random_order
 from hybridrec.recommenders import cross, fitting
 from hybridrec.recommenders.scorer import FromTable
-from hybridrec.study import paths
+from hybridrec.study import families, paths
 from hybridrec.study.config import (
     PUBLISHED_MODE,
     PUBLISHED_RECOMMENDERS,
@@ -440,24 +441,27 @@ def reordered(tasks: Sequence[Task], inactive: pd.Index, orders: int, users: int
 
 
 def all_rankings(
-    scores: pd.DataFrame, of_model: pd.DataFrame, interactions: pd.DataFrame, candidates: pd.DataFrame, seed: int
+    scores: pd.DataFrame, of_model: pd.DataFrame, interactions: pd.DataFrame, candidates: pd.DataFrame
 ) -> pd.DataFrame:
-    """Every ranking of the test candidates in one table: recommenders, language model, controls, oracle.
+    """Every ranking of the test candidates in one table: recommenders, language models, controls, oracle.
 
     Args:
         scores: recommender, part, user, item, score; the part "test" is taken.
-        of_model: ranker, user, item, score: the language model's rankings; may be empty.
+        of_model: ranker, user, item, score: language models' rankings; may be empty.
         interactions: user, item, rating, split.
         candidates: user, item, relevant.
-        seed: of the random control.
 
     Returns:
-        RANKING.
+        RANKING. The random order is by its expectation, all items tied.
     """
-    own = scores[scores["part"] == "test"].rename(columns={"recommender": "ranker"}).assign(draw=0)
-    of_controls = controls.control_scores(splits.known(interactions), candidates, generator(seed, "random-control"))
-    parts = [own, of_model.assign(draw=0), of_controls, controls.oracle_scores(candidates)]
-    return pd.concat([part[RANKING] for part in parts if len(part)])
+    own = scores[scores["part"] == "test"].rename(columns={"recommender": "ranker"})
+    parts = [own, of_model] if len(of_model) else [own]
+    known, pairs = splits.known(interactions), candidates[["user", "item"]]
+    parts.append(pairs.assign(ranker=evaluation.RANDOM, score=0.0))
+    for name, control in ((arms.POPULARITY, controls.popularity), (arms.ITEM_MEAN, controls.item_mean)):
+        parts.append(pairs.assign(ranker=name, score=control(known, candidates["item"])))
+    parts.append(controls.oracle_scores(candidates))
+    return pd.concat([part.assign(draw=0)[RANKING] for part in parts], ignore_index=True)
 
 
 def quality(rankings: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
@@ -471,37 +475,33 @@ def quality(rankings: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     return metrics.per_user_by_ranker(rankings.merge(labels, on=["user", "item"]))
 
 
+def as_one_fold(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of the published protocol as protocol ``cross`` has it: its only test is fold 0."""
+    return table.assign(fold=0, test=0)
+
+
 def on_published_weak(
-    rankings: pd.DataFrame,
-    own: compare.Quality,
-    triage: pd.DataFrame,
-    candidates: pd.DataFrame,
-    seed: int,
-    samples: int,
+    lists: pd.DataFrame, weak: pd.DataFrame, names: pd.DataFrame, seed: int, samples: int
 ) -> pd.DataFrame:
     """The published pattern of larger models: AUC of the weak users before, and in the model's order.
 
     Args:
-        rankings: model, and what ``rankers.table`` returned, for the users of ``published_weak``.
-        own: AUC by recommender, draws x users (``compare.wide``).
-        triage: what ``triage.triage_table`` returned.
-        candidates: user, item, relevant.
+        lists: what ``evaluation.cross.lists`` made of all rankings, as one fold.
+        weak: recommender, test, user: whom the compared recommenders call weak.
+        names: model, ranker: what to look at; "model: ranker" is its name in ``lists``.
         seed, samples: of the bootstrap over users.
 
     Returns:
-        model, ranker, recommender, users (weak ones with a pair to order), recommender_auc, auc, and low and high, the
-        95 % interval of auc. A random order has an AUC of one half.
+        model, ranker, recommender, users (weak ones with an answer and a pair to order), recommender_auc, auc, and low
+        and high, the 95 % interval of auc. A random order has an AUC of one half.
     """
     rows = []
-    of_test = triage[(triage["protocol"] == "published") & triage["weak"]]
-    compared = compared_recommenders(triage["recommender"].unique())
-    for (model, ranker), found in rankings.groupby(["model", "ranker"], sort=False):
-        auc = quality(found.assign(draw=0), candidates).set_index("user")["auc"].dropna()
-        for name in compared:
-            weak = auc.index.intersection(of_test.loc[of_test["recommender"] == name, "user"])
-            mean = _mean(auc[weak], "auc", (seed, model, ranker, name), samples)
-            row = {"model": model, "ranker": ranker, "recommender": name}
-            rows.append(row | {"recommender_auc": own[name][weak].iloc[0].mean()} | mean)
+    for model, ranker in names[["model", "ranker"]].itertuples(index=False):
+        answered = lists.loc[lists["ranker"] == f"{model}: {ranker}", ["test", "user"]]
+        for name, group in weak.merge(answered).groupby("recommender", sort=False):
+            own, new = (evaluation.quality(lists, group, one)["auc"] for one in (str(name), f"{model}: {ranker}"))
+            row = {"model": model, "ranker": ranker, "recommender": name, "recommender_auc": own.mean()}
+            rows.append(row | _mean(new, "auc", (seed, model, ranker, name), samples))
     return pd.DataFrame(rows, columns=[*ON_WEAK])
 
 
@@ -517,18 +517,6 @@ def not_compared(recommenders: Sequence[str], rankers: Sequence[str]) -> list[st
     return lines
 
 
-def routings(table: pd.DataFrame, inactive: pd.Index, tuning: pd.DataFrame, threshold: float) -> list[compare.Setting]:
-    """Whom each recommender hands over under each protocol, and what it is compared with.
-
-    Args:
-        table: what ``triage.triage_table`` returned.
-        inactive: users that can be weak.
-        tuning: what ``fitting.tune`` returned.
-        threshold: t_p.
-    """
-    return compare.settings_from(table, inactive, controls.best_other(tuning), threshold)
-
-
 # --- arms and controls of protocol cross ------------------------------------------------------------------------------
 
 
@@ -539,59 +527,127 @@ def title_embeddings(items: pd.DataFrame) -> np.ndarray:
     return embed(arms.texts(items), folder=paths.RAW, search=paths.data_folders(), cache=paths.CACHE)
 
 
-@dataclass(frozen=True)
-class CrossArms:
-    """What takes the language model's place, or is fused with a recommender.
-
-    Attributes:
-        scores: ``lists.COLUMNS``; of bars and fusions the judged scores only, and so of random orders after the first.
-        choices: the best other recommender and the bar, and what they were chosen from (``arms.bars``).
-        fusions: the weights of fusions (``fusion.fuse``).
-        stack: those of the stack (``arms.stack``).
-    """
-
-    scores: pd.DataFrame
-    choices: pd.DataFrame
-    fusions: pd.DataFrame
-    stack: pd.DataFrame
-
-
-def cross_arms(
-    divided: Lists,
-    items: pd.DataFrame,
-    embeddings: np.ndarray,
-    scores: pd.DataFrame,
-    users: pd.DataFrame,
-    compared: Sequence[str],
-    seed: int,
-    of_model: pd.DataFrame | None = None,
-) -> CrossArms:
-    """The controls of protocol ``cross``, each recommender's bar, and its fusions with every arm.
+def cross_controls(
+    divided: Lists, items: pd.DataFrame, embeddings: np.ndarray, recommenders: Scores
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """The controls of protocol ``cross`` that are not a recommender: their scores, and the weights of the stack.
 
     Args:
         divided: the ratings, of which ``folds.divide`` made folds.
         items: the catalogue.
         embeddings: what ``title_embeddings`` returned.
-        scores: ``lists.COLUMNS``, of all recommenders.
-        users: test, user: all inactive users, on whom choices rest (``arms.bars`` says why).
-        compared: the recommenders that get a bar and are fused.
-        seed: of the random orders.
-        of_model: ``lists.COLUMNS``, of the language model, to be fused; it may lack users and folds.
+        recommenders: scores of all recommenders (``Lists.read``).
     """
-    titles, ids = arms.texts(items), items["item"]
-    recommenders = divided.read(scores)
     stacked, weights = arms.stack(divided, recommenders)
-    random = arms.random_orders(divided, seed, draws=10)
-    informed: Scores = {
+    titles, ids = arms.texts(items), items["item"]
+    found = {
         arms.POPULARITY: arms.popularity(divided),
         arms.ITEM_MEAN: arms.item_mean(divided),
         arms.TF_IDF: arms.similarity(divided, ids, arms.tf_idf(titles)),
         arms.EMBEDDING: arms.similarity(divided, ids, embeddings),
         arms.STACK: stacked,
     }
-    chosen, choices = arms.bars(divided, {**divided.read(random), **informed}, recommenders, users, compared)
-    own = {name: recommenders[name] for name in compared}
-    added = informed if of_model is None else {**informed, **divided.read(of_model)}
-    fused, fusions = fusion.fuse(divided, own, added, users)
-    table = pd.concat([random, divided.write({**informed, **chosen, **fused})], ignore_index=True)
-    return CrossArms(table, choices, fusions, weights)
+    return found, weights
+
+
+@dataclass(frozen=True)
+class CrossArms:
+    """Everything that orders the lists of protocol ``cross``, and how well.
+
+    Attributes:
+        lists: what ``evaluation.cross.lists`` returned; of fusions the judged lists only.
+        controls: names of what could take the language model's place.
+        of_model: names of the language models' rankers.
+        fusions: recommender, arm, test, weight, ... (``fusion.fuse``).
+        stack: the weights of the stack.
+    """
+
+    lists: pd.DataFrame
+    controls: list[str]
+    of_model: list[str]
+    fusions: pd.DataFrame
+    stack: pd.DataFrame
+
+    def fused(self, arm: str) -> pd.DataFrame:
+        """Each recommender's fusion with an arm, as a ranker of protocol ``cross``."""
+        rows = self.fusions[self.fusions["arm"] == arm]
+        names = [fusion.name(one, arm) for one in rows["recommender"]]
+        return rows[["recommender", "test"]].assign(ranker=names)
+
+
+def cross_arms(
+    ratings: pd.DataFrame,
+    candidates: pd.DataFrame,
+    like_threshold: float,
+    items: pd.DataFrame,
+    embeddings: np.ndarray,
+    scores: pd.DataFrame,
+    answers: pd.DataFrame,
+    triage: pd.DataFrame,
+) -> CrossArms:
+    """The controls of protocol ``cross``, the language model's arms, and every recommender's fusion with each.
+
+    Args:
+        ratings: of which ``folds.divide`` made folds.
+        candidates: fold, user, item, relevant.
+        like_threshold: a rating at or above it makes an item relevant.
+        items: the catalogue.
+        embeddings: what ``title_embeddings`` returned.
+        scores: ``lists.COLUMNS``, of all recommenders.
+        answers: ``lists.COLUMNS`` and failure, of language models; it may lack users and folds, and be empty. A list
+            whose request failed is left out: it keeps the recommender's order.
+        triage: of the compared recommenders: recommender, test, user, inactive.
+    """
+    divided = Lists(ratings, like_threshold)
+    usable = answers[answers["failure"] == ""]
+    names = list(scores["ranker"].unique())
+    parts = [evaluation.lists(one, candidates) for one in (scores, evaluation.random_order(candidates), usable)]
+    recommenders = divided.read(scores)
+    added, weights = cross_controls(divided, items, embeddings, recommenders)
+    parts += [evaluation.lists(divided.write({name: values}), candidates) for name, values in added.items()]
+    of_model = divided.read(usable)
+    deciding = set(usable.loc[usable["fold"] != usable["test"], "ranker"])  # without them there is no weight to choose
+    tuned = {name: values for name, values in of_model.items() if name in deciding}
+    users = triage.loc[triage["inactive"], ["test", "user"]].drop_duplicates()
+    chosen = []
+    for recommender in triage["recommender"].unique():  # one by one: fusions of all would need gigabytes
+        for arm, values in {**added, **tuned}.items():
+            fused, one = fusion.fuse(divided, {recommender: recommenders[recommender]}, {arm: values}, users)
+            parts.append(evaluation.lists(divided.write(fused), candidates))
+            chosen.append(one)
+    lists = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    lists["ranker"] = lists["ranker"].astype("category")
+    fusions = pd.concat(chosen, ignore_index=True)
+    return CrossArms(lists, [evaluation.RANDOM, *added, *names], list(of_model), fusions, weights)
+
+
+def cross_judged_by_plan(
+    arms_of: CrossArms, triage: pd.DataFrame, answers: pd.DataFrame, model: str
+) -> families.Judged:
+    """What docs/plan.md compares: the bar, the ways to ask, the primary comparison.
+
+    Args:
+        arms_of: what ``cross_arms`` returned.
+        triage: of the compared recommenders.
+        answers: model, ranker, test, fold, user, ...
+        model: the experiment's own.
+    """
+    lists, triage = arms_of.lists, triage[["recommender", "test", "user", "performance", "inactive", "weak"]]
+    asked = families.judged_lists(answers, model)
+    ways = families.existing_ways(lists) if len(asked) else []
+    of_itself = [one for one in (families.NO_HISTORY, families.ANOTHERS) if families.decides(lists, one)]
+    names = [*arms_of.controls, *of_itself]
+    drawn = families.sample(lists, triage, asked)
+    primary = evaluation.primary(lists, triage, ways, names, drawn.asked) if ways else None
+    larger = {str(one): families.judged_lists(answers, one) for one in answers["model"].unique() if one != model}
+    whose = {name: next((one for one in larger if name.startswith(f"{one}: ")), "") for name in arms_of.of_model}
+    plain = {
+        name: (name, whose[name]) for name in arms_of.of_model
+        if not name.endswith((families.NO_HISTORY, families.ANOTHERS))
+    }  # fmt: skip
+    fused = {
+        fusion.name("recommender", arm): (arms_of.fused(arm), whose.get(arm, ""))
+        for arm in arms_of.fusions["arm"].unique()
+    }
+    bar = primary.bar if primary else evaluation.bar(lists, triage, names)
+    return families.Judged(lists, triage, names, ways, larger, {**plain, **fused}, drawn, primary, bar)

@@ -32,8 +32,6 @@ WRITTEN_BY = {
     "weak_rankings": "04_llm_prompting",
     "list_rankings": "04_llm_prompting",
     "cross_answers": "04_llm_prompting",
-    "comparison": "05_evaluation",
-    "user_metrics": "05_evaluation",
     "claims": "05_evaluation",
 }
 _DECIMALS = 6
