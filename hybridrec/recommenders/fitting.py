@@ -265,7 +265,8 @@ def fingerprints(
         tuned: what ``tune`` returned.
         candidates: user, item, relevant.
         top, folds: as they were given to the others.
-        tuned_top: the ``top`` that was given to ``tune``.
+        tuned_top: the ``top`` that was given to ``tune``. Then the fits whose lists are retrieved are those of the
+            settings that were chosen for lists.
 
     Returns:
         fingerprint.COLUMNS.
@@ -276,6 +277,8 @@ def fingerprints(
     work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params), tuned_top)]
     relevant = candidates["relevant"].to_numpy()
     work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
+    for_lists = _fitted(study, chosen_params(tuned, "chosen_top_k")) if tuned_top else {}
+    work += [("lists", -1, fit, relevant) for fit in _test_fits(study, for_lists, candidates, top)]
     work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]
     found = study.run([fit for _, _, fit, _ in work], count=False)
     rows = [fingerprint.row(fit, one, liked, part, k) for (part, k, fit, liked), one in zip(work, found, strict=True)]
