@@ -29,7 +29,7 @@ def prints(study, monkeypatch) -> pd.DataFrame:
     fitting.test_scores(study, params, candidates, top=5)
     fitting.out_of_fold_scores(study, params, folds=3)
     monkeypatch.setattr(fits, "_compute", None)  # whatever is not cached now is an error
-    found = fitting.fingerprints(study, tuned, candidates, top=5, folds=3)
+    found = fitting.fingerprints(study, tuned, candidates, 5, 3, params)
     pd.testing.assert_series_equal(found[found["part"] == "tuning"]["auc"], tuned["auc"], check_index=False)
     return found
 

@@ -190,7 +190,7 @@ def test_a_recipe_is_all_that_a_new_recommender_takes(study, pairs, cache, monke
     assert len(fitting.out_of_fold_scores(study, params, folds=2)) == len(study.known())
     monkeypatch.setattr(fits, "_compute", None)  # all fits are there already
     candidates = pairs.assign(relevant=pairs["rating"] >= 4)
-    lines = fitting.fingerprints(study, tuned, candidates, top=0, folds=2)
+    lines = fitting.fingerprints(study, tuned, candidates, 0, 2, params)
     assert lines["part"].tolist() == ["tuning"] * 2 + ["test"] + ["out-of-fold"] * 2
     assert lines["scores"].nunique() == 5
 

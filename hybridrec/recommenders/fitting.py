@@ -256,7 +256,14 @@ def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: i
 
 
 def fingerprints(
-    study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, top: int, folds: int, tuned_top: int = 0
+    study: Study,
+    tuned: pd.DataFrame,
+    candidates: pd.DataFrame,
+    top: int,
+    folds: int,
+    params: dict[str, dict[str, Any]],
+    for_lists: dict[str, dict[str, Any]] | None = None,
+    tuned_top: int = 0,
 ) -> pd.DataFrame:
     """A line for each fit that ``tune``, ``test_scores`` and ``out_of_fold_scores`` made; all come from the cache.
 
@@ -264,21 +271,20 @@ def fingerprints(
         study: what all fits share.
         tuned: what ``tune`` returned.
         candidates: user, item, relevant.
-        top, folds: as they were given to the others.
-        tuned_top: the ``top`` that was given to ``tune``. Then the fits whose lists are retrieved are those of the
-            settings that were chosen for lists.
+        top, folds, params: as they were given to the others.
+        for_lists: the settings of those whose lists are retrieved, where they are others.
+        tuned_top: the ``top`` that was given to ``tune``.
 
     Returns:
         fingerprint.COLUMNS.
     """
-    params, known = _fitted(study, chosen_params(tuned)), study.known()
+    params, known = _fitted(study, params), study.known()
     fold = splits.fold_of(known, folds, study.seed)
-    liked = known["rating"] >= study.like_threshold
-    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params), tuned_top)]
-    relevant = candidates["relevant"].to_numpy()
-    work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
-    for_lists = _fitted(study, chosen_params(tuned, "chosen_top_k")) if tuned_top else {}
-    work += [("lists", -1, fit, relevant) for fit in _test_fits(study, for_lists, candidates, top)]
+    liked, relevant = known["rating"] >= study.like_threshold, candidates["relevant"].to_numpy()
+    names = [name for name in tuned["recommender"].unique() if name not in study.own]
+    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, names, tuned_top)]
+    for part, settings in (("test", params), ("lists", for_lists or {})):
+        work += [(part, -1, fit, relevant) for fit in _test_fits(study, settings, candidates, top)]
     work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]
     found = study.run([fit for _, _, fit, _ in work], count=False)
     rows = [fingerprint.row(fit, one, liked, part, k) for (part, k, fit, liked), one in zip(work, found, strict=True)]

@@ -171,8 +171,9 @@ def tuning_curves(tuned: pd.DataFrame) -> Figure:
             axis.plot(places, rows[measure], color=BLUE, marker="o", markerfacecolor="white")
             axis.plot(np.flatnonzero(rows[marked]), rows.loc[rows[marked], measure], "o", color=RED, ms=8)
             axis.set_xticks(places, [f"{value:g}" for value in rows["value"]], fontsize=9)
-            axis.set(title=name if row is axes[0] else "", xlabel=rows["parameter"].iloc[0])
-            axis.title.set_fontsize(10)
+            axis.set_xlabel(rows["parameter"].iloc[0])
+            if measure == "auc":
+                axis.set_title(name, fontsize=10)
     return figure
 
 

@@ -38,6 +38,7 @@ from hybridrec.weak_users import cross as weak_in_cross
 from hybridrec.weak_users import triage
 
 RANKING = ["ranker", "draw", "user", "item", "score"]
+RETRIEVES_FOR = {"ItemKNN": "ItemKNN-likes"}
 
 
 # --- data (notebook 01) -----------------------------------------------------------------------------------------------
@@ -121,6 +122,11 @@ def recommend(prepared: Prepared, settings: Experiment, seed: int) -> tuple[pd.D
     chosen = fitting.chosen_params(tuning)
     test, _ = fitting.test_scores(study, chosen, prepared.candidates, top=0)
     return tuning, pd.concat([test, fitting.out_of_fold_scores(study, chosen, settings.folds)], ignore_index=True)
+
+
+def retrievers(recommenders: Sequence[str]) -> list[str]:
+    """Who retrieves from the whole catalogue: ItemKNN-likes in the place of ItemKNN, which only predicts ratings."""
+    return list(dict.fromkeys(RETRIEVES_FOR.get(name, name) for name in recommenders))
 
 
 def own_recommenders(

@@ -22,6 +22,7 @@ WRITTEN_BY = {
     "tuning": "02_baselines",
     "scores": "02_baselines",
     "retrieved": "02_baselines",
+    "validation_lists": "02_baselines",
     "cross_tuning": "02_baselines",
     "cross_scores": "02_baselines",
     "fits": "02_baselines",
