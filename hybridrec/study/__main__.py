@@ -173,18 +173,22 @@ def compact(settings: config.Experiment) -> None:
 
 
 def seeds(settings: config.Experiment) -> None:
-    """Repeat the comparison on other splits; the table is written after each, so a run cut short leaves some."""
+    """Judge protocol cross on a second seed of its folds, too; the table is written after each seed."""
     import pandas as pd
 
-    from hybridrec.study import seeds as other_splits
+    from hybridrec.study import seeds as both
     from hybridrec.study import tables
 
     done: list[pd.DataFrame] = []
-    for table in other_splits.each(settings):
+    for table in both.each(settings):
         done.append(table)
         tables.publish(settings.name, "seeds", pd.concat(done))
-        print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons", flush=True)
-    print(f"results/{settings.name}/seeds.csv: {len(done)} splits. `make overview` shows the spread.")
+        asked = "" if both.LLM in set(table["comparison"]) else "; the language model was not run"
+        print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons{asked}", flush=True)
+    told = pd.concat(done).groupby(["family", "comparison"], sort=False)["verdict"].agg(["size", "nunique"])
+    told = told[told["size"] == len(done)]
+    print(f"{(told['nunique'] == 1).sum()} of {len(told)} verdicts are the same on all {len(done)} seeds.")
+    print(paths.within_root(paths.results(settings.name) / "seeds.csv"))
 
 
 def fits(settings: config.Experiment) -> None:
@@ -251,7 +255,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
-        "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
+        "seeds": (seeds, "judge protocol cross on a second seed of its folds, too"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
         "record-cross": (record_cross, "ask the language model what protocol cross needs and is not recorded yet"),
