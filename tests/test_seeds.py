@@ -109,19 +109,28 @@ def test_nothing_that_is_known_of_a_user_is_later_than_what_is_tested(data):
     assert late["fold"].equals(folds.divide_by_time(timed.sample(frac=1, random_state=1), 4, seed=1)["fold"])
 
 
+def in_time(divided: pd.DataFrame, items: pd.DataFrame, settings: config.Experiment) -> seeds.Made:
+    late, scores = steps.in_time(divided, items, NAMES, settings.grids, settings.like_threshold, settings.seed)
+    lists = folds.candidates(late, settings.like_threshold, settings.seed)
+    return seeds.triaged(late, lists, items, scores, settings.like_threshold, steps.thresholds(settings))
+
+
 def test_the_check_in_time_judges_the_latest_ratings_alone_and_the_test_decides_nothing(settings, data):
     divided = folds.divide(data.interactions, settings.folds, settings.seed)
-    made = seeds.make_in_time(divided, data.items, settings)
+    made = in_time(divided, data.items, settings)
     assert set(made.scores["test"]) == set(made.triage["test"]) == {2}
     table = seeds.judged(made, settings.like_threshold, settings.seed)
     assert {"recommender", "random", "arms"} == set(table["family"])
-    late = made.divided["fold"] == 2
-    scrambled = made.divided.assign(rating=made.divided["rating"].where(~late, 6 - made.divided["rating"]))
-    other = seeds.make_in_time(scrambled, data.items, settings)
+    late = (made.divided["fold"] == 2).to_numpy()
+    ordered = divided.sort_values(["user", "item"], ignore_index=True)
+    scrambled = ordered.assign(rating=ordered["rating"].where(~late, 6 - ordered["rating"]))
+    other = in_time(scrambled, data.items, settings)
+    assert (other.divided["rating"] != made.divided["rating"]).any()
     pd.testing.assert_frame_equal(other.scores, made.scores)
     pd.testing.assert_frame_equal(other.triage, made.triage)
 
 
 def test_without_times_there_is_no_such_check(settings, data):
     divided = folds.divide(data.interactions.assign(timestamp=0), settings.folds, settings.seed)
-    assert seeds.make_in_time(divided, data.items, settings) is None
+    late, scores = steps.in_time(divided, data.items, NAMES, {}, settings.like_threshold, settings.seed)
+    assert late.empty and scores.empty

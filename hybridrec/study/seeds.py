@@ -19,10 +19,9 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Model
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.llm.ways import Way
-from hybridrec.recommenders import cross as nested
-from hybridrec.recommenders import fitting
-from hybridrec.study import cross_answers, paths, steps
+from hybridrec.study import cross_answers, steps
 from hybridrec.study.config import Experiment, compared_recommenders
+from hybridrec.weak_users import triage
 
 SEEDS = 2  # the experiment's own and those after it
 LLM = "llm"
@@ -71,35 +70,20 @@ def make(data: datasets.Dataset, settings: Experiment, seed: int) -> Made:
     how = (settings.like_threshold, settings.folds, seed, settings.users)
     divided, candidates = steps.cross_divide(data.interactions, *how)
     _, scores = steps.cross_recommend(divided, data.items, settings, seed)
-    return _triaged(divided, candidates, data.items, scores, settings)
+    return triaged(divided, candidates, data.items, scores, settings.like_threshold, steps.thresholds(settings))
 
 
-def make_in_time(divided: pd.DataFrame, items: pd.DataFrame, settings: Experiment) -> Made | None:
-    """The same for a single test: the latest ratings of each user; what is known is divided at random.
-
-    Args:
-        divided: the ratings that notebook 01 divided.
-        items: the catalogue.
-        settings: the experiment.
-
-    Returns:
-        None where times are not known. Scores and triage are of the last fold alone.
-    """
-    if not divided["timestamp"].nunique() > 1:
-        return None
-    late = folds.divide_by_time(divided.drop(columns="fold"), settings.folds, settings.seed)
-    candidates = folds.candidates(late, settings.like_threshold, settings.seed)
-    how = (settings.like_threshold, settings.seed, settings.grids or {}, paths.CACHE)
-    study = fitting.Study(late, items["item"].to_numpy(), *how)
-    tuned = nested.tune(study, settings.recommenders, tests=[settings.folds - 1])
-    return _triaged(late, candidates, items, nested.scores(study, tuned), settings)
-
-
-def _triaged(
-    divided: pd.DataFrame, candidates: pd.DataFrame, items: pd.DataFrame, scores: pd.DataFrame, settings: Experiment
+def triaged(
+    divided: pd.DataFrame,
+    candidates: pd.DataFrame,
+    items: pd.DataFrame,
+    scores: pd.DataFrame,
+    like_threshold: float,
+    thresholds: triage.Thresholds,
 ) -> Made:
-    triage = steps.cross_triage(scores, divided, items, settings.like_threshold, steps.thresholds(settings))
-    return Made(divided, candidates, items, scores, triage)
+    """The tables with who is weak for each test fold that there are scores for."""
+    weak = steps.cross_triage(scores, divided, items, like_threshold, thresholds)
+    return Made(divided, candidates, items, scores, weak)
 
 
 def ask(
@@ -163,8 +147,8 @@ def judged(made: Made, like_threshold: float, seed: int, answers: pd.DataFrame |
     """
     tests = sorted(made.scores["test"].unique())
     compared = compared_recommenders(made.triage["recommender"].unique())
-    triage = made.triage[made.triage["recommender"].isin(compared)]
-    users = triage.loc[triage["inactive"], ["test", "user"]].drop_duplicates()
+    routed = made.triage[made.triage["recommender"].isin(compared)]
+    users = routed.loc[routed["inactive"], ["test", "user"]].drop_duplicates()
     every = pd.concat([made.scores] + [
         made.scores[made.scores["test"] == tests[0]].assign(test=test)  # not judged, but the stack wants each fold
         for test in set(made.divided["fold"]) - set(tests)
@@ -175,15 +159,15 @@ def judged(made: Made, like_threshold: float, seed: int, answers: pd.DataFrame |
     shown = found[found["ranker"].isin(CONTROLS[1:]) | found["ranker"].isin(_fusions(compared, CONTROLS[1:]))]
     parts = [made.scores, shown, cross.random_order(made.candidates), *([] if answers is None else [answers])]
     scored = pd.concat([part[part["test"].isin(tests)] for part in parts])
-    return _verdicts(cross.lists(scored, made.candidates), triage, list(made.scores["ranker"].unique()))
+    return _verdicts(cross.lists(scored, made.candidates), routed, list(made.scores["ranker"].unique()))
 
 
 def _fusions(recommenders: list[str], controls: tuple[str, ...]) -> list[str]:
     return [fusion.name(name, control) for name in recommenders for control in controls]
 
 
-def _verdicts(lists: pd.DataFrame, triage: pd.DataFrame, recommenders: list[str]) -> pd.DataFrame:
-    weak, bar = cross.groups(triage)["weak"], cross.bar(lists, triage, [*CONTROLS, *recommenders])
+def _verdicts(lists: pd.DataFrame, routed: pd.DataFrame, recommenders: list[str]) -> pd.DataFrame:
+    weak, bar = cross.groups(routed)["weak"], cross.bar(lists, routed, [*CONTROLS, *recommenders])
     named: dict[str, cross.Ranker] = {name: name for name in CONTROLS} | {"the bar": bar}
     if (lists["ranker"] == LLM).any():
         named[LLM] = LLM
@@ -199,7 +183,7 @@ def _verdicts(lists: pd.DataFrame, triage: pd.DataFrame, recommenders: list[str]
     }
     parts = [verdicts.judge(cross.family(name, rows)) for name, rows in families.items()]
     if LLM in named:
-        parts.insert(0, cross.primary(lists, triage, [LLM], [*CONTROLS, *recommenders]).table)
+        parts.insert(0, cross.primary(lists, routed, [LLM], [*CONTROLS, *recommenders]).table)
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 

@@ -234,6 +234,33 @@ def cross_recommend(
     )
 
 
+def in_time(
+    divided: pd.DataFrame,
+    items: pd.DataFrame,
+    recommenders: Sequence[str],
+    grids: Mapping[str, Sequence[Any]],
+    like_threshold: float,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A check on cross: the test is the latest ratings of each user, and what is known is divided at random.
+
+    Args:
+        divided: user, item, rating, timestamp, fold (``cross_divide``).
+        items: the catalogue.
+        recommenders, grids, like_threshold, seed: of the experiment.
+
+    Returns:
+        The ratings with the last fold as the test (``folds.divide_by_time``), and scores (``cross.COLUMNS``) for this
+        test fold alone; both empty where times are not known.
+    """
+    if divided["timestamp"].nunique() < 2:
+        return divided.iloc[:0], pd.DataFrame(columns=cross.COLUMNS)
+    number = divided["fold"].nunique()
+    late = folds.divide_by_time(divided.drop(columns="fold"), number, seed)
+    study = fitting.Study(late, items["item"].to_numpy(), like_threshold, seed, grids, paths.CACHE)
+    return late, cross.scores(study, cross.tune(study, recommenders, tests=[number - 1]))
+
+
 def own_cross_scores(
     experiment: str,
     scores: Mapping[str, Mapping[str, str]] | None,

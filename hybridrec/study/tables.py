@@ -25,6 +25,8 @@ WRITTEN_BY = {
     "validation_lists": "02_baselines",
     "cross_tuning": "02_baselines",
     "cross_scores": "02_baselines",
+    "temporal_ratings": "02_baselines",
+    "temporal_scores": "02_baselines",
     "fits": "02_baselines",
     "triage": "03_user_triage",
     "cross_triage": "03_user_triage",
