@@ -96,7 +96,7 @@ def fingerprints(study: Study, tuned: pd.DataFrame) -> pd.DataFrame:
         study: as for ``tune``.
         tuned: what ``tune`` returned.
     """
-    tuning = _tuning(study, tuned["recommender"].unique(), tuned["test"].unique())
+    tuning = _tuning(study, tuned["recommender"].unique(), tuned["test"].unique().tolist())
     models = _distinct([*(model for _, model in tuning), *(model for _, _, model in _scoring(study, tuned))])
     works = _fits(study, models)
     rows = []
