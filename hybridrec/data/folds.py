@@ -33,8 +33,8 @@ def divide_by_time(ratings: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame
     """The same with each user's latest ratings as the last fold; the others are dealt at random to the folds before it.
 
     So nothing that is known of a user is later than what the user is tested on (of two ratings with the same time the
-    item decides). It does not hold for what others rated: a cut-off for everybody would do that, and would leave few
-    users, since most rate all they ever rate within a day.
+    item decides). What others rated may be later. One cut-off for everybody would rule that out, too, and leaves few
+    users with ratings on both sides of it: on ml-100k 109 of 943, on ml-latest-small-2016 23 of 671.
 
     Args:
         ratings: user, item, rating, timestamp.
