@@ -88,14 +88,11 @@ def pairs(settings: config.Experiment) -> None:
     """Write what a recommender of the user's own has to score, once notebook 01 has divided the ratings."""
     from hybridrec.study import tables
 
-    interactions, candidates, divided = (
-        tables.read(settings.name, name) for name in ("interactions", "candidates", "cross_ratings")
-    )
+    candidates, divided = (tables.read(settings.name, name) for name in ("candidates", "cross_ratings"))
     folder = paths.tables(settings.name) / "pairs"
     folder.mkdir(exist_ok=True)
-    found = steps.pairs_to_score(interactions, candidates, settings.folds, settings.seed)
-    found.append(divided[["user", "item", "rating", "fold"]])
-    for name, table in zip(("out_of_fold", "test", "cross"), found, strict=True):
+    found = {"test": candidates[["user", "item"]], "cross": divided[["user", "item", "rating", "fold"]]}
+    for name, table in found.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
         print(f"{len(table):,} pairs to score: {paths.within_root(folder / f'{name}.parquet')}")
     print("docs/own-ratings.md says by what, and where the scores are named.")
