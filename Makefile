@@ -104,8 +104,8 @@ PORT := 8888
 lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 	$(PY) -m jupyterlab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
-# A split that is done is found again by its fits and answers; the overview shows the spread.
-seeds: .stamps/env  ## repeat the comparison on five splits, three of them with the language model (an hour)
+# What is done is found again by its fits and answers; the overview shows where the seeds differ.
+seeds: .stamps/env  ## judge protocol cross on a second seed of its folds, too (fits and, for weak users, answers)
 	$(PY) -m hybridrec.study seeds $(EXPERIMENT)
 
 # What `make reproduce` and `make test` compare with; commit it together with the results that rest on these fits.

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hybridrec.evaluation.controls import CONTROLS
+from hybridrec.evaluation import topk
 from hybridrec.study import figures
 
 PALETTE = {name: getattr(figures, name) for name in ("BLUE", "ORANGE", "GREEN", "RED", "PURPLE", "GREY")}
@@ -152,9 +152,9 @@ OTHERS = {
     "data_portrait": (3, lambda: figures.data_portrait(pd.Series([3, 2, 1]), pd.Series([4, 2]), pd.Series([1, 5, 5]))),
     "sparsity_portrait": (1, lambda: figures.sparsity_portrait(SPARSITY, 0.96)),
     "candidates_portrait": (1, lambda: figures.candidates_portrait(pd.Series([1, 2, 50] * 2, USERS), SPARSITY > 0.96)),
-    "tuning_curves": (2, lambda: figures.tuning_curves(
+    "tuning_curves": (4, lambda: figures.tuning_curves(
         pd.DataFrame({"recommender": list("AABB"), "parameter": "k", "value": [1, 2] * 2, "auc": [0.6, 0.7] * 2,
-                      "chosen": [False, True] * 2}),
+                      "chosen": [False, True] * 2, "ndcg_at_10": [0.2, 0.1] * 2, "chosen_top_k": [True, False] * 2}),
     )),
     "triage_map": (2, lambda: figures.triage_map(
         OF.assign(performance=[0.4, 0.8], sparsity=0.99, weak=[True, False]), (0.5, 0.96), ["A", "B"],
@@ -183,9 +183,10 @@ OTHERS = {
         pd.DataFrame({"recommender": ["MF", "all"], "flagged": [9.0, 8], "truly_weak": [3.0, 2], "truly_weak_low": 1,
                       "truly_weak_high": 5, "at_least": 0, "at_most": 7}),
     )),
-    "topk_gain": (1 + len(CONTROLS), lambda: figures.topk_gain(
+    "topk_gain": (2 + len(topk.BARS), lambda: figures.topk_gain(
         pd.concat([OF.assign(ranker=ranker, gain_over_recommender=0.01, gain_over_recommender_low=-0.01,
-                             gain_over_recommender_high=0.02) for ranker in ("listwise", *CONTROLS)]), ["listwise"],
+                             gain_over_recommender_high=0.02, users_scored=9)
+                   for ranker in ("listwise", f"listwise{topk.FUSED}", *topk.BARS)]), ["listwise"],
     )),
     "primary": (2, lambda: figures.primary(
         pd.DataFrame({"name": ["llm", "stack"], "mean": [0.6, 0.7], "low": [0.55, 0.68], "high": [0.65, 0.72]}),
@@ -232,9 +233,11 @@ def test_bars_and_points_are_as_long_and_where_the_table_says():
     (users, items, ratings) = OTHERS["data_portrait"][1]().axes
     assert list(users.lines[0].get_ydata()) == [3, 2, 1] and list(items.lines[0].get_ydata()) == [4, 2]
     assert [bar.get_height() for bar in ratings.patches] == pytest.approx([1 / 3, 2 / 3])
-    (first, _) = OTHERS["tuning_curves"][1]().axes[:2]
-    assert list(first.lines[0].get_ydata()) == [0.6, 0.7]
-    assert (list(first.lines[1].get_xdata()), list(first.lines[1].get_ydata())) == ([1], [0.7])  # the one chosen
+    for axis, values, chosen in zip(
+        OTHERS["tuning_curves"][1]().axes[::2], ([0.6, 0.7], [0.2, 0.1]), (1, 0), strict=True
+    ):
+        assert list(axis.lines[0].get_ydata()) == values
+        assert (list(axis.lines[1].get_xdata()), list(axis.lines[1].get_ydata())) == ([chosen], [values[chosen]])
     (axis,) = OTHERS["regression_to_the_mean"][1]().axes
     assert [set(dots.get_xdata()) for dots in axis.lines if dots.get_marker() == "o"] == [{0.3}, {0.6}]
     few = [len(dots.get_xdata()) for dots in OTHERS["sensitivity"][1]().axes[0].lines if dots.get_marker() == "o"]

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from hybridrec.data import datasets, splits
-from hybridrec.evaluation import compare, controls
+from hybridrec.evaluation import compare, controls, topk
 from hybridrec.llm import answers, modes, rankers
 from hybridrec.llm.recordings import request_key
 from hybridrec.llm.tasks import build_tasks
@@ -31,6 +31,7 @@ BLIND = [
     "out-of-fold scores",
     "test scores",
     "retrieved lists",
+    "bars of lists",
     "held-out triage",
     "worst deciles",
     "inactive users",
@@ -85,10 +86,14 @@ def outputs(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
     known = interactions[interactions["split"] != "test"]
     candidates = splits.test_candidates(interactions, LIKED, SEED)
     study = fitting.Study(interactions, ITEMS["item"].to_numpy(), LIKED, SEED, cache=cache)
-    tuned = fitting.tune(study, list(GRIDS))
+    tuned = fitting.tune(study, list(GRIDS), top=10)
     chosen = fitting.chosen_params(tuned)
     out_of_fold = fitting.out_of_fold_scores(study, chosen, FOLDS)
     test, retrieved = fitting.test_scores(study, chosen, candidates, top=10)
+    earlier = fitting.validation_lists(study, fitting.chosen_params(tuned, "chosen_top_k"), 10)
+    train, validation = (interactions[interactions["split"] == part] for part in ("train", "validation"))
+    likes, users = validation.loc[validation["rating"] >= LIKED, ["user", "item"]], pd.Index(known["user"].unique())
+    others = topk.best_others(earlier, likes, users)
     sparsity, thresholds = datasets.sparsity_index(known, len(ITEMS)), triage.Thresholds()
     labels = known.assign(relevant=known["rating"] >= LIKED)[["user", "item", "relevant"]]
     held_out = triage.triage_table(out_of_fold.merge(labels, on=["user", "item"]), sparsity, thresholds, "held-out")
@@ -104,6 +109,7 @@ def outputs(interactions: pd.DataFrame, cache: Path) -> dict[str, pd.DataFrame]:
         "out-of-fold scores": out_of_fold,
         "test scores": test,
         "retrieved lists": retrieved,
+        "bars of lists": pd.Series(topk.best_bars(earlier, train, likes, others, users)).to_frame(),
         "held-out triage": held_out,
         "worst deciles": pd.DataFrame({name: pd.Series(users) for name, users in deciles.items()}),
         "inactive users": triage.inactive(sparsity, thresholds).to_frame(),

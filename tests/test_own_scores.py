@@ -1,6 +1,7 @@
 """Scores of the user's own recommender, from files, are a recommender of the study like any other."""
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from toy_model import ToyModel
@@ -34,11 +35,20 @@ def build(**changed: object) -> config.Experiment:
 
 def with_files(scores: pd.DataFrame, folder, name: str = "Mine") -> config.Experiment:
     """EASE's scores, written as a user would write those of her own service."""
-    own = scores[scores["recommender"] == "EASE"]
-    own[own["part"] == "test"][["user", "item", "score"]].to_csv(folder / "test.csv", index=False)
-    out = own[own["part"] == "out-of-fold"][["item", "user", "fold", "score"]]
-    out.sample(frac=1, random_state=1).to_parquet(folder / "out of fold.parquet")  # in any order
-    return build(scores={name: {"out_of_fold": "out of fold.parquet", "test": "test.csv"}})
+    own = scores.loc[scores["recommender"] == "EASE", ["item", "user", "score"]]
+    own.sample(frac=1, random_state=1).to_csv(folder / "test.csv", index=False)  # in any order
+    return build(scores={name: {"test": "test.csv"}})
+
+
+def recommend(prepared: steps.Prepared, settings: config.Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tuning table and the scores of the test, as notebook 02 makes them."""
+    tables_read = (prepared.interactions, prepared.candidates, prepared.items)
+    own = steps.own_recommenders("toy", config.parameters(settings)["scores"], *tables_read)
+    study = fitting.Study(
+        prepared.interactions, prepared.items["item"].to_numpy(), 4.0, SEED, settings.grids, workers=1, own=own
+    )
+    tuning = fitting.tune(study, settings.recommenders)
+    return tuning, fitting.test_scores(study, fitting.chosen_params(tuning), prepared.candidates, top=0)[0]
 
 
 def divided(prepared: steps.Prepared) -> pd.DataFrame:
@@ -48,7 +58,7 @@ def divided(prepared: steps.Prepared) -> pd.DataFrame:
 
 def test_eases_scores_for_cross_are_those_of_ease_and_without_them_it_is_told(study, tmp_path):
     settings, prepared = study
-    _, scores = steps.recommend(prepared, settings, SEED)
+    _, scores = recommend(prepared, settings)
     without = with_files(scores, tmp_path).model_dump()["scores"]
     assert steps.own_cross_scores("toy", without, divided(prepared), prepared.items) == {}
     (told,) = steps.no_cross_scores(without)
@@ -56,7 +66,7 @@ def test_eases_scores_for_cross_are_those_of_ease_and_without_them_it_is_told(st
     tuned, ours = steps.cross_recommend(divided(prepared), prepared.items, settings, SEED)
     ease = ours[ours["ranker"] == "EASE"].reset_index(drop=True)
     ease.sample(frac=1, random_state=1)[["user", "item", "test", "score"]].to_csv(tmp_path / "cross.csv", index=False)
-    files = {"Mine": {"out_of_fold": "out of fold.parquet", "test": "test.csv", "cross": "cross.csv"}}
+    files = {"Mine": {"test": "test.csv", "cross": "cross.csv"}}
     assert steps.no_cross_scores(files) == []
     both_tuned, both = steps.cross_recommend(divided(prepared), prepared.items, build(scores=files), SEED)
     mine = both[both["ranker"] == "Mine"].sort_values(["test", "fold", "user", "item"], ignore_index=True)
@@ -85,9 +95,9 @@ def test_scores_for_cross_that_are_not_whole_are_refused(study, change, told):
 
 def test_a_table_of_eases_scores_is_triaged_as_ease_is(study, tmp_path):
     settings, prepared = study
-    _, scores = steps.recommend(prepared, settings, SEED)
+    _, scores = recommend(prepared, settings)
     own = with_files(scores, tmp_path)
-    tuning, both = steps.recommend(prepared, own, SEED)
+    tuning, both = recommend(prepared, own)
     judged = steps.judged(both, prepared.candidates)
     weak = triage.triage_table(judged, prepared.sparsity, steps.thresholds(settings), "published")
     ease, mine = (
@@ -96,53 +106,35 @@ def test_a_table_of_eases_scores_is_triaged_as_ease_is(study, tmp_path):
     )
     assert len(ease)
     pd.testing.assert_frame_equal(ease, mine)
-    assert tuning.set_index("recommender").loc["Mine", ["parameter", "chosen"]].tolist() == ["", True]
-    assert 0 < tuning.set_index("recommender").loc["Mine", "auc"] < 1
-    pd.testing.assert_frame_equal(both[both["recommender"] != "Mine"].reset_index(drop=True),
-                                  scores.sort_values("part", key=lambda part: part != "test", kind="stable")
-                                  .reset_index(drop=True), check_like=True)  # fmt: skip
+    row = tuning.set_index("recommender").loc["Mine"]
+    assert row[["parameter", "chosen"]].tolist() == ["", True] and np.isnan(row["auc"])  # nothing to choose by
+    pd.testing.assert_frame_equal(both[both["recommender"] != "Mine"].reset_index(drop=True), scores)
 
 
-@pytest.mark.parametrize(
-    ("file", "part", "lost"), [("test.csv", "candidates", 3), ("out of fold.parquet", "ratings", 5)]
-)
-def test_pairs_without_a_score_are_counted_and_what_lists_all_of_them_is_named(study, tmp_path, file, part, lost):
+def test_pairs_without_a_score_are_counted_and_what_lists_all_of_them_is_named(study, tmp_path):
     settings, prepared = study
-    own = with_files(steps.recommend(prepared, settings, SEED)[1], tmp_path)
-    read = pd.read_csv if file.endswith("csv") else pd.read_parquet
-    table = read(tmp_path / file).iloc[lost:]
-    table.to_csv(tmp_path / file, index=False) if file.endswith("csv") else table.to_parquet(tmp_path / file)
-    with pytest.raises(ScoresError) as caught:
-        steps.recommend(prepared, own, SEED)
-    told = str(caught.value)
-    assert file in told and f"{lost} of " in told and part in told and "make pairs EXPERIMENT=toy" in told
-    (tmp_path / file).unlink()
-    with pytest.raises(ScoresError, match=f"no file '{file}'.*make pairs EXPERIMENT=toy"):
-        steps.recommend(prepared, own, SEED)
+    own = with_files(recommend(prepared, settings)[1], tmp_path)
+    pd.read_csv(tmp_path / "test.csv").iloc[3:].to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ScoresError, match=r"test\.csv.*: 3 of .* candidates.*make pairs EXPERIMENT=toy"):
+        recommend(prepared, own)
+    (tmp_path / "test.csv").unlink()
+    with pytest.raises(ScoresError, match="no file 'test.csv'.*make pairs EXPERIMENT=toy"):
+        recommend(prepared, own)
 
 
 def test_what_has_to_be_scored_is_listed_with_the_folds_of_the_study(study, tmp_path):
-    """A fit of the pairs' own folds gives EASE's scores: whoever keeps to the list is judged as EASE is."""
     settings, prepared = study
-    _, scores = steps.recommend(prepared, settings, SEED)
-    tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates)
-    tables.write("toy", cross_ratings=divided(prepared))
+    tables.write("toy", candidates=prepared.candidates, cross_ratings=divided(prepared))
     commands.pairs(settings)
-    out_of_fold, test, of_cross = (
-        pd.read_parquet(paths.tables("toy") / "pairs" / f"{name}.parquet") for name in ("out_of_fold", "test", "cross")
-    )
-    ease = scores[scores["recommender"] == "EASE"]
-    known = ease[ease["part"] == "out-of-fold"]
-    assert len(out_of_fold) == len(known) and len(test) == len(ease) - len(known)
-    assert len(known.merge(out_of_fold, on=["user", "item", "fold"])) == len(known)
-    assert len(ease[ease["part"] == "test"].merge(test, on=["user", "item"])) == len(test)
+    test, of_cross = (pd.read_parquet(paths.tables("toy") / "pairs" / f"{name}.parquet") for name in ("test", "cross"))
+    pd.testing.assert_frame_equal(test, prepared.candidates[["user", "item"]])
     pd.testing.assert_frame_equal(of_cross, divided(prepared)[["user", "item", "rating", "fold"]])
 
 
 @pytest.mark.parametrize("name", ["EASE", "a/b"])
 def test_a_name_that_is_taken_or_no_name_is_refused(name):
     with pytest.raises(SettingError, match="scores"):
-        build(scores={name: {"out_of_fold": "a.csv", "test": "b.csv"}})
+        build(scores={name: {"test": "b.csv"}})
 
 
 @pytest.mark.slow
@@ -150,7 +142,7 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
     settings, prepared = study
     monkeypatch.setattr(paths, "RECORDINGS", tmp_path / "recordings")
     monkeypatch.setattr(models, "open_model", lambda *_, **__: ToyModel())
-    own = with_files(steps.recommend(prepared, settings, SEED)[1], tmp_path)
+    own = with_files(recommend(prepared, settings)[1], tmp_path)
     sparsity = prepared.sparsity.reset_index().assign(inactive=prepared.sparsity.index.isin(prepared.inactive))
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=prepared.items)
     tables.write("toy", sparsity=sparsity, cross_ratings=(mine := divided(prepared)))

@@ -190,9 +190,9 @@ def test_a_recipe_is_all_that_a_new_recommender_takes(study, pairs, cache, monke
     assert len(fitting.out_of_fold_scores(study, params, folds=2)) == len(study.known())
     monkeypatch.setattr(fits, "_compute", None)  # all fits are there already
     candidates = pairs.assign(relevant=pairs["rating"] >= 4)
-    lines = fitting.fingerprints(study, tuned, candidates, top=0, folds=2)
-    assert lines["part"].tolist() == ["tuning"] * 2 + ["test"] + ["out-of-fold"] * 2
-    assert lines["scores"].nunique() == 5
+    lines = fitting.fingerprints(study, tuned, candidates, 0, params)
+    assert lines["part"].tolist() == ["tuning"] * 2 + ["test"]
+    assert lines["scores"].nunique() == 3
 
 
 @pytest.mark.parametrize("name", fits.RECIPES)
@@ -278,7 +278,6 @@ def test_out_of_fold_scores_every_known_rating_once_by_a_fit_without_it(study, s
     for work in serial:
         assert work.train.merge(work.pairs, on=["user", "item"]).empty
     assert set(scores["fold"]) == {0, 1, 2, 3}
-    assert set(scores["part"]) == {"out-of-fold"}
 
 
 def test_out_of_fold_scores_stand_beside_their_own_pair(study, serial):

@@ -157,7 +157,7 @@ def steps(interactions: pd.DataFrame, items: pd.DataFrame, cache: Path) -> dict[
         "retrieved": retrieved,
         "out of fold": fitting.out_of_fold_scores(study, params, folds=3),
         "integrity": pd.DataFrame([splits.check_integrity(split, candidates)]),
-        "prints": fitting.fingerprints(study, tuned, candidates, top=5, folds=3).drop(columns="scores"),
+        "prints": fitting.fingerprints(study, tuned, candidates, 5, params).drop(columns="scores"),
     }
 
 

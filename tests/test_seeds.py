@@ -1,67 +1,136 @@
-"""Other splits: the same seed gives the same bytes, another seed another table, and the spread is what it says."""
+"""Protocol cross once more: the same seed gives the same bytes, and nothing that decides has seen what is judged."""
 
+from collections.abc import Iterator
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec.data import datasets
+from hybridrec.data import datasets, folds
+from hybridrec.evaluation import cross
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.ways import Way
 from hybridrec.recommenders import fits, fitting
-from hybridrec.study import config, overview, paths, seeds
+from hybridrec.study import config, seeds, steps
+
+NAMES = ["ItemKNN", "BPR", "MostPop"]
 
 
-@pytest.fixture
-def settings(monkeypatch) -> config.Experiment:
+@pytest.fixture(scope="module")
+def settings() -> Iterator[config.Experiment]:
     """A quick study; everything is fitted here again, without the cache."""
-    monkeypatch.setattr(fitting, "run", lambda todo, *_: [fits.fit_and_score(work) for work in todo])
-    small = {"recommenders": ["ItemKNN", "NeuMF", "BPR"], "top": 10, "folds": 3, "bootstrap_samples": 100}
-    grids = {"grids": {"ItemKNN": [10], "NeuMF": [1], "BPR": [1]}, "permutations": 100, "performance_threshold": 0.7}
-    values = config.parameters(config.load("ml-100k")) | small | grids
-    return config.build(values.pop("name"), values, "")
+    small = {"recommenders": NAMES, "folds": 3, "performance_threshold": 0.7, "users": None}
+    values = config.parameters(config.load("ml-100k")) | small | {"grids": {"ItemKNN": [10], "BPR": [1]}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "run", lambda todo, *_: [fits.fit_and_score(work) for work in todo])
+        patch.setattr(steps, "title_embeddings", lambda items: np.eye(len(items)))
+        yield config.build(values.pop("name"), values, "")
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_table(settings, interactions, items):
-    data = datasets.Dataset("small", interactions, items, "made up")
-    first, again, other = (seeds.comparison(settings, data, seed, ask=False).to_csv() for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+@pytest.fixture(scope="module")
+def data() -> datasets.Dataset:
+    """Sixty users and forty items with times, of which each has liked some and not others."""
+    rng = np.random.default_rng(7)
+    pairs = pd.DataFrame([(user, item) for user in range(60) for item in rng.permutation(40)[: rng.integers(6, 24)]])
+    rows = pairs.set_axis(["user", "item"], axis=1).sort_values(["user", "item"], ignore_index=True)
+    rows = rows.assign(rating=rng.integers(1, 6, len(rows)).astype(float), timestamp=rng.integers(0, 50, len(rows)))
+    titles = [f"film {item}" for item in range(40)]
+    items = pd.DataFrame({"item": range(40), "title": titles, "year": 1990, "genres": "drama"})
+    return datasets.Dataset("small", rows, items, "made up")
 
 
-def test_spread_of_known_values():
-    table = pd.DataFrame({"recommender": ["ItemKNN", "BPR", "MF"] * 2, "seed": [1] * 3 + [2] * 3})
-    table = table.assign(protocol="held-out", ranker="random", weak_auc_after=[0.4, 0.6, 0.0, 0.6, 0.8, 0.0])
-    weak = seeds.weak_users(table)
-    assert weak["auc"].tolist() == pytest.approx([0.5, 0.7]), "MF is not one of the paper's"
-    (row,) = seeds.spread(weak.assign(dataset="d")).to_dict("records")
-    assert (row["splits"], row["lowest"], row["highest"]) == (2, pytest.approx(0.5), pytest.approx(0.7))
-    assert (row["mean"], row["sd"]) == (pytest.approx(0.6), pytest.approx(0.02**0.5))
+@pytest.fixture(scope="module")
+def made(settings, data) -> seeds.Made:
+    return seeds.make(data, settings, 1)
 
 
-def computed() -> list[str]:
-    return [name for name in overview.experiments() if (paths.RESULTS / name / "seeds.csv").is_file()]
+def test_the_same_seed_gives_the_same_tables_and_another_seed_others(settings, data, made):
+    again, other = (seeds.make(data, settings, seed).triage for seed in (1, 2))
+    pd.testing.assert_frame_equal(again, made.triage)
+    assert other.to_csv() != again.to_csv()
 
 
-@pytest.mark.parametrize("name", computed())
-def test_the_studys_own_seed_gives_the_studys_own_numbers(name):
-    """Notebooks and `make seeds` call the same steps, in runs of their own: what they wrote must agree."""
-    key = ["protocol", "recommender", "ranker"]
-    rows = pd.read_csv(paths.RESULTS / name / "seeds.csv").query(f"seed == {config.load(name).seed}")
-    ours, study = rows.set_index(key), pd.read_csv(paths.RESULTS / name / "comparison.csv").set_index(key)
-    exact = ["users_routed", "users_scored", "weak_auc_before", "weak_auc_after", "overall_auc_after", "harm_rate"]
-    assert len(ours) >= 100
-    pd.testing.assert_frame_equal(ours[exact], study.loc[ours.index, exact], atol=2e-6)
+def test_what_is_compared_is_what_the_protocol_says(settings, made):
+    table = seeds.judged(made, settings.like_threshold, 1).set_index(["family", "comparison"])
+    lists = cross.lists(pd.concat([made.scores, cross.random_order(made.candidates)]), made.candidates)
+    triage = made.triage[made.triage["recommender"].isin(["ItemKNN", "BPR"])]
+    weak = cross.groups(triage)["weak"]
+    own = cross.differences(lists, weak, cross.RANDOM, cross.OWN)
+    row = table.loc[("recommender", "random")]
+    assert row["n"] == len(own)
+    assert row["mean"] == pytest.approx(np.average(own["difference"], weights=own["weight"]))
+    assert "primary" not in table.index.get_level_values("family")
+    assert set(table.loc["arms"].index) == {f"recommender + {name}" for name in seeds.CONTROLS[1:]}
 
 
-@pytest.mark.parametrize("name", computed())
-def test_every_split_is_another_one_and_the_model_was_asked_on_the_first_ones(name):
-    table = pd.read_csv(paths.RESULTS / name / "seeds.csv")
-    alone = table.query("ranker == 'recommender' and recommender == 'ItemKNN' and protocol == 'held-out'")
-    assert alone["weak_auc_after"].nunique() == table["seed"].nunique() == seeds.SPLITS
-    assert table.loc[table["ranker"] == seeds.MODE, "seed"].nunique() == seeds.ASKED
+def test_a_language_model_that_knows_the_answer_is_the_primary_comparison_and_helps(settings, made):
+    weak = made.triage[made.triage["weak"]]
+    routed = weak[weak["recommender"].isin(["ItemKNN", "BPR"])][["test", "user"]].drop_duplicates()
+    known = made.candidates.merge(routed.rename(columns={"test": "fold"}))
+    answers = known.assign(ranker=seeds.LLM, draw=0, test=known["fold"], score=known["relevant"].astype(float))
+    table = seeds.judged(made, settings.like_threshold, 1, answers[cross.SCORES]).set_index(["family", "comparison"])
+    assert table.loc[("primary", "primary"), "verdict"] == "helps"
+    assert table.loc[("random", seeds.LLM), "mean"] == pytest.approx(0.5)  # from one half to all pairs
 
 
-def test_the_readme_says_what_came_of_the_splits():
-    tables = {name: pd.read_csv(paths.RESULTS / name / "seeds.csv") for name in computed()}
-    asked = pd.concat(tables, names=["dataset"]).query("protocol == 'held-out' and ranker == @seeds.MODE")
-    assert len(tables) == 3 and asked.groupby("dataset")["seed"].nunique().tolist() == [3, 3, 3]
-    assert (asked["gain_over_best_control_low"] <= 0).all()
-    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    assert "every interval reaches below zero" in readme
+def test_only_weak_users_are_asked_about_and_no_history_holds_the_fold_that_is_judged(settings, made):
+    fold_of = made.divided.set_index(["user", "item"])["fold"]
+    titles = made.items.set_index("title")["item"]
+    weak = made.triage[made.triage["weak"] & made.triage["recommender"].isin(["ItemKNN", "BPR"])]
+    for test in range(3):
+        tasks = seeds._weak_tasks(made, settings, test, Way("likelihood", "likelihood"))
+        able = set(folds.with_a_pair(made.candidates).query("fold == @test")["user"])
+        assert {task.user for task in tasks} == able & set(weak.loc[weak["test"] == test, "user"]) != set()
+        for task in tasks:
+            assert {fold_of[task.user, item] for item in task.candidates} == {test}
+            assert test not in {fold_of[task.user, titles[one.title]] for one in task.history}
+
+
+def test_nobody_is_asked_where_answers_may_only_be_replayed_and_are_not_there(settings, made, tmp_path):
+    ways = {0: Way("likelihood", "likelihood")}
+    model = type("Silent", (), {"name": "silent", "key": lambda self, one: repr(one)})()
+    recordings = Recordings(tmp_path / "answers", replay_only=True)
+    assert seeds.ask(made, settings, ways, model, recordings) is None
+    assert seeds.ask(made, settings, {}, model, recordings) is None  # no way was chosen
+
+
+# --- in order of time -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_is_known_of_a_user_is_later_than_what_is_tested(data):
+    timed = data.interactions
+    late = folds.divide_by_time(timed, 4, seed=1)
+    pd.testing.assert_frame_equal(late.drop(columns="fold"), timed.sort_values(["user", "item"], ignore_index=True))
+    for _, rows in late.groupby("user"):
+        test, known = rows[rows["fold"] == 3], rows[rows["fold"] != 3]
+        assert len(test) == int(len(rows) / 4 + 0.5)
+        assert not len(test) or known["timestamp"].max() <= test["timestamp"].min()
+        assert np.ptp(known["fold"].value_counts().reindex(range(3), fill_value=0)) <= 1
+    assert late["fold"].equals(folds.divide_by_time(timed.sample(frac=1, random_state=1), 4, seed=1)["fold"])
+
+
+def in_time(divided: pd.DataFrame, items: pd.DataFrame, settings: config.Experiment) -> seeds.Made:
+    late, scores = steps.in_time(divided, items, NAMES, settings.grids, settings.like_threshold, settings.seed)
+    lists = folds.candidates(late, settings.like_threshold, settings.seed)
+    return seeds.triaged(late, lists, items, scores, settings.like_threshold, steps.thresholds(settings))
+
+
+def test_the_check_in_time_judges_the_latest_ratings_alone_and_the_test_decides_nothing(settings, data):
+    divided = folds.divide(data.interactions, settings.folds, settings.seed)
+    made = in_time(divided, data.items, settings)
+    assert set(made.scores["test"]) == set(made.triage["test"]) == {2}
+    table = seeds.judged(made, settings.like_threshold, settings.seed)
+    assert {"recommender", "random", "arms"} == set(table["family"])
+    late = (made.divided["fold"] == 2).to_numpy()
+    ordered = divided.sort_values(["user", "item"], ignore_index=True)
+    scrambled = ordered.assign(rating=ordered["rating"].where(~late, 6 - ordered["rating"]))
+    other = in_time(scrambled, data.items, settings)
+    assert (other.divided["rating"] != made.divided["rating"]).any()
+    pd.testing.assert_frame_equal(other.scores, made.scores)
+    pd.testing.assert_frame_equal(other.triage, made.triage)
+
+
+def test_without_times_there_is_no_such_check(settings, data):
+    divided = folds.divide(data.interactions.assign(timestamp=0), settings.folds, settings.seed)
+    late, scores = steps.in_time(divided, data.items, NAMES, {}, settings.like_threshold, settings.seed)
+    assert late.empty and scores.empty

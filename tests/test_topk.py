@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from hybridrec.evaluation import metrics, topk
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
 from hybridrec.evaluation.statistics import POOLED
 
-SURE = {"seed": 1, "samples": 100, "permutations": 200}
+BEST = {"A": "best-other", "B": "item-mean"}
 
 
 def lists(**items: list[int]) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def study() -> dict:
 
 @pytest.fixture(scope="module")
 def compared(study: dict) -> pd.DataFrame:
-    table = topk.comparison(topk.quality(**study), pd.Index(range(11, 41)), ["clever"], **SURE)
+    table = topk.comparison(topk.quality(**study), pd.Index(range(11, 41)), ["clever"], BEST)
     return table.set_index(["recommender", "ranker"])
 
 
@@ -130,15 +131,40 @@ def test_best_other_is_the_other_recommenders_own_list(compared):
     assert compared.loc[("B", "best-other"), "ndcg_at_10_after"] == 0
 
 
-def test_a_model_as_good_as_the_best_control_gains_nothing_over_it(compared):
-    assert compared.loc[("A", "clever"), "gain_over_best_control"] == 0
-    assert compared.loc[("A", "clever"), "gain_over_best_control_p"] == 1
+def test_a_model_as_good_as_the_bar_gains_nothing_over_it_and_is_equivalent(compared):
+    row = compared.loc[("A", "clever")]
+    assert (row["bar"], row["gain_over_bar"], row["gain_over_bar_verdict"]) == ("best-other", 0, "equivalent")
+    assert row["gain_over_recommender_verdict"] == "helps"
 
 
-def test_only_rows_of_the_model_are_corrected(compared):
-    corrected = compared["gain_over_recommender_p_holm"].dropna()
-    assert set(corrected.index.get_level_values("ranker")) == {"clever", f"clever{topk.FUSED}"}
-    assert (corrected >= compared.loc[corrected.index, "gain_over_recommender_p"]).all()
+def test_the_model_is_a_family_of_its_own(compared, study):
+    """Its p-values are corrected over its own rows: two ways to rank, two recommenders and both pooled."""
+    table = topk.comparison(topk.quality(**study), pd.Index(range(11, 41)), ["clever"], BEST).set_index("ranker")
+    mine = table.loc[["clever", f"clever{topk.FUSED}"]]
+    gained = compared["ndcg_at_10_after"] - compared["ndcg_at_10_before"]
+    np.testing.assert_allclose(compared["gain_over_recommender"], gained, atol=1e-12)
+    fused = mine.loc[f"clever{topk.FUSED}"].query("recommender == 'B'").iloc[0]
+    assert fused["gain_over_recommender"] == 0  # B has the like on top, and so has the fusion
+    assert fused["gain_over_recommender_p_holm"] == 1
+
+
+def test_gains_have_students_intervals():
+    rng = np.random.default_rng(3)
+    users, rows = pd.Index(range(30), name="user"), []
+    for ranker in ("recommender", "mine", f"mine{topk.FUSED}", *topk.BARS, ORACLE):
+        values = rng.random(len(users))
+        metrics_of = dict.fromkeys(topk.METRICS, values)
+        rows.append(pd.DataFrame({"recommender": "A", "ranker": ranker, "user": users, **metrics_of}))
+    quality = pd.concat(rows)
+    table = topk.comparison(quality, users, ["mine"], {"A": "popularity"}).set_index(["recommender", "ranker"])
+    ndcg = quality.pivot(index="user", columns="ranker", values="ndcg_at_10")
+    found = table.loc[("A", "mine")]
+    for over, against in (("recommender", "recommender"), ("bar", "popularity")):
+        test = stats.ttest_rel(ndcg["mine"], ndcg[against])
+        interval = test.confidence_interval(0.95)
+        columns = [f"gain_over_{over}{part}" for part in ("_low", "_high")]
+        np.testing.assert_allclose(found[columns].astype(float), [interval.low, interval.high])
+    assert table.loc[(POOLED, "mine"), "gain_over_bar"] == pytest.approx(found["gain_over_bar"])
 
 
 def test_an_item_that_the_model_has_not_scored_is_named(study):
@@ -161,7 +187,7 @@ def test_users_that_vanish_from_a_recommenders_lists_are_an_error_with_the_first
 def test_users_without_a_like_need_no_list_and_change_nothing(study, compared):
     more = pd.Index(range(900, 910))
     users = pd.Index(range(11, 41)).union(more)
-    table = topk.comparison(topk.quality(**study), users, ["clever"], **SURE)
+    table = topk.comparison(topk.quality(**study), users, ["clever"], BEST)
     pd.testing.assert_frame_equal(table.set_index(["recommender", "ranker"]), compared)
 
 
@@ -170,9 +196,9 @@ def test_a_user_whom_only_some_rankers_have_scored_is_named(ranker, study):
     quality = topk.quality(**study)
     holes = quality[~((quality["user"] == 5) & (quality["recommender"] == "A") & (quality["ranker"] == ranker))]
     with pytest.raises(ValueError, match=re.escape(f"no list of A ({ranker})")) as caught:
-        topk.comparison(holes, pd.Index(range(1, 31)), ["clever"], **SURE)
+        topk.comparison(holes, pd.Index(range(1, 31)), ["clever"], BEST)
     assert "user 5 " in str(caught.value)
-    topk.comparison(holes, pd.Index(range(6, 31)), ["clever"], **SURE)  # it is not about user 5
+    topk.comparison(holes, pd.Index(range(6, 31)), ["clever"], BEST)  # it is not about user 5
 
 
 def test_without_a_model_there_are_controls_alone(study):
@@ -180,7 +206,7 @@ def test_without_a_model_there_are_controls_alone(study):
         topk.quality(**study | {"of_model": study["of_model"].iloc[:0]}),
         pd.Index([1, 2]),
         [],
-        **SURE,
+        BEST,
     )
     assert set(table["ranker"]) == {"recommender", *topk.BARS, ORACLE}
 
@@ -213,7 +239,7 @@ def test_fusion_stands_between_the_list_and_the_ranker(compared):
 
 def test_each_user_stands_once_in_the_pooled_rows(study, compared):
     pooled, apart = compared.loc[POOLED], compared.drop(POOLED)
-    for column in ("ndcg_at_10_before", "ndcg_at_10_after", "gain_over_recommender", "gain_over_best_control"):
+    for column in ("ndcg_at_10_before", "ndcg_at_10_after", "gain_over_recommender", "gain_over_bar"):
         means = apart[column].groupby("ranker").mean()
         np.testing.assert_allclose(pooled[column].reindex(means.index), means, atol=1e-12)
     assert pooled.loc["clever", "users_scored"] == 10
@@ -224,8 +250,27 @@ def test_the_bar_is_chosen_on_other_lists_and_then_kept(study):
     liked = study["likes"].assign(item=lambda rows: 101)  # in validation everybody likes what A has on top
     best = topk.best_bars(study["retrieved"], study["known"], liked, study["best_other"], pd.RangeIndex(1, 41))
     assert best["B"] == "best-other"
-    table = topk.comparison(
-        topk.quality(**study | {"of_model": nobody}), pd.RangeIndex(1, 41), [], **SURE, bars=best
-    ).set_index(["recommender", "ranker"])
-    assert (table.loc["B", "best_control"] == "best-other").all()
-    assert table.loc[("B", "recommender"), "gain_over_best_control"] == 1  # A's own lists, which miss the like
+    table = topk.comparison(topk.quality(**study | {"of_model": nobody}), pd.RangeIndex(1, 41), [], best).set_index(
+        ["recommender", "ranker"]
+    )
+    assert (table.loc["B", "bar"] == "best-other").all()
+    assert table.loc[("B", "recommender"), "gain_over_bar"] == 1  # A's own lists, which miss the like
+
+
+def test_the_best_other_recommender_is_the_one_with_the_better_lists_for_these_users(study):
+    third = study["retrieved"].query("recommender == 'A'").assign(recommender="C")
+    retrieved = pd.concat([third, study["retrieved"]])
+    found = topk.best_others(retrieved, study["likes"], pd.RangeIndex(1, 41))
+    assert found == {"C": "B", "A": "B", "B": "C"}  # A and C have the same lists: the first of equals
+    swapped = study["likes"].assign(item=101)  # what A and C have on top
+    assert topk.best_others(retrieved, swapped, pd.RangeIndex(1, 41)) == {"C": "A", "A": "C", "B": "C"}
+    with pytest.raises(ValueError, match="two recommenders"):
+        topk.best_others(third, study["likes"], pd.RangeIndex(1, 41))
+
+
+def test_nobody_with_a_like_in_validation_is_no_error(study):
+    nobody = pd.Index([1000])
+    best_other = topk.best_others(study["retrieved"], study["likes"], nobody)
+    assert best_other == {"A": "B", "B": "A"}
+    bars = topk.best_bars(study["retrieved"], study["known"], study["likes"], best_other, nobody)
+    assert set(bars.values()) == {topk.BARS[0]}

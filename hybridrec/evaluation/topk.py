@@ -4,13 +4,13 @@ A list holds the recommender's N best unseen items. Test likes that it does not 
 re-ranking can find them, and NDCG and recall are those of the whole catalogue.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import compare, controls, metrics
+from hybridrec.evaluation import controls, metrics, verdicts
 from hybridrec.evaluation.controls import CONTROLS, ORACLE
 from hybridrec.evaluation.statistics import POOLED
 
@@ -20,6 +20,11 @@ SPARE = 10
 METRICS = ("ndcg_at_10", "recall_at_10", "hit_rate_at_10")
 FUSED = " + recommender"  # after the name of a ranker whose order is fused with the list's own
 BARS = (*CONTROLS, f"popularity{FUSED}", f"item-mean{FUSED}")  # what a language model has to beat
+SMALLEST_EFFECT = 0.02  # NDCG@10 that matters: what docs/plan.md takes for it elsewhere
+
+_OVER = ("recommender", "bar")
+_OF_VERDICT = ("low", "high", "smallest_detectable", "p_holm", "verdict")
+_DECIMALS = 9  # of a mean that decides: what lies behind them differs from processor to processor
 
 
 def titles(retrieved: pd.DataFrame) -> pd.DataFrame:
@@ -154,32 +159,52 @@ def _scored(lists: pd.DataFrame, scored: pd.DataFrame, recommender: str) -> pd.D
     return ranked
 
 
+def best_others(retrieved: pd.DataFrame, likes: pd.DataFrame, users: pd.Index) -> dict[str, str]:
+    """For each recommender the other one whose lists have the highest mean NDCG@10; the first of equals.
+
+    Args:
+        retrieved: recommender, user, position, item: what recommenders fitted on the training ratings retrieve.
+        likes: user, item: likes of the validation.
+        users: whom it is about, such as the inactive ones; who has no like there does not count.
+
+    Raises:
+        ScoresError: a single recommender, or a user with a like whom one of them has retrieved no list for.
+    """
+    mine = likes[likes["user"].isin(users)]
+    mean = {
+        name: float(judge(rows.assign(score=-rows["position"].astype(float)), mine, name)[METRICS[0]].mean())
+        for name, rows in retrieved.groupby("recommender", sort=False)
+    }
+    if len(mean) < 2:
+        raise ScoresError("the control best-other needs lists of two recommenders at least: add one to the experiment.")
+    others = {name: pd.Series(mean).drop(name).fillna(0.0).round(_DECIMALS) for name in mean}
+    return {name: str(quality.idxmax()) for name, quality in others.items()}
+
+
 def best_bars(
     retrieved: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame, best_other: Mapping[str, str], users: pd.Index
 ) -> dict[str, str]:
     """Each recommender's control of BARS with the highest NDCG@10, chosen on other lists than those of the test.
 
     Args:
-        retrieved: recommender, user, position, item: what recommenders fitted on the training ratings retrieve.
+        retrieved, likes, users: as for ``best_others``. Where no user has a like, the first of BARS is taken.
         known: the training ratings.
-        likes: user, item: likes of the validation.
-        best_other: the best other recommender of each.
-        users: whom it is about, such as the inactive ones.
+        best_other: the best other recommender of each (``best_others``).
     """
     nobody = pd.DataFrame(columns=["ranker", "user", "item", "score"])
-    found = quality(retrieved, known, likes, best_other, nobody)
-    mean = found[found["user"].isin(users)].groupby(["recommender", "ranker"])[METRICS[0]].mean()
-    return {name: _best(mean[name]) for name in retrieved["recommender"].unique()}
-
-
-def _best(means: Mapping[str, float] | pd.Series) -> str:
-    return max(BARS, key=lambda name: means[name])
+    found = quality(retrieved, known, likes[likes["user"].isin(users)], best_other, nobody)
+    mean = found.groupby(["ranker", "recommender"])[METRICS[0]].mean().unstack("ranker").reindex(columns=[*BARS])
+    mean = mean.reindex(retrieved["recommender"].unique()).fillna(0.0).round(_DECIMALS)
+    return {str(name): str(bar) for name, bar in mean.idxmax(axis=1).items()}
 
 
 def comparison(
-    quality: pd.DataFrame, users: pd.Index, of_model: Sequence[str], seed: int, samples: int, permutations: int,
-    bars: Mapping[str, str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
+    quality: pd.DataFrame,
+    users: pd.Index,
+    of_model: Sequence[str],
+    bars: Mapping[str, str],
+    margin: float = SMALLEST_EFFECT,
+) -> pd.DataFrame:
     """Every recommender x ranker on the same users, and all recommenders pooled.
 
     Args:
@@ -187,15 +212,15 @@ def comparison(
         users: whom it is about, such as the inactive ones. Who has no like in the test cannot be scored.
         of_model: names of the language model's rankers; they may cover a sample of the users, and are then compared
             with the recommender and the controls on that sample. Each stands also fused with the list's own order.
-        seed, samples, permutations: of the intervals and tests.
-        bars: the control that each recommender's rankers have to beat (``best_bars``); None: the one that is best on
-            the very users it is compared on, which favours the control.
+        bars: the control that each recommender's rankers have to beat (``best_bars``).
+        margin: NDCG@10 that matters (``verdicts.judge``).
 
     Returns:
-        recommender, ranker, users_scored, METRICS before (the recommender's own list) and after, the best
-        control on the same users, and the gain in NDCG@10 over the recommender and over that control, with its 95 %
-        interval, permutation p, and p after Holm's correction over the rows of the language model. In the rows of the
-        recommender POOLED each user stands once, with the mean over recommenders, each against its own bar.
+        recommender, ranker, users_scored, bar, METRICS before (the recommender's own list) and after, and the gain in
+        NDCG@10 over the recommender and over the bar (gain_over_recommender, gain_over_bar), each with _low, _high,
+        _smallest_detectable, _p_holm and _verdict of ``verdicts.judge``. Rows of the language model are one family for
+        each of the two, those of controls another. In the rows of the recommender POOLED each user stands once, with
+        the mean over recommenders, each against its own bar.
 
     Raises:
         ScoresError: a user whom other lists are scored for, and some recommender's or control's are not.
@@ -205,36 +230,35 @@ def comparison(
             judged = quality.loc[(quality["recommender"] == name) & (quality["ranker"] == ranker), "user"]
             _refuse_absent(users.intersection(quality["user"]), judged, f"{name} ({ranker})")
     asked = [name for one in of_model for name in (one, one + FUSED)]
-    rankers = ("recommender", *asked, *BARS, ORACLE)
     wide = {
         name: {ranker: part.set_index("user")[list(METRICS)] for ranker, part in own.groupby("ranker")}
         for name, own in quality.groupby("recommender", sort=False)
     }
-    rows = []
-    for ranker in rankers:
-        parts = []
-        for name, tables in wide.items():
+    compared: dict[tuple[str, str], list[pd.DataFrame]] = {}  # of the same users: recommender, ranker, bar
+    for name, tables in wide.items():
+        for ranker in ("recommender", *asked, *BARS, ORACLE):
             scored = users.intersection(tables[ranker].index)
-            bar = bars[name] if bars else _best({key: tables[key].loc[scored, METRICS[0]].mean() for key in BARS})
-            parts.append([tables[key].loc[scored] for key in ("recommender", ranker, bar)])
-            rows.append(_compared(name, ranker, bar, parts[-1], seed, samples, permutations))
-        pooled = [pd.concat(one).groupby(level="user").mean() for one in zip(*parts, strict=True)]
-        rows.append(_compared(POOLED, ranker, "each one's own", pooled, seed, samples, permutations))
-    table = pd.DataFrame(rows)
-    order = table["recommender"].map({name: place for place, name in enumerate([*wide, POOLED])})
-    table = table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
-    return compare.with_holm(table, ("recommender", "best_control"), table["ranker"].isin(asked))
+            compared[name, ranker] = [tables[key].loc[scored] for key in ("recommender", ranker, bars[name])]
+    for ranker in ("recommender", *asked, *BARS, ORACLE):
+        parts = zip(*(compared[name, ranker] for name in wide), strict=True)
+        compared[POOLED, ranker] = [pd.concat(one).groupby(level="user").mean() for one in parts]
+    rows, differences = [], []
+    for (name, ranker), (own, new, bar) in compared.items():
+        row = {"recommender": name, "ranker": ranker, "users_scored": len(new), "bar": bars.get(name, "each one's own")}
+        rows.append(row | dict(own.mean().add_suffix("_before")) | dict(new.mean().add_suffix("_after")))
+        for over, reference in zip(_OVER, (own, bar), strict=True):
+            gained = (new - reference)[METRICS[0]].rename("difference").rename_axis("user").reset_index()
+            family = f"{over}, {'language model' if ranker in asked else 'controls'}"
+            differences.append(gained.assign(comparison=f"{name}, {ranker}", family=family, margin=margin))
+    return pd.concat([pd.DataFrame(rows), *_gains(compared, pd.concat(differences))], axis=1)
 
 
-def _compared(
-    name: str, ranker: str, bar: str, values: Sequence[pd.DataFrame], seed: int, samples: int, permutations: int
-) -> dict[str, object]:
-    """One row: METRICS of the same users (values) by the recommender, by the ranker and by the bar."""
-    before, after, control = values
-    row: dict[str, object] = {"recommender": name, "ranker": ranker, "users_scored": len(after), "best_control": bar}
-    row |= {f"{metric}_before": before[metric].mean() for metric in METRICS}
-    row |= {f"{metric}_after": after[metric].mean() for metric in METRICS}
-    for over, reference in (("recommender", before), ("best_control", control)):
-        gained = (after[METRICS[0]] - reference[METRICS[0]]).to_numpy()
-        row |= compare.gain_over(over, gained, seed, ("top-k", name, ranker, over), samples, permutations)
-    return row
+def _gains(keys: Collection[tuple[str, str]], differences: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """For each reference the columns of the verdict, in the order of ``keys``; nobody is no verdict."""
+    told = {"mean": "", **{name: f"_{name}" for name in _OF_VERDICT}}
+    judged = verdicts.judge(differences)
+    for over in _OVER:
+        mine = judged[judged["family"].str.startswith(over)].set_index("comparison")
+        mine = mine.reindex([f"{name}, {ranker}" for name, ranker in keys]).reset_index(drop=True)
+        mine = mine.fillna({"verdict": verdicts.CANNOT_TELL})[[*told]]
+        yield mine.set_axis([f"gain_over_{over}{suffix}" for suffix in told.values()], axis=1)

@@ -34,13 +34,14 @@ TUNED = ["recommender", "test", "parameter", "value", "auc", "chosen"]
 Model = tuple[str, dict[str, Any], tuple[int, ...]]
 
 
-def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
+def tune(study: Study, names: Sequence[str], tests: Sequence[int] | None = None) -> pd.DataFrame:
     """For each test fold k, the AUC on fold k+1 of every declared setting, fitted without both folds.
 
     Args:
         study: what all fits share; its ``interactions`` are ``folds.divide``'s. Without a cache, ``scores`` makes the
             fits of the chosen settings again.
         names: recommenders to fit.
+        tests: the test folds; None: every fold is one. ``scores`` then scores for these alone.
 
     Returns:
         TUNED: ``auc`` is the mean over users; ``chosen`` marks one setting of each recommender and test fold.
@@ -48,7 +49,7 @@ def tune(study: Study, names: Sequence[str]) -> pd.DataFrame:
     Raises:
         SplitError: a fold in which no user has a liked and another item.
     """
-    work, count = _tuning(study, names), study.interactions["fold"].nunique()
+    work, count = _tuning(study, names, tests), study.interactions["fold"].nunique()
     found = _run(study, [model for _, model in work], "fits to tune (cross)")
     rows = []
     for test, model in work:
@@ -95,7 +96,7 @@ def fingerprints(study: Study, tuned: pd.DataFrame) -> pd.DataFrame:
         study: as for ``tune``.
         tuned: what ``tune`` returned.
     """
-    tuning = _tuning(study, tuned["recommender"].unique())
+    tuning = _tuning(study, tuned["recommender"].unique(), tuned["test"].unique().tolist())
     models = _distinct([*(model for _, model in tuning), *(model for _, _, model in _scoring(study, tuned))])
     works = _fits(study, models)
     rows = []
@@ -154,13 +155,13 @@ def given_quality(scores: pd.DataFrame, divided: pd.DataFrame, like_threshold: f
     return table.assign(parameter="", value=np.nan, chosen=True)[TUNED]
 
 
-def _tuning(study: Study, names: Iterable[str]) -> list[tuple[int, Model]]:
+def _tuning(study: Study, names: Iterable[str], tests: Iterable[int] | None = None) -> list[tuple[int, Model]]:
     """For each recommender, test fold and setting: the model that tells how good the setting is."""
     count = study.interactions["fold"].nunique()
     return [
         (test, (name, setting, _left_out(test, folds.neighbour(test, count))))
         for name in names
-        for test in range(count)
+        for test in (range(count) if tests is None else tests)
         for setting in grid(name, study.grids)
     ]
 

@@ -24,7 +24,7 @@ def row(work: Fit, found: dict[str, np.ndarray], relevant: np.ndarray, part: str
         work: what was fitted.
         found: what it came to.
         relevant: whether each of ``work.pairs`` is liked.
-        part: "tuning", "test" or "out-of-fold", and the ``fold`` of the last.
+        part: what it was made for, such as "tuning", "test" or "lists"; ``fold`` where it is about one.
 
     Returns:
         COLUMNS: ``auc`` is the mean over users, ``scores`` the first 16 digits of the SHA-256 of the rounded scores,

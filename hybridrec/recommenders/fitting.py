@@ -10,7 +10,7 @@ import pandas as pd
 
 from hybridrec.data import splits
 from hybridrec.data.datasets import Dataset
-from hybridrec.evaluation import metrics, topk
+from hybridrec.evaluation import topk
 from hybridrec.randomness import seed_for
 from hybridrec.recommenders import fingerprint, item_knn
 from hybridrec.recommenders.fits import Fit, run, sorted_ids
@@ -113,7 +113,7 @@ def _tuning_fit(study: Study, name: str, params: dict[str, Any], top: int) -> Fi
 def tune(study: Study, names: Sequence[str], top: int = 0) -> pd.DataFrame:
     """Quality of every declared setting: fitted on train, judged on validation; test rows are not touched.
 
-    Of a recommender that is not fitted here, it is the AUC of the out-of-fold scores of the validation ratings.
+    A recommender that is not fitted here has nothing to choose, and a row without a quality.
 
     Args:
         study: what all fits share.
@@ -130,11 +130,11 @@ def tune(study: Study, names: Sequence[str], top: int = 0) -> pd.DataFrame:
     found = study.run(fits, "fits to tune")
     table = [fingerprint.row(work, one, relevant, "tuning") for work, one in zip(fits, found, strict=True)]
     table = [row | _of_lists(study, one) for row, one in zip(table, found, strict=True)] if top else table
-    table += [_own_row(study, name, relevant) for name in study.own]
+    table += [{"recommender": name, "parameter": ""} for name in study.own]
     measures = ["auc", "ndcg_at_10"] if top else ["auc"]
     tuned = pd.DataFrame(table).reindex(columns=["recommender", "parameter", "value", *measures])
     for measure, column in zip(measures, ("chosen", "chosen_top_k"), strict=False):
-        tuned[column] = chosen(tuned, ["recommender"], measure)
+        tuned[column] = chosen(tuned, ["recommender"], measure) | tuned["recommender"].isin(study.own)
     return tuned
 
 
@@ -164,13 +164,6 @@ def validation_lists(study: Study, params: dict[str, dict[str, Any]], top: int) 
     works = [_tuning_fit(study, name, setting, top) for name, setting in _fitted(study, params).items()]
     found = study.run(works, "lists of the validation", count=False)
     return pd.concat([_retrieved(work.recommender, one) for work, one in zip(works, found, strict=True)])
-
-
-def _own_row(study: Study, name: str, relevant: np.ndarray) -> dict[str, object]:
-    validation = study.interactions.loc[study.interactions["split"] == "validation", ["user", "item"]]
-    scores = study.own[name].out_of_fold(study.data())
-    judged = validation.assign(relevant=relevant).merge(scores, on=["user", "item"])
-    return {"recommender": name, "parameter": "", "value": np.nan, "auc": float(metrics.auc(judged).mean())}
 
 
 def chosen_params(tuned: pd.DataFrame, column: str = "chosen") -> dict[str, dict[str, Any]]:
@@ -225,58 +218,50 @@ def _retrieved(name: str, found: dict[str, np.ndarray]) -> pd.DataFrame:
     return table[table["score"] > -np.inf]  # whoever has seen most of a small catalogue gets a shorter list
 
 
-def _fold_fits(study: Study, params: dict[str, dict[str, Any]], fold: pd.Series) -> list[tuple[int, Fit]]:
-    """A fit of each recommender without each fold, and the fold that it scores."""
-    known = study.known()
-    work = [(name, number) for name in params for number in sorted(fold.unique())]
-    return [
-        (number, study.fit(name, params[name], known[fold != number], known[fold == number])) for name, number in work
-    ]
-
-
 def out_of_fold_scores(study: Study, params: dict[str, dict[str, Any]], folds: int) -> pd.DataFrame:
     """Scores of every known rating by a recommender that was fitted without it.
 
     Returns:
-        Columns recommender, part ("out-of-fold"), fold, user, item, score.
+        Columns recommender, fold, user, item, score.
     """
     known = study.known()
     fold = splits.fold_of(known, folds, study.seed)
-    work = _fold_fits(study, _fitted(study, params), fold)
-    found = study.run([fit for _, fit in work], "out-of-fold fits")
+    work = [(name, number) for name in params for number in sorted(fold.unique())]
+    fits = [study.fit(name, params[name], known[fold != number], known[fold == number]) for name, number in work]
     frames = [
-        known.loc[fold == number, ["user", "item"]].assign(
-            recommender=fit.recommender, part="out-of-fold", fold=number, score=one["scores"]
-        )
-        for (number, fit), one in zip(work, found, strict=True)
+        known.loc[fold == number, ["user", "item"]].assign(recommender=name, fold=number, score=one["scores"])
+        for (name, number), one in zip(work, study.run(fits, "out-of-fold fits"), strict=True)
     ]
-    for name, one in study.own.items():
-        frames.append(one.out_of_fold(study.data()).assign(recommender=name, part="out-of-fold"))
     return pd.concat(frames, ignore_index=True)
 
 
 def fingerprints(
-    study: Study, tuned: pd.DataFrame, candidates: pd.DataFrame, top: int, folds: int, tuned_top: int = 0
+    study: Study,
+    tuned: pd.DataFrame,
+    candidates: pd.DataFrame,
+    top: int,
+    params: dict[str, dict[str, Any]],
+    for_lists: dict[str, dict[str, Any]] | None = None,
+    tuned_top: int = 0,
 ) -> pd.DataFrame:
-    """A line for each fit that ``tune``, ``test_scores`` and ``out_of_fold_scores`` made; all come from the cache.
+    """A line for each fit that ``tune`` and ``test_scores`` made; all come from the cache.
 
     Args:
         study: what all fits share.
         tuned: what ``tune`` returned.
         candidates: user, item, relevant.
-        top, folds: as they were given to the others.
+        top, params: as they were given to the others.
+        for_lists: the settings of those whose lists are retrieved, where they are others.
         tuned_top: the ``top`` that was given to ``tune``.
 
     Returns:
         fingerprint.COLUMNS.
     """
-    params, known = _fitted(study, chosen_params(tuned)), study.known()
-    fold = splits.fold_of(known, folds, study.seed)
-    liked = known["rating"] >= study.like_threshold
-    work = [("tuning", -1, fit, study.liked("validation")) for fit in _tuning_fits(study, list(params), tuned_top)]
     relevant = candidates["relevant"].to_numpy()
-    work += [("test", -1, fit, relevant) for fit in _test_fits(study, params, candidates, top)]
-    work += [("out-of-fold", k, fit, liked[fold == k].to_numpy()) for k, fit in _fold_fits(study, params, fold)]
-    found = study.run([fit for _, _, fit, _ in work], count=False)
-    rows = [fingerprint.row(fit, one, liked, part, k) for (part, k, fit, liked), one in zip(work, found, strict=True)]
+    names = [name for name in tuned["recommender"].unique() if name not in study.own]
+    work = [("tuning", fit, study.liked("validation")) for fit in _tuning_fits(study, names, tuned_top)]
+    for part, settings in (("test", _fitted(study, params)), ("lists", for_lists or {})):
+        work += [(part, fit, relevant) for fit in _test_fits(study, settings, candidates, top)]
+    found = study.run([fit for _, fit, _ in work], count=False)
+    rows = [fingerprint.row(fit, one, liked, part) for (part, fit, liked), one in zip(work, found, strict=True)]
     return pd.DataFrame(rows)

@@ -88,14 +88,11 @@ def pairs(settings: config.Experiment) -> None:
     """Write what a recommender of the user's own has to score, once notebook 01 has divided the ratings."""
     from hybridrec.study import tables
 
-    interactions, candidates, divided = (
-        tables.read(settings.name, name) for name in ("interactions", "candidates", "cross_ratings")
-    )
+    candidates, divided = (tables.read(settings.name, name) for name in ("candidates", "cross_ratings"))
     folder = paths.tables(settings.name) / "pairs"
     folder.mkdir(exist_ok=True)
-    found = steps.pairs_to_score(interactions, candidates, settings.folds, settings.seed)
-    found.append(divided[["user", "item", "rating", "fold"]])
-    for name, table in zip(("out_of_fold", "test", "cross"), found, strict=True):
+    found = {"test": candidates[["user", "item"]], "cross": divided[["user", "item", "rating", "fold"]]}
+    for name, table in found.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
         print(f"{len(table):,} pairs to score: {paths.within_root(folder / f'{name}.parquet')}")
     print("docs/own-ratings.md says by what, and where the scores are named.")
@@ -167,18 +164,22 @@ def compact(settings: config.Experiment) -> None:
 
 
 def seeds(settings: config.Experiment) -> None:
-    """Repeat the comparison on other splits; the table is written after each, so a run cut short leaves some."""
+    """Judge protocol cross on a second seed of its folds, too; the table is written after each seed."""
     import pandas as pd
 
-    from hybridrec.study import seeds as other_splits
+    from hybridrec.study import seeds as both
     from hybridrec.study import tables
 
     done: list[pd.DataFrame] = []
-    for table in other_splits.each(settings):
+    for table in both.each(settings):
         done.append(table)
         tables.publish(settings.name, "seeds", pd.concat(done))
-        print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons", flush=True)
-    print(f"results/{settings.name}/seeds.csv: {len(done)} splits. `make overview` shows the spread.")
+        asked = "" if both.LLM in set(table["comparison"]) else "; the language model was not run"
+        print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons{asked}", flush=True)
+    told = pd.concat(done).groupby(["family", "comparison"], sort=False)["verdict"].agg(["size", "nunique"])
+    told = told[told["size"] == len(done)]
+    print(f"{(told['nunique'] == 1).sum()} of {len(told)} verdicts are the same on all {len(done)} seeds.")
+    print(paths.within_root(paths.results(settings.name) / "seeds.csv"))
 
 
 def fits(settings: config.Experiment) -> None:
@@ -245,7 +246,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
-        "seeds": (seeds, "repeat the comparison on other splits of the ratings"),
+        "seeds": (seeds, "judge protocol cross on a second seed of its folds, too"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
         "compact": (compact, "fold new recordings into the file that is committed"),

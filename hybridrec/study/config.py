@@ -113,7 +113,6 @@ class ScoreFiles(Settings):
     Without ``cross`` the recommender is left out of the protocol of that name.
     """
 
-    out_of_fold: str
     test: str
     cross: str | None = None
 

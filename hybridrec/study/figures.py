@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrec import files
-from hybridrec.evaluation.controls import CONTROLS
+from hybridrec.evaluation import topk
 
 # Okabe & Ito's palette, safe for the common kinds of colour blindness. A lighter grey would look like its green.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
@@ -151,22 +151,27 @@ def candidates_portrait(sizes: pd.Series, inactive: pd.Series) -> Figure:
 
 
 def tuning_curves(tuned: pd.DataFrame) -> Figure:
-    """Validation AUC over each recommender's declared grid; the chosen setting is filled."""
+    """Quality of each recommender's declared settings by both targets; the chosen setting is filled.
+
+    Args:
+        tuned: what ``fitting.tune`` returned with lists.
+    """
     use_style()
     names = [name for name in tuned["recommender"].unique() if (tuned["recommender"] == name).sum() > 1]
-    shape = (2, max(1, -(-len(names) // 2)))
-    figure, axes = plt.subplots(*shape, figsize=(10, 4.6), sharey=True, squeeze=False)
-    for axis, name in zip(axes.flat, names, strict=False):
-        rows = tuned[tuned["recommender"] == name]
-        places = range(len(rows))
-        axis.plot(places, rows["auc"], color=BLUE, marker="o", markerfacecolor="white")
-        axis.plot(np.flatnonzero(rows["chosen"]), rows.loc[rows["chosen"], "auc"], "o", color=RED, ms=8)
-        axis.set_xticks(places, [f"{value:g}" for value in rows["value"]])
-        axis.set(title=name, xlabel=rows["parameter"].iloc[0])
-    for axis in axes[:, 0]:
-        axis.set_ylabel("validation AUC")
-    for axis in axes.flat[len(names) :]:
-        axis.set_axis_off()
+    shape = (2, max(1, len(names)))
+    figure, axes = plt.subplots(*shape, figsize=(1.5 * shape[1] + 1, 4.6), sharey="row", squeeze=False)
+    targets = (("auc", "chosen", "AUC"), ("ndcg_at_10", "chosen_top_k", "NDCG@10,\nwhole catalogue"))
+    for row, (measure, marked, label) in zip(axes, targets, strict=True):
+        row[0].set_ylabel(f"validation {label}")
+        for axis, name in zip(row, names, strict=False):
+            rows = tuned[tuned["recommender"] == name]
+            places = range(len(rows))
+            axis.plot(places, rows[measure], color=BLUE, marker="o", markerfacecolor="white")
+            axis.plot(np.flatnonzero(rows[marked]), rows.loc[rows[marked], measure], "o", color=RED, ms=8)
+            axis.set_xticks(places, [f"{value:g}" for value in rows["value"]], fontsize=9)
+            axis.set_xlabel(rows["parameter"].iloc[0])
+            if measure == "auc":
+                axis.set_title(name, fontsize=10)
     return figure
 
 
@@ -229,7 +234,7 @@ def regression_to_the_mean(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _dots(axis: Axes, table: pd.DataFrame, by: str, looks: Mapping[str, tuple[str, str]]) -> None:
+def _dots(axis: plt.Axes, table: pd.DataFrame, by: str, looks: Mapping[str, tuple[str, str]]) -> None:
     """A row of the table is a line, the first on top; each number is a dot with its interval, one below the other.
 
     Args:
@@ -505,20 +510,38 @@ def planted_shares(shares: pd.DataFrame) -> Figure:
     return figure
 
 
+def _range(values: pd.Series) -> str:
+    """One number where all are the same, else the lowest and the highest."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
-    """Gain in NDCG@10 of inactive users when the recommender's list is re-ranked or replaced; one panel a ranker."""
-    rankers = [*of_model, *CONTROLS]
-    figure, axes = _axes(len(rankers), 2.4, 3.9)
+    """Gain in NDCG@10 of inactive users when the recommender's list is re-ranked, fused or replaced; a panel a ranker.
+
+    Args:
+        table: what ``topk.comparison`` returned.
+        of_model: the language model's rankers.
+    """
+    use_style()
+    mine = [name for one in of_model for name in (one, f"{one}{topk.FUSED}")]
+    rankers = [*mine, *topk.BARS]
+    columns = min(4, len(rankers))
+    figure, axes = plt.subplots(-(-len(rankers) // columns), columns, figsize=(12, 7), sharey=True, squeeze=False)
     span = table.loc[table["ranker"].isin(rankers), ["gain_over_recommender_low", "gain_over_recommender_high"]]
     limits = tuple(1.1 * limit for limit in _reach(-0.01, 0.01, *(span[column] for column in span)))
-    for axis, ranker in zip(axes, rankers, strict=True):
+    for axis, ranker in zip(axes.flat, rankers, strict=False):
         rows = table[table["ranker"] == ranker].iloc[::-1]
-        places, colour = np.arange(len(rows)), ORANGE if ranker in of_model else GREY
+        places, colour = np.arange(len(rows)), ORANGE if ranker in mine else GREY
         axis.hlines(places, rows["gain_over_recommender_low"], rows["gain_over_recommender_high"], color=colour, lw=2)
         axis.scatter(rows["gain_over_recommender"], places, color=colour, s=30, zorder=3)
         axis.axvline(0, color="black", lw=0.8)
-        axis.set_yticks(places, rows["recommender"] if axis is axes[0] else [])
-        axis.set(title=ranker, xlabel="NDCG@10 gained over\nthe recommender's list", xlim=limits)
+        axis.set_yticks(places, rows["recommender"])
+        axis.set_title(f"{ranker}\n(n = {_range(rows['users_scored'])})", fontsize=10)
+        axis.set_xlim(limits)
+    for axis in axes.flat[len(rankers) :]:
+        axis.set_axis_off()
+    figure.supxlabel("NDCG@10 gained over the recommender's own list")
     return figure
 
 

@@ -1,103 +1,192 @@
-"""Is it the split? The study's comparison once more on other splits of the same ratings (``make seeds``).
+"""Protocol ``cross`` once more: on a second seed of its folds (``make seeds``), and with a test that is later in time.
 
-Everything is done again for each seed: the split, tuning, the fits, triage, the controls. The language model is asked
-for the first few seeds only, and in one way, ``likelihood``.
+Everything is done again: the division, tuning, the fits, triage, the controls, the bar and every choice between them.
+The language model is asked for weak users' hand-overs only, in the ways that were chosen for the study's own folds;
+what subtracts its prior would need more answers, and is left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
-from hybridrec.data import datasets
-from hybridrec.evaluation import compare
+from hybridrec.data import datasets, folds
+from hybridrec.errors import RecordingError
+from hybridrec.evaluation import arms, cross, fusion, verdicts
+from hybridrec.evaluation.lists import Lists
 from hybridrec.llm import rankers
-from hybridrec.study import models as study_models
-from hybridrec.study import steps
-from hybridrec.study.config import Experiment, compared_recommenders, parameters
+from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.runner import Model
+from hybridrec.llm.tasks import Task, build_tasks
+from hybridrec.llm.ways import Way
+from hybridrec.study import cross_answers, steps
+from hybridrec.study.config import Experiment, compared_recommenders
+from hybridrec.weak_users import triage
 
-SPLITS = 5  # the experiment's own seed and those after it
-ASKED = 3  # for so many of them the language model is asked
-MODE = "likelihood"
-COLUMNS = [
-    *("seed", "protocol", "recommender", "ranker", "users_routed", "users_scored", "harm_rate"),
-    *("weak_auc_before", "weak_auc_after", "overall_auc_before", "overall_auc_after"),
-    *("best_control", "gain_over_best_control", "gain_over_best_control_low", "gain_over_best_control_high"),
-]
+SEEDS = 2  # the experiment's own and those after it
+LLM = "llm"
+CONTROLS = (cross.RANDOM, arms.POPULARITY, arms.ITEM_MEAN, arms.TF_IDF, arms.EMBEDDING, arms.STACK)
+COLUMNS = ["family", "comparison", "n", "mean", "low", "high", "smallest_detectable", "p_holm", "p_equivalence_holm"]
+COLUMNS = [*COLUMNS, "verdict"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What notebooks 01 to 03 make under protocol ``cross``: their tables, and the catalogue."""
+
+    divided: pd.DataFrame
+    candidates: pd.DataFrame
+    items: pd.DataFrame
+    scores: pd.DataFrame
+    triage: pd.DataFrame
 
 
 def each(settings: Experiment) -> Iterator[pd.DataFrame]:
-    """The comparison on each split in turn, COLUMNS; what is cut short goes on from the cached fits and answers."""
+    """The comparisons on each seed in turn: COLUMNS and seed; what is cut short goes on from cached fits and answers.
+
+    Recommenders of the user's own take no part: their scores are of the experiment's own folds alone.
+    """
+    settings = settings.model_copy(update={"scores": None})
     data = steps.dataset(settings.dataset, settings.ratings)
-    settings = settings.model_copy(update={"scores": None})  # they are of the experiment's own split alone
-    can_ask = settings.endpoint is None and MODE in settings.modes
-    for number in range(SPLITS):
-        yield comparison(settings, data, settings.seed + number, ask=can_ask and number < ASKED)
+    asking = None if settings.endpoint else cross_answers.asking(settings)
+    for seed in range(settings.seed, settings.seed + SEEDS):
+        made = make(data, settings, seed)
+        answers = None
+        if asking is not None:
+            answers = ask(made, settings, chosen_ways(asking), asking.model, asking.recordings)
+        yield judged(made, settings.like_threshold, seed, answers).assign(seed=seed)
 
 
-def comparison(settings: Experiment, data: datasets.Dataset, seed: int, ask: bool) -> pd.DataFrame:
-    """Notebooks 1, 2, 3 and 5 for one split.
-
-    Args:
-        settings: everything but the seed.
-        data: the experiment's ratings and items.
-        seed: of the split and of everything after it.
-        ask: is the language model asked, for every inactive user?
-
-    Returns:
-        COLUMNS: a row for every protocol, recommender and ranker.
-    """
-    prepared = steps.prepare(data, settings, seed)
-    interactions, candidates, inactive = prepared.interactions, prepared.candidates, prepared.inactive
-    tuning, scores = steps.recommend(prepared, settings, seed)
-    judged = steps.judged(scores, interactions, candidates, settings.like_threshold)
-    weak = steps.triage_table(judged, prepared.sparsity, steps.thresholds(settings))
-    routings = steps.routings(weak, inactive, tuning, settings.performance_threshold)
-
-    of_model = _ask(settings, prepared) if ask else pd.DataFrame()
-    rankings = steps.all_rankings(scores, of_model, interactions, candidates, seed)
-    quality = steps.quality(rankings, candidates)
-    auc, ndcg = (compare.wide(quality, metric) for metric in ("auc", "ndcg_at_10"))
-    samples, permutations = settings.bootstrap_samples, settings.permutations
-    table = compare.comparison(auc, ndcg, routings, [MODE] if ask else [], seed, samples, permutations)
-    return table.assign(seed=seed)[COLUMNS]
+def chosen_ways(asking: cross_answers.Asking) -> dict[int, Way]:
+    """The way to ask for each test fold, as the study's own folds chose it; none where nobody was asked."""
+    try:
+        return asking.chosen
+    except RecordingError:
+        return {}
 
 
-def _ask(settings: Experiment, prepared: steps.Prepared) -> pd.DataFrame:
-    """The language model's ranking for every inactive user; answers are recorded beside the study's own.
-
-    All inactive users, and not only those whom a recommender routes: another machine's fit may route others.
-    """
-    shown = (prepared.items, settings.history_length, settings.rating_scale)
-    tasks = steps.tasks(prepared.interactions, prepared.candidates, *shown)
-    asked = steps.asked(tasks, prepared.inactive, [MODE], [])[MODE]
-    recordings = study_models.recordings_for(settings.dataset, settings.model)
-    plain = parameters(settings)
-    llm = study_models.open_model(settings.model, plain["endpoint"], plain["local"])
-    return rankers.table(rankers.rank(asked, MODE, llm, recordings, noun=settings.noun, seed=settings.seed))
+def make(data: datasets.Dataset, settings: Experiment, seed: int) -> Made:
+    """Divide, tune, fit and triage with a seed."""
+    how = (settings.like_threshold, settings.folds, seed, settings.users)
+    divided, candidates = steps.cross_divide(data.interactions, *how)
+    _, scores = steps.cross_recommend(divided, data.items, settings, seed)
+    return triaged(divided, candidates, data.items, scores, settings.like_threshold, steps.thresholds(settings))
 
 
-def weak_users(table: pd.DataFrame) -> pd.DataFrame:
-    """AUC of weak users for each split, mean over the paper's recommenders (over all where none of them is there).
+def triaged(
+    divided: pd.DataFrame,
+    candidates: pd.DataFrame,
+    items: pd.DataFrame,
+    scores: pd.DataFrame,
+    like_threshold: float,
+    thresholds: triage.Thresholds,
+) -> Made:
+    """The tables with who is weak for each test fold that there are scores for."""
+    weak = steps.cross_triage(scores, divided, items, like_threshold, thresholds)
+    return Made(divided, candidates, items, scores, weak)
+
+
+def ask(
+    made: Made, settings: Experiment, chosen: Mapping[int, Way], model: Model, recordings: Recordings
+) -> pd.DataFrame | None:
+    """The language model's order of weak users' lists; asked for where it is not recorded.
 
     Args:
-        table: COLUMNS, of all splits.
+        made: the folds, and who is weak.
+        settings: of prompts.
+        chosen: the way to ask by test fold.
+        model, recordings: as for ``rankers.rank``.
 
     Returns:
-        Columns protocol, ranker, seed, auc.
+        ``cross.SCORES``, without users whose request failed. None where nobody is asked, or answers may only be
+        replayed and are not all recorded.
     """
-    compared = table[table["recommender"].isin(compared_recommenders(table["recommender"].unique()))]
-    means = compared.groupby(["protocol", "ranker", "seed"], sort=False)["weak_auc_after"].mean()
-    return means.rename("auc").reset_index()
+    tasks = {test: _weak_tasks(made, settings, test, way) for test, way in chosen.items()}
+    requests = [rankers.request_of(one, chosen[test].mode, settings.noun) for test in tasks for one in tasks[test]]
+    missing = any(model.key(one) not in recordings for one in requests)
+    if not requests or (missing and recordings.replay_only):
+        return None
+    parts = []
+    for test, ones in tasks.items():
+        found = rankers.rank(ones, chosen[test].mode, model, recordings, noun=settings.noun, seed=settings.seed)
+        parts.append(rankers.table(found).assign(test=test, fold=test))
+    rows = pd.concat(parts, ignore_index=True).assign(ranker=LLM, draw=0)
+    return rows.loc[rows["failure"] == "", cross.SCORES]
 
 
-def spread(weak: pd.DataFrame) -> pd.DataFrame:
-    """How far a number moves from split to split.
+def _weak_tasks(made: Made, settings: Experiment, test: int, way: Way) -> list[Task]:
+    """The lists of one fold that have a pair, of users whom a compared recommender routes in it."""
+    compared = compared_recommenders(made.triage["recommender"].unique())
+    rows = made.triage[made.triage["weak"] & made.triage["recommender"].isin(compared) & (made.triage["test"] == test)]
+    pairs = folds.with_a_pair(made.candidates).query("fold == @test")["user"]
+    return build_tasks(
+        sorted(set(rows["user"]) & set(pairs)),
+        folds.without(made.divided, test),
+        made.candidates[made.candidates["fold"] == test],
+        made.items,
+        way.length,
+        settings.rating_scale,
+        way.shown,
+        settings.like_threshold,
+    )
+
+
+def judged(made: Made, like_threshold: float, seed: int, answers: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Weak users of the compared recommenders, pooled, by every control and fusion, and the language model.
 
     Args:
-        weak: dataset, protocol, ranker, seed, auc.
+        made: the tables; scores and triage may be of some test folds alone.
+        like_threshold: a rating at or above it makes an item relevant.
+        seed: of the random orders.
+        answers: ``cross.SCORES`` of LLM, or None.
 
     Returns:
-        Columns dataset, protocol, ranker, splits, mean, sd, lowest, highest.
+        COLUMNS; families are those of docs/plan.md: "primary" (the language model against the bar; not there without
+        answers), "arms" (fusions of the recommender with a control against the bar), "recommender" (against the user's
+        own recommender) and "random" (against a random order).
     """
-    groups = weak.groupby(["dataset", "protocol", "ranker"], sort=False)["auc"]
-    return groups.agg(splits="size", mean="mean", sd="std", lowest="min", highest="max").reset_index()
+    tests = sorted(made.scores["test"].unique())
+    compared = compared_recommenders(made.triage["recommender"].unique())
+    routed = made.triage[made.triage["recommender"].isin(compared)]
+    users = routed.loc[routed["inactive"], ["test", "user"]].drop_duplicates()
+    every = pd.concat([made.scores] + [
+        made.scores[made.scores["test"] == tests[0]].assign(test=test)  # not judged, but the stack wants each fold
+        for test in set(made.divided["fold"]) - set(tests)
+    ])  # fmt: skip
+    embeddings = steps.title_embeddings(made.items)
+    divided = Lists(made.divided, like_threshold)
+    found = steps.cross_arms(divided, made.items, embeddings, every, users, compared, seed).scores
+    shown = found[found["ranker"].isin(CONTROLS[1:]) | found["ranker"].isin(_fusions(compared, CONTROLS[1:]))]
+    parts = [made.scores, shown, cross.random_order(made.candidates), *([] if answers is None else [answers])]
+    scored = pd.concat([part[part["test"].isin(tests)] for part in parts])
+    return _verdicts(cross.lists(scored, made.candidates), routed, list(made.scores["ranker"].unique()))
+
+
+def _fusions(recommenders: list[str], controls: tuple[str, ...]) -> list[str]:
+    return [fusion.name(name, control) for name in recommenders for control in controls]
+
+
+def _verdicts(lists: pd.DataFrame, routed: pd.DataFrame, recommenders: list[str]) -> pd.DataFrame:
+    weak, bar = cross.groups(routed)["weak"], cross.bar(lists, routed, [*CONTROLS, *recommenders])
+    named: dict[str, cross.Ranker] = {name: name for name in CONTROLS} | {"the bar": bar}
+    if (lists["ranker"] == LLM).any():
+        named[LLM] = LLM
+    fused = {f"recommender + {name}": _fused(bar, name) for name in CONTROLS[1:]}
+    families = {
+        "recommender": {name: cross.differences(lists, weak, one, cross.OWN) for name, one in named.items()},
+        "random": {
+            name: cross.differences(lists, weak, one, cross.RANDOM)
+            for name, one in named.items()
+            if name != cross.RANDOM
+        },
+        "arms": {name: cross.differences(lists, weak, one, bar) for name, one in fused.items()},
+    }
+    parts = [verdicts.judge(cross.family(name, rows)) for name, rows in families.items()]
+    if LLM in named:
+        parts.insert(0, cross.primary(lists, routed, [LLM], [*CONTROLS, *recommenders]).table)
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def _fused(bar: pd.DataFrame, control: str) -> pd.DataFrame:
+    """The fusion of each recommender with one control, for each recommender and test fold."""
+    return bar.assign(ranker=[fusion.name(name, control) for name in bar["recommender"]])

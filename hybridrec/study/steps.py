@@ -38,6 +38,7 @@ from hybridrec.weak_users import cross as weak_in_cross
 from hybridrec.weak_users import triage
 
 RANKING = ["ranker", "draw", "user", "item", "score"]
+RETRIEVES_FOR = {"ItemKNN": "ItemKNN-likes"}
 
 
 # --- data (notebook 01) -----------------------------------------------------------------------------------------------
@@ -107,20 +108,9 @@ def thresholds(settings: Experiment) -> triage.Thresholds:
 # --- recommenders (notebook 02) ---------------------------------------------------------------------------------------
 
 
-def recommend(prepared: Prepared, settings: Experiment, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What notebook 02 makes, but for the retrieved lists.
-
-    Returns:
-        The tuning table, and the scores of test candidates and, out of fold, of known ratings.
-    """
-    items, grids = prepared.items["item"].to_numpy(), settings.grids or {}
-    tables_read = (prepared.interactions, prepared.candidates, prepared.items)
-    own = own_recommenders(settings.name, parameters(settings)["scores"], *tables_read)
-    study = fitting.Study(prepared.interactions, items, settings.like_threshold, seed, grids, paths.CACHE, own=own)
-    tuning = fitting.tune(study, settings.recommenders)
-    chosen = fitting.chosen_params(tuning)
-    test, _ = fitting.test_scores(study, chosen, prepared.candidates, top=0)
-    return tuning, pd.concat([test, fitting.out_of_fold_scores(study, chosen, settings.folds)], ignore_index=True)
+def retrievers(recommenders: Sequence[str]) -> list[str]:
+    """Who retrieves from the whole catalogue: ItemKNN-likes in the place of ItemKNN, which only predicts ratings."""
+    return list(dict.fromkeys(RETRIEVES_FOR.get(name, name) for name in recommenders))
 
 
 def own_recommenders(
@@ -130,33 +120,30 @@ def own_recommenders(
     candidates: pd.DataFrame,
     items: pd.DataFrame,
 ) -> dict[str, FromTable]:
-    """Recommenders of the user's own, by name, whose scores are read from files.
+    """Recommenders of the user's own, by name, whose scores of the test are read from files.
 
     Args:
         experiment: its name.
-        scores: the tables ``[scores.NAME]``: files out_of_fold and test, by name; None: there are none.
-        interactions: user, item, rating, split: those known before the test must have an out-of-fold score each.
-        candidates: user, item: each must have a test score.
+        scores: the tables ``[scores.NAME]``: file test, by name; None: there are none.
+        interactions: user, item, rating, split.
+        candidates: user, item: each must have a score.
         items: the catalogue.
 
     Raises:
-        ScoresError: no such file; ratings or candidates without a score (says how many, and how to list all of them);
-            what ``FromTable`` raises.
+        ScoresError: no such file; candidates without a score (says how many, and how to list all of them); what
+            ``FromTable`` raises.
     """
     found = {}
-    data = datasets.Dataset(experiment, splits.known(interactions), items, "the known ratings")
     for name, files in (scores or {}).items():
-        tables_of = {part: _scores_file(name, part, files[part], experiment) for part in ("out_of_fold", "test")}
-        for part, pairs in (("out_of_fold", data.interactions), ("test", candidates)):
-            what = f"{part} of [scores.{name}]"
-            table = schema.scores(tables_of[part], what, users=data.interactions["user"], items=data.items["item"])
-            lacking = pairs[["user", "item"]].merge(table, "left", on=["user", "item"])["score"].isna().sum()
-            if lacking:
-                raise ScoresError(
-                    f"{paths.within_root(tables_of[part])} ({what}): {lacking:,} of {len(pairs):,} "
-                    f"{'ratings' if part == 'out_of_fold' else 'candidates'} have no score. {_all_pairs(experiment)}"
-                )
-        found[name] = FromTable(tables_of["out_of_fold"], tables_of["test"], name=name)
+        file, what = _scores_file(name, "test", files["test"], experiment), f"test of [scores.{name}]"
+        table = schema.scores(file, what, users=splits.known(interactions)["user"], items=items["item"])
+        lacking = candidates[["user", "item"]].merge(table, "left", on=["user", "item"])["score"].isna().sum()
+        if lacking:
+            raise ScoresError(
+                f"{paths.within_root(file)} ({what}): {lacking:,} of {len(candidates):,} candidates have no score. "
+                f"{_all_pairs(experiment)}"
+            )
+        found[name] = FromTable(scores=file, name=name)
     return found
 
 
@@ -172,18 +159,6 @@ def _scores_file(name: str, part: str, file: str, experiment: str) -> Path:
 
 def _all_pairs(experiment: str) -> str:
     return f"`make pairs EXPERIMENT={experiment}` writes all pairs that need one."
-
-
-def pairs_to_score(interactions: pd.DataFrame, candidates: pd.DataFrame, number: int, seed: int) -> list[pd.DataFrame]:
-    """What a recommender of the user's own has to score for ``[scores.NAME]``.
-
-    Returns:
-        For out_of_fold: user, item, rating, fold: the known ratings, those of each fold to be scored by a recommender
-        that has learned from those of the other folds. For test: user, item, by one that has learned from all of them.
-    """
-    known = splits.known(interactions)
-    rated = known[["user", "item", "rating"]].assign(fold=splits.fold_of(known, number, seed))
-    return [rated, candidates[["user", "item"]]]
 
 
 # --- the protocol cross (notebooks 01 to 03) --------------------------------------------------------------------------
@@ -226,6 +201,33 @@ def cross_recommend(
         pd.concat([tuning, *own_quality], ignore_index=True),
         pd.concat([cross.scores(study, tuning), *own.values()], ignore_index=True),
     )
+
+
+def in_time(
+    divided: pd.DataFrame,
+    items: pd.DataFrame,
+    recommenders: Sequence[str],
+    grids: Mapping[str, Sequence[Any]],
+    like_threshold: float,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A check on cross: the test is the latest ratings of each user, and what is known is divided at random.
+
+    Args:
+        divided: user, item, rating, timestamp, fold (``cross_divide``).
+        items: the catalogue.
+        recommenders, grids, like_threshold, seed: of the experiment.
+
+    Returns:
+        The ratings with the last fold as the test (``folds.divide_by_time``), and scores (``cross.COLUMNS``) for this
+        test fold alone; both empty where times are not known.
+    """
+    if divided["timestamp"].nunique() < 2:
+        return divided.iloc[:0], pd.DataFrame(columns=cross.COLUMNS)
+    number = divided["fold"].nunique()
+    late = folds.divide_by_time(divided.drop(columns="fold"), number, seed)
+    study = fitting.Study(late, items["item"].to_numpy(), like_threshold, seed, grids, paths.CACHE)
+    return late, cross.scores(study, cross.tune(study, recommenders, tests=[number - 1]))
 
 
 def own_cross_scores(
