@@ -27,7 +27,7 @@ WORDS = (*answers.VERDICTS, NOT_RUN)
 ANNOTATED = re.compile(
     rf"(?P<shown>[+−-]?\d+(?:\.\d+)?|{'|'.join(WORDS)})(?P<percent>\s?%)?(?:\*\*)?<!--(?P<path>(?!table |end)[^>]+)-->"
 )
-TABLE = re.compile(r"(?<=<!--table )(?P<name>\w+)-->\n(?P<shown>.*?)\n(?=<!--end-->)", re.S)
+TABLE = re.compile(r"(?<=<!--table )(?P<name>\w+)-->\n(?P<shown>.*?)(?=<!--end-->)", re.S)
 PAPER = "paper"
 DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
