@@ -41,10 +41,15 @@ def table(found: Mapping[str, Metrics]) -> str:
 
 
 def families(found: Mapping[str, Metrics]) -> str:
-    """How often each verdict was reached, as a Markdown table: a row a family of comparisons, a column a dataset."""
+    """How often each verdict was reached, as a Markdown table: a row a family of comparisons, a column a dataset.
+
+    The last row is the check by time (section temporal).
+    """
     verdicts = {name: _verdicts(metrics) for name, metrics in found.items()}
     named = dict.fromkeys(row["family"] for rows in verdicts.values() for row in rows)
     rows = [[family, *(_counted(rows, family) for rows in verdicts.values())] for family in named]
+    by_time = [metrics.get("temporal") or {} for metrics in found.values()]
+    rows.append(["by time", *(one.get("verdict", NOT_RUN) for one in by_time)])
     return markdown(["family of comparisons", *(f"`{name}`" for name in verdicts)], rows)
 
 
@@ -56,7 +61,7 @@ def models(found: Mapping[str, Metrics]) -> str:
         asked = [{"ranker": primary["model"] + ", primary"} | primary | {"n": primary["users"]}] if primary else []
         asked += [row for row in _verdicts(metrics) if row["family"] == "arms" and ": " in str(row["ranker"])]
         rows += [[f"`{name}`", row["ranker"], effect(row)] for row in asked]
-    return markdown(["dataset", "ranker", "against the bar, weak users"], rows)
+    return markdown(["dataset", "ranker", "against the bar, weak users"], rows) if rows else NOT_RUN
 
 
 def claims(metrics: Metrics, ranker: str) -> str:
