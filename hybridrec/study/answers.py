@@ -58,22 +58,26 @@ def models(found: Mapping[str, Metrics]) -> str:
     rows = []
     for name, metrics in found.items():
         primary = _primary(metrics)
-        asked = [{"ranker": primary["model"] + ", primary"} | primary | {"n": primary["users"]}] if primary else []
+        asked = [primary | {"ranker": f"{primary['model']}, primary", "n": primary["users"]}] if primary else []
         asked += [row for row in _verdicts(metrics) if row["family"] == "arms" and ": " in str(row["ranker"])]
         rows += [[f"`{name}`", row["ranker"], effect(row)] for row in asked]
     return markdown(["dataset", "ranker", "against the bar, weak users"], rows) if rows else NOT_RUN
 
 
 def claims(metrics: Metrics, ranker: str) -> str:
-    """The paper's claims beside what a ranker and a random order do, as a Markdown table."""
-    shown = ("published", "replicated", "null_control", "cross")
+    """The paper's claims as a Markdown table: replicated with a ranker, and under ``cross`` with the best way to ask.
+
+    Verdicts are those of the language model's hybrid under ``cross``, against the recommender and against the bar's.
+    """
+    shown = ("published", "replicated", "null_control", "cross", "cross_null", "cross_bar")
     rows = [
-        [row["claim"], row["recommender"], *(_change(row.get(name)) for name in shown), f"**{row['verdict']}**"]
+        [row["claim"], row["recommender"], *(_change(row.get(name)) for name in shown)]
+        + [f"**{row.get(name) or 'not run'}**" for name in ("verdict", "verdict_bar")]
         for row in metrics["claims"]
         if row["ranker"] == ranker and row["published"] is not None
     ]
-    head = ["claim", "recommender", "paper", f"`{ranker}`", "a random order", "`cross`", "verdict (`cross`)"]
-    return markdown(head, rows)
+    head = ["claim", "recommender", "paper", f"`{ranker}`", "random order", "`cross`: LLM", "random order", "bar"]
+    return markdown([*head, "against own recommender", "against the bar"], rows)
 
 
 def rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -151,15 +155,13 @@ def _gain(part: Metrics) -> str:
 
 
 def _cost(part: Metrics) -> str:
-    told = (
-        f"weak users of {part['recommender']}: {_percent(part['routed_share'])} of the users, "
-        f"{_percent(part['tokens_share'])} of the tokens, {_usd(part['usd_weak'])}; "
-        f"all users: {_usd(part['usd_everybody'])}"
-    )
+    tokens = "" if part["tokens_share"] is None else f", {_percent(part['tokens_share'])} of the tokens"
+    told = f"weak users of {part['recommender']}: {_percent(part['routed_share'])} of the users{tokens}"
+    told += f", {_usd(part['usd_weak'])}; all users: {_usd(part['usd_everybody'])}. Gain over all users: "
     if part["gain"] is None:
-        return told
+        return f"{told}**{part['gain_verdict']}**"
     ends = " to ".join(signed(part[f"gain_{end}"]) for end in ("low", "high"))
-    return f"{told}. Gain over all users: **{part['gain_verdict']}**, {signed(part['gain'])} AUC ({ends})"
+    return f"{told}**{part['gain_verdict']}**, {signed(part['gain'])} AUC ({ends})"
 
 
 def _interval(part: Metrics, key: str) -> str:
@@ -170,7 +172,9 @@ def _percent(share: float, sign: str = "") -> str:
     return f"{100 * share:{sign}z.0f} %".replace("-", "−")
 
 
-def _usd(value: float) -> str:
+def _usd(value: float | None) -> str:
+    if value is None:
+        return "not priced"
     return f"${value:,.2f}" if value >= 1 else f"${value:.5f}".rstrip("0").rstrip(".")
 
 

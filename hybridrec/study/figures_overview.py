@@ -27,7 +27,11 @@ def overview(found: Mapping[str, Mapping[str, Any] | None], margin: float) -> Fi
         if primary:
             aucs = [primary[f"{who}_auc"] for who in answers.WHO]
             lift = 0.15 * ((len(found) - 1) / 2 - number)  # so that no marker hides another
-            left.plot(aucs, [lift - place for place in range(len(aucs))], marker, color=colour, ms=7)
+            places = [lift - place for place in range(len(aucs))]
+            left.plot(aucs, places, marker, color=colour, ms=7)
+            for who, place in zip(answers.WHO, places, strict=True):
+                if (low := primary.get(f"{who}_auc_low")) is not None:
+                    left.hlines(place, low, primary[f"{who}_auc_high"], color=colour, lw=2)
     left.set_yticks([-place for place in range(len(answers.WHO))], list(answers.WHO.values()))
     left.axvline(0.5, color=GREY, ls=":", lw=1)
     left.set(xlabel="mean AUC of weak users (dotted: one half)", ylim=(0.5 - len(answers.WHO), 0.5))
