@@ -58,7 +58,9 @@ def models(found: Mapping[str, Metrics]) -> str:
     rows = []
     for name, metrics in found.items():
         primary = _primary(metrics)
-        asked = [{**primary, "ranker": f"{primary['model']}, primary", "n": primary["users"]}] if primary else []
+        asked: list[Metrics] = (
+            [{**primary, "ranker": f"{primary['model']}, primary", "n": primary["users"]}] if primary else []
+        )
         asked += [row for row in _verdicts(metrics) if row["family"] == "arms" and ": " in str(row["ranker"])]
         rows += [[f"`{name}`", row["ranker"], effect(row)] for row in asked]
     return markdown(["dataset", "ranker", "against the bar, weak users"], rows) if rows else NOT_RUN
