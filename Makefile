@@ -87,7 +87,7 @@ models: .stamps/env  ## fetch, verify and convert the experiment's language mode
 estimate: .stamps/env  ## say what the language models would be asked, and what that would cost (asks nothing)
 	$(PY) -m hybridrec.study estimate $(EXPERIMENT)
 
-reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the claims
+reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the four answers
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
 	@$(PY) -m hybridrec.study summary $(EXPERIMENT)
 

@@ -337,22 +337,27 @@ def coin_share(answer: Any, weak_rows: pd.DataFrame) -> None:
     print(given.round(2).to_string())
 
 
-def held_out_gain(answer: Any, decisions: pd.DataFrame, coin_auc: pd.Series) -> None:
-    """What a coin does to users who were picked without the test.
+def cross_gain(answer: Any, hand_overs: pd.DataFrame) -> None:
+    """What a coin does to users who were picked without the items on which they are scored.
 
     Args:
-        answer: the mean over recommenders of (coin's AUC - recommender's AUC) of their weak users.
-        decisions: protocol, recommender, user, performance, weak: the triage table.
-        coin_auc: the coin's AUC, indexed by user.
+        answer: the mean over recommenders of (coin's AUC - recommender's AUC) over hand-overs of their weak users.
+        hand_overs: recommender, test, user, weak, alone, with_coin: a row for each inactive user and test fold.
     """
-    test = decisions[decisions["protocol"] == "published"].set_index(["recommender", "user"])["performance"]
-    gain = {}
-    for protocol, rows in decisions[decisions["weak"]].groupby("protocol"):
-        alone = test.reindex(pd.MultiIndex.from_frame(rows[["recommender", "user"]]))
-        change = coin_auc.reindex(alone.index.get_level_values("user")).to_numpy() - alone
-        gain[protocol] = change.groupby("recommender").mean().mean()
-    hint = "these users were picked by the test. Change the protocol."
-    _equal(answer, gain["held-out"], "the gain", {hint: gain["published"]})
+    rows = hand_overs.assign(gain=hand_overs["with_coin"] - hand_overs["alone"])
+
+    def mean(of: pd.DataFrame) -> float:
+        return float(of.groupby("recommender")["gain"].mean().mean())
+
+    weak = rows[rows["weak"]]
+    mistakes = {
+        "these are all inactive users. Who was handed over?": mean(rows),
+        "you average each user's folds first. Let every hand-over count once.": mean(
+            weak.groupby(["recommender", "user"])["gain"].mean().reset_index()
+        ),
+        "the other way round: the coin's AUC less the recommender's.": -mean(weak),
+    }
+    _equal(answer, mean(weak), "the gain", mistakes, tolerance=0.002)
     _passed("the same coin, the same recommenders. Only the way in which users were picked has changed.")
 
 

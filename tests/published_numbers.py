@@ -1,45 +1,74 @@
-"""Numbers in README.md carry the place they come from: ``0.50<!--headline.published.random.weak_auc_after-->``.
+"""Numbers and verdicts in README.md carry the place they come from; tables between two notes are made whole.
 
-A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``. One
-in benchmarks/results.json begins with ``benchmarks/``, and one in results/seeds.csv, the mean over splits, with
-``seeds.``: ``seeds.dataset=ml-100k,protocol=held-out,ranker=best-other.mean``.
+A number: ``0.50<!--cross.primary.llm_auc-->``. A verdict: ``**cannot tell**<!--cross.primary.verdict-->``,
+which is "not run" where the place is null. A place in another experiment's metrics.json than the default's begins with
+its name: ``book-crossing/headline...``, and one in benchmarks/results.json with ``benchmarks/``.
 
-When the results have changed, this writes all numbers anew, each with as many decimals as it has::
+A table: whatever stands between ``<!--table four-->`` and ``<!--end-->`` is what TABLES makes of that name.
+
+When the results have changed, this writes all of it anew, each number with as many decimals as it has::
 
     .venv/bin/python tests/published_numbers.py --write README.md docs/*.md notebooks/experiments/*.md
 """
 
 import argparse
-import csv
+import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hybridrec.study import answers
+
 ROOT = Path(__file__).resolve().parents[1]  # where this file lies, whichever hybridrec is installed
-ANNOTATED = re.compile(r"(?P<shown>[+−-]?\d+(?:\.\d+)?)(?P<percent>\s?%)?<!--(?P<path>[^>]+)-->")
+NOT_RUN = "not run"
+WORDS = (*answers.VERDICTS, NOT_RUN)
+ANNOTATED = re.compile(
+    rf"(?P<shown>[+−-]?\d+(?:\.\d+)?|{'|'.join(WORDS)})(?P<percent>\s?%)?(?:\*\*)?<!--(?P<path>(?!table |end)[^>]+)-->"
+)
+TABLE = re.compile(r"(?<=<!--table )(?P<name>\w+)-->\n(?P<shown>.*?)(?=<!--end-->)", re.S)
 PAPER = "paper"
-SEEDS = "seeds."
+DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
+
+
+@functools.cache
+def results(folder: str) -> Any:
+    """An experiment's metrics.json, or with the name "benchmarks" what was measured."""
+    file = ROOT / ("benchmarks/results.json" if folder == "benchmarks" else f"results/{folder}/metrics.json")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def metrics_of(path: str) -> tuple[Any, str]:
-    """The results that a path is about (a metrics.json, or the rows of results/seeds.csv), and the path within them."""
-    if path.startswith(SEEDS):
-        with (ROOT / "results" / "seeds.csv").open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file)), path.removeprefix(SEEDS)
+    """The results that a path is about, and the path within them."""
     experiment, slash, inner = path.partition("/")
-    folder, place = (experiment, inner) if slash else ("ml-100k", path)
-    file = ROOT / ("benchmarks/results.json" if folder == "benchmarks" else f"results/{folder}/metrics.json")
-    return json.loads(file.read_text(encoding="utf-8")), place
+    return (results(experiment), inner) if slash else (results("ml-100k"), path)
 
 
-def look_up(metrics: Any, path: str) -> float:
+def of_datasets(made: Callable[[dict[str, Any]], str]) -> str:
+    """A table about all datasets."""
+    return made({name: results(name) for name in DATASETS})
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "four": lambda: of_datasets(answers.table),
+    "families": lambda: of_datasets(answers.families),
+    "models": lambda: of_datasets(answers.models),
+    "claims": lambda: answers.claims(results("ml-100k"), "listwise"),
+}
+
+
+def look_up(metrics: Any, path: str) -> Any:
     """The value at a path of metrics.json. In a list of rows, ``a=x,b=y`` picks the one row where a is x and b is y.
+
+    What lies behind a null is null.
 
     Raises:
         LookupError: there is no such place, or more than one such row.
     """
     for step in re.split(r"\.(?!\d)", path):  # not within a name like Qwen2.5
+        if metrics is None:
+            return None
         if isinstance(metrics, list):
             wanted = dict(pair.split("=") for pair in step.split(","))
             rows = [row for row in metrics if all(str(row.get(key)) == value for key, value in wanted.items())]
@@ -50,7 +79,7 @@ def look_up(metrics: Any, path: str) -> float:
             raise LookupError(f"{path}: there is no {step}")
         else:
             metrics = metrics[step]
-    return float(metrics)
+    return metrics
 
 
 def as_shown(value: float, shown: str, percent: bool) -> str:
@@ -61,14 +90,23 @@ def as_shown(value: float, shown: str, percent: bool) -> str:
 
 
 def as_found(match: re.Match) -> str:
-    """The number of a match of ANNOTATED as the results have it; a number of the paper stays."""
+    """The number or verdict of a match of ANNOTATED as the results have it; a number of the paper stays.
+
+    Raises:
+        LookupError: no such place, or no verdict there.
+    """
     if match["path"] == PAPER:
         return match["shown"]
-    return as_shown(look_up(*metrics_of(match["path"])), match["shown"].replace("-", "−"), bool(match["percent"]))
+    value = look_up(*metrics_of(match["path"]))
+    if match["shown"] not in WORDS:
+        return as_shown(float(value), match["shown"].replace("-", "−"), bool(match["percent"]))
+    if value is not None and value not in WORDS:
+        raise LookupError(f"{match['path']}: {value!r} is no verdict")
+    return value or NOT_RUN
 
 
 def rewritten(text: str) -> tuple[str, list[str]]:
-    """The text with every annotated number as the results have it, and what is wrong with those left as they were."""
+    """The text with numbers, verdicts and tables as the results have them, and what is wrong with those left alone."""
     problems = []
 
     def anew(match: re.Match) -> str:
@@ -78,7 +116,8 @@ def rewritten(text: str) -> tuple[str, list[str]]:
             problems.append(str(error))
             return match[0]
 
-    return ANNOTATED.sub(anew, text), problems
+    tables = TABLE.sub(lambda match: f"{match['name']}-->\n{TABLES[match['name']]()}\n", text)
+    return ANNOTATED.sub(anew, tables), problems
 
 
 def main() -> None:
@@ -91,10 +130,11 @@ def main() -> None:
     for page in given.pages:
         text = page.read_text(encoding="utf-8")
         found, problems = rewritten(text)
-        changed = sum(one[0] != other[0] for one, other in zip(*map(ANNOTATED.finditer, (text, found)), strict=True))
-        print(
-            f"{page}: {changed} of {len(ANNOTATED.findall(text))} numbers {'written anew' if given.write else 'differ'}"
-        )
+        for kind, what in ((ANNOTATED, "numbers and verdicts"), (TABLE, "tables")):
+            changed = sum(one[0] != other[0] for one, other in zip(*map(kind.finditer, (text, found)), strict=True))
+            print(
+                f"{page}: {changed} of {len(kind.findall(text))} {what} {'written anew' if given.write else 'differ'}"
+            )
         trouble += [f"{page}: {problem}" for problem in problems]
         if given.write:
             page.write_text(found, encoding="utf-8")

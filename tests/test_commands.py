@@ -1,5 +1,6 @@
 """What the command line does to a notebook before it is committed, and when two of them work on one experiment."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -61,8 +62,15 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
 def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paths, "results", lambda name: tmp_path)
     monkeypatch.setattr(paths, "work", lambda name: tmp_path)
-    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n", encoding="utf-8")
+    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,harms\n", encoding="utf-8")
+    costs = dict.fromkeys(("routed_share", "tokens_share", "usd_weak", "usd_everybody"), 0.5)
+    found = {"cost": {"answer": costs | {"recommender": "MF", "gain": None}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
     settings = config.load("ml-100k")
+    commands.summary(settings)
+    first, *_, third, fourth = capsys.readouterr().out.splitlines()[:4]
+    assert first.startswith("1. ") and first.endswith(" not run") and third.endswith(" not run")
+    assert "weak users of MF: 50 % of the users" in fourth
     commands.summary(settings)
     assert "last ran" not in capsys.readouterr().out, "nothing ran here: the results are the committed ones"
     for name, fits, answers in (("02_baselines", 87, 0), ("04_llm_prompting", 0, 3121)):
@@ -80,7 +88,8 @@ def test_the_summary_and_the_fits_command_say_whether_the_fits_agree(tmp_path, m
     monkeypatch.setattr(paths, "work", lambda name: tmp_path)
     monkeypatch.setattr(paths, "tables", lambda name: tmp_path)
     monkeypatch.setattr(paths, "fingerprint", lambda name: tmp_path / "fits" / "committed.csv")
-    (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,not supported\n", encoding="utf-8")
+    (tmp_path / "claims.csv").write_text("claim,verdict\n", encoding="utf-8")
+    (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
     line = {"part": "test", "recommender": "EASE", "parameter": "lamb", "value": 10.0, "fold": -1, "auc": 0.7}
     here = pd.DataFrame([line | {"scores": "a" * 16}, line | {"part": "tuning", "scores": "b" * 16}])
     tables.write("ml-100k", fits=here)

@@ -197,10 +197,6 @@ OTHERS = {
         pd.DataFrame({"against": "the bar", "skill": [0.5, 0.8], "models": 4, "helps": [0, 1.0], "harms": [1.0, 0],
                       "equivalent": 0.0, "cannot tell": 0.0}),
     )),
-    "overview": (2, lambda: figures.overview(
-        pd.DataFrame({"dataset": "a", "protocol": ["published", "held-out"], "ranker": "random", "auc": 0.5}),
-        {"random": "a random order"},
-    )),
 }  # fmt: skip
 PANELS = {"quality_bars": 1, "published_pattern": 1}
 
@@ -302,14 +298,6 @@ def test_a_cost_that_is_not_known_has_no_dot():
     assert figures.quality_cost(BOUGHT.iloc[:0], "listwise").axes
 
 
-def test_every_dataset_has_a_look_of_its_own_in_the_overview():
-    weak = pd.DataFrame({"dataset": [*"abcdefg"] * 2, "ranker": "random", "auc": 0.5})
-    weak["protocol"] = ["published"] * 7 + ["held-out"] * 7
-    axis = figures.overview(weak, {"random": "a random order"}).axes[0]
-    looks = [(line.get_color(), line.get_marker()) for line in axis.get_lines() if line.get_label() in set("abcdefg")]
-    assert len(set(looks)) == 7
-
-
 def test_reading_shows_each_models_users_means_and_intervals():
     figure = OTHERS["reading"][1]()
     for axis, name in zip(figure.axes, ("tiny-1M\n(40 users)", "small-1B\n(7 users)"), strict=True):
@@ -326,13 +314,3 @@ def test_truly_weak_shows_what_is_flagged_what_is_weak_and_both_intervals():
     assert dots.get_xdata().tolist() == [3, 2] and flagged.get_xdata().tolist() == [9, 8]
     spans = [[segment[:, 0].tolist() for segment in lines.get_segments()] for lines in axis.collections]
     assert spans == [[[0, 7], [0, 7]], [[1, 5], [1, 5]]]
-
-
-def test_a_mean_over_splits_has_a_line_from_the_lowest_to_the_highest():
-    weak = pd.DataFrame(
-        [("a", protocol, "random", 0.5, 0.2, 0.9) for protocol in ("published", "held-out")],
-        columns=["dataset", "protocol", "ranker", "auc", "lowest", "highest"],
-    )
-    for axis in figures.overview(weak, {"random": "a random order"}).axes:
-        (lines,) = axis.collections
-        assert [end[0] for end in lines.get_segments()[0]] == [0.2, 0.9]

@@ -1,7 +1,6 @@
 """What no tool checks: notebooks can be read and trusted, and nothing private is committed."""
 
 import ast
-import inspect
 import io
 import re
 import subprocess
@@ -12,7 +11,7 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 
-from hybridrec.study import config, figures, overview, paths
+from hybridrec.study import config, figures, paths
 
 # --- notebooks ------------------------------------------------------------------------------------------------------
 
@@ -97,7 +96,6 @@ def test_every_figure_is_shown_in_a_notebook():
         name for name, made in vars(figures).items() if getattr(made, "__annotations__", {}).get("return") is Figure
     }
     code = "\n".join(cell.source for path in NOTEBOOKS.values() for cell in code_cells(nbformat.read(path, 4)))
-    code += inspect.getsource(overview)  # what all experiments say together is in no notebook
     assert len(drawn) > 5
     assert {name for name in drawn if not re.search(rf"\bfigures\.{name}\(", code)} == set()
 

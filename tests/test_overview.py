@@ -5,9 +5,133 @@ import json
 import pandas as pd
 import pytest
 
-from hybridrec.study import overview, paths
+from hybridrec.evaluation import verdicts
+from hybridrec.study import answers, figures_overview, overview, paths
 
 NAMES = overview.experiments()
+PRIMARY = {
+    "model": "tiny-1M", "users": 40, "routed": 41, "hand_overs": 90, "lists": 100, "unanswered": 1,
+    "mean": -0.02, "low": -0.07, "high": 0.03, "smallest_detectable": 0.0711, "verdict": "cannot tell",
+    "llm_auc": 0.58, "bar_auc": 0.6, "own_auc": 0.55, "random_auc": 0.5, "bar": "stack", "way": "llm",
+}  # fmt: skip
+ANSWER = {
+    "recommender": "MF", "routed_share": 0.076, "tokens_share": 0.061, "usd_weak": 0.004, "usd_everybody": 1234.5,
+    "calls_weak": 72, "seconds_weak": 9.0, "gain": 0.0012, "gain_low": -0.001, "gain_high": 0.0034,
+    "gain_verdict": "equivalent",
+}  # fmt: skip
+TRULY = {"truly_weak": 11.2, "truly_weak_low": 5.8, "truly_weak_high": 20.7, "flagged": 90.0, "users": 1601.0}
+DETECTION = {f"{name}{end}": value for name in ("precision", "base_rate")
+             for end, value in (("", 0.4), ("_low", 0.37), ("_high", 0.43))}  # fmt: skip
+DETECTION |= {"flags": 480.0, "users": 601.0}
+
+
+def verdict(family: str, word: str, **more: str) -> dict:
+    return {"family": family, "comparison": word, "ranker": "tf-idf", "n": 40, "mean": 0.01, "low": None, "high": None,
+            "smallest_detectable": None, "verdict": word} | more  # fmt: skip
+
+
+ASKED = {
+    "weak": {"all": {"truly": TRULY, "detection": DETECTION}},
+    "cross": {"primary": PRIMARY, "verdicts": [verdict("arms", "harms"), verdict("arms", "cannot tell"),
+                                               verdict("arms", "harms", ranker="small-1B: llm")]},
+    "cost": {"answer": ANSWER}, "temporal": {"verdict": "harms"},
+}  # fmt: skip
+NOBODY = {"weak": {"all": {"truly": TRULY, "detection": DETECTION}}, "cross": {"primary": None, "verdicts": []}}
+
+
+# --- the four answers -------------------------------------------------------------------------------------------------
+
+
+def test_the_four_answers_have_value_interval_n_smallest_effect_and_verdict():
+    weak, found, gain, cost = answers.four(ASKED).values()
+    assert weak == "11 (6 to 21) of 1,601 inactive users; 90 flagged"
+    assert found.endswith("40 % (37 % to 43 %) of those flagged, 40 % (37 % to 43 %) of all inactive users")
+    assert gain == "**cannot tell**: −0.020 AUC (−0.070 to +0.030), 40 users; smallest detectable 0.071"
+    for part in ("8 % of the users", "6 % of the tokens", "$0.004", "$1,234.50", "**equivalent**, +0.001 AUC"):
+        assert part in cost
+
+
+def test_what_was_not_run_is_said_so_and_nothing_else_is_told():
+    *first, gain, cost = answers.four(NOBODY).values()
+    assert gain == cost == answers.NOT_RUN and answers.NOT_RUN not in first
+    assert set(answers.four({}).values()) == {answers.NOT_RUN}
+    assert {row["question"] for row in answers.rows(NOBODY)} == {1, 2} and answers.rows({}) == []
+
+
+def test_too_few_users_for_an_interval_have_a_verdict_all_the_same():
+    few = {"cross": {"primary": PRIMARY | {"users": 1, "low": None, "high": None, "smallest_detectable": None}}}
+    assert list(answers.four(few).values())[2] == "**cannot tell** (1 users)"
+
+
+def test_verdicts_are_counted_by_family_and_larger_models_have_a_row():
+    found = {"a": ASKED, "b": NOBODY}
+    assert "| arms | harms 2, cannot tell 1 | **not run** |" in answers.families(found)
+    assert answers.families(found).endswith("| by time | harms | **not run** |")
+    told = answers.models(found)
+    assert "| `a` | tiny-1M, primary | **cannot tell**: −0.020" in told and "| `a` | small-1B: llm | **harms**" in told
+    assert "`b`" not in told and answers.models({"b": NOBODY}) == answers.NOT_RUN
+
+
+def test_the_verdicts_are_the_rules_own():
+    assert verdicts.VERDICTS == answers.VERDICTS
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Two experiments' results: in one a language model was asked, in the other nobody."""
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    for name, found in (("asked", ASKED), ("nobody", NOBODY)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+        (tmp_path / name / "claims.csv").write_text("claim\n", encoding="utf-8")
+    rows = [
+        ("arms", "tf-idf", 0.01, "cannot tell", 2),
+        ("arms", "tf-idf", 0.05, "helps", 1),
+        ("primary",) * 2 + (-0.1, "harms", 1),
+    ]
+    seeds = pd.DataFrame(rows, columns=["family", "comparison", "mean", "verdict", "seed"])
+    seeds.assign(n=9, low=0, high=0).to_csv(tmp_path / "asked" / "seeds.csv", index=False)
+    return tmp_path
+
+
+def test_all_that_the_overview_writes_is_what_the_experiments_say(results):
+    assert overview.write(results) == ["asked", "nobody"]
+    rows = pd.read_csv(results / "overview.csv").set_index(["dataset", "what"])
+    assert rows.loc[("asked", "AUC of weak users: the bar"), "value"] == PRIMARY["bar_auc"]
+    gain = rows.loc[("asked", "language model minus the bar, AUC")]
+    assert gain[["value", "low", "high", "n", "verdict"]].tolist() == [-0.02, -0.07, 0.03, 40, "cannot tell"]
+    assert set(rows.loc["nobody", "question"]) == {1, 2}
+    assert pd.read_csv(results / "verdicts.csv")["dataset"].tolist() == ["asked"] * 3
+    text = (results / "README.md").read_text(encoding="utf-8")
+    assert answers.table({"asked": ASKED, "nobody": NOBODY}) in text
+    assert "`asked`: 1 of 2 comparisons have one verdict" in text
+    assert (results / "overview.png").is_file()
+
+
+def test_seeds_stand_side_by_side_in_their_order(results):
+    found = overview.other_seeds(["asked", "nobody"]).set_index("comparison")
+    two, one = found.loc["tf-idf"], found.loc["primary"]
+    assert (two["seeds"], two["mean_lowest"], two["mean_highest"]) == (2, 0.01, 0.05)
+    assert two["verdicts"] == "helps / cannot tell" and not two["same"]
+    assert one["verdicts"] == "harms" and one["same"]
+    assert overview.other_seeds(["nobody"]).empty and "seed?" not in overview.index(["nobody"])
+
+
+def test_the_figure_shows_each_dataset_that_was_asked_and_says_where_nobody_was():
+    left, right = figures_overview.overview({"a": PRIMARY, "b": None}, 0.05).axes
+    (drawn,) = [line for line in left.get_lines() if len(line.get_xdata()) == 4]
+    assert list(drawn.get_xdata()) == [0.55, 0.58, 0.6, 0.5]
+    assert [text.get_text() for text in left.get_yticklabels()] == list(answers.WHO.values())
+    spans = [lines.get_segments()[0][:, 0].tolist() for lines in right.collections if hasattr(lines, "get_segments")]
+    assert spans == [[-0.0711, 0.0711], [-0.07, 0.03]]
+    told = [text.get_text() for text in right.get_yticklabels()]
+    assert "cannot tell (40 users" in told[0] and told[1] == "b\nnot run"
+
+
+# --- the committed ones -----------------------------------------------------------------------------------------------
 
 
 def test_a_study_on_a_subset_is_no_dataset_of_its_own(tmp_path, monkeypatch):
@@ -21,56 +145,10 @@ def test_a_study_on_a_subset_is_no_dataset_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_committed_overview_is_what_the_results_give(tmp_path):
     assert overview.write(tmp_path) == NAMES
-    for name in ("README.md", "overview.csv", "beyond_controls.csv", "seeds.csv"):
+    for name in ("README.md", "overview.csv", "verdicts.csv", "seeds.csv"):
         assert (tmp_path / name).read_text(encoding="utf-8") == (paths.RESULTS / name).read_text(encoding="utf-8"), (
             f"{name}: run `make overview`"
         )
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_number_of_the_overview_stands_in_the_experiments_metrics(name):
-    headline = json.loads((paths.RESULTS / name / "metrics.json").read_text(encoding="utf-8"))["headline"]
-    rows = pd.read_csv(paths.RESULTS / "overview.csv").query("dataset == @name")
-    assert set(rows["ranker"]) == set(overview.RANKERS)
-    for row in rows.itertuples():
-        assert row.auc == headline[row.protocol][row.ranker]["weak_auc_after"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_written_lists_say_how_much_of_them_is_random_repair(name):
-    validity = json.loads((paths.RESULTS / name / "metrics.json").read_text(encoding="utf-8"))["llm"]["validity"]
-    rows = overview.weak_users([name])
-    (missing,) = [row["missing"] for row in validity if row["ranker"] == "listwise"]
-    assert 0 < missing <= 1
-    assert set(rows.loc[rows["ranker"] == "listwise", "random_repair"]) == {missing}
-    assert set(rows.loc[rows["ranker"] != "listwise", "random_repair"]) == {0}
-
-
-def test_the_figure_shows_means_over_splits_and_one_split_where_no_other_was_run():
-    keys = ["dataset", "protocol", "ranker"]
-    weak = pd.DataFrame(
-        [("a", "published", "listwise", 0.9), ("a", "published", "random", 0.9), ("b", "published", "listwise", 0.3)],
-        columns=[*keys, "auc"],
-    )
-    spread = pd.DataFrame(
-        [("a", "published", "random", 5, 0.5, 0.1, 0.4, 0.7)],
-        columns=[*keys, "splits", "mean", "sd", "lowest", "highest"],
-    )
-    shown = overview.shown_means(weak, spread).to_dict("records")
-    first = {"dataset": "a", "protocol": "published", "ranker": "random", "splits": 5}
-    second = {"dataset": "b", "protocol": "published", "ranker": "listwise", "splits": 1}
-    assert shown == [
-        first | {"auc": 0.5, "lowest": 0.4, "highest": 0.7},
-        second | {"auc": 0.3, "lowest": 0.3, "highest": 0.3},
-    ]
-
-
-def test_labels_name_the_model_that_was_asked_and_count_the_splits():
-    shown = pd.DataFrame({"ranker": ["likelihood", "likelihood", "random"], "splits": [3, 5, 5]})
-    called = overview.called(["ml-100k", "not declared"], shown)
-    assert list(called) == ["likelihood", "random"]
-    assert "SmolLM2-135M-Instruct" in called["likelihood"] and "3 to 5" in called["likelihood"]
-    assert called["random"].endswith("5)")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,26 +160,9 @@ def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
 
 def test_the_index_names_notebook_section_and_cell():
     found = {result: (notebook, section) for result, notebook, section, _ in overview.made_by()}
-    assert found["05_headline"] == ("05_evaluation", "5. Held-out: the honest comparison")
     assert found["tuning"][0] == "02_baselines"
+    assert found["01_portrait"] == ("01_data", "2. A portrait of the ratings")
 
 
-def test_a_result_that_an_experiment_lacks_is_no_link(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
-    assert "| – |" in overview.index(["nothing"])
-
-
-def test_a_model_that_the_picture_leaves_out_is_named_and_a_number_that_is_not_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
-    for name, way in (("labels", "listwise-labels"), ("titles", "listwise")):
-        routed = {ranker: {"weak_auc_after": None} for ranker in ("recommender", way, "random")}
-        found = {"headline": {"published": routed, "held-out": routed}}
-        found["llm"] = {"validity": [{"ranker": way, "missing": 0.25}]}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
-    assert overview.asked_otherwise(["labels", "titles"]) == ["labels"]
-    text = overview.index(["labels", "titles"], ["labels"]).split("| made by")[0]
-    assert "language model: labels." in text and "titles" not in text
-    weak = overview.weak_users(["labels", "titles"])
-    assert weak["auc"].isna().all() and weak["auc"].dtype == float
-    assert set(weak.loc[weak["ranker"] == "listwise", "random_repair"]) == {0.25}
+def test_a_result_that_an_experiment_lacks_is_no_link(results):
+    assert "| – |" in overview.index(["nobody"])

@@ -11,13 +11,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from hybridrec.study import paths
+from hybridrec.study import answers, paths
 
 pytestmark = pytest.mark.slow
 
 STUDY = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
 EXPERIMENTS = sorted(page.stem for page in (paths.ROOT / "docs" / "results").glob("*.md"))
-SUMMARIES = ("overview.csv", "beyond_controls.csv", "seeds.csv", "overview.png", "seeds.png")
+SUMMARIES = ("overview.csv", "verdicts.csv", "seeds.csv", "overview.png")
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +118,13 @@ def test_the_notebooks_lead_from_one_to_the_next(pages):
 # --- content ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_front_page_shows_the_finding_and_none_of_the_notes_behind_its_numbers(site, pages):
+def test_the_front_page_shows_the_four_answers_and_none_of_the_notes_behind_its_numbers(site, pages):
     front = pages["index.html"]
-    text = front.select_one("article").get_text()
-    assert "Not told apart from the null control" in text
-    assert front.select_one("#what-we-found img") and front.select_one("#what-we-found table")
-    notes = r"<!--(?! hidden)|claims\.claim=|larger_models\.model=|seeds\.dataset="
+    table = front.select_one("#what-we-found table").get_text()
+    assert all(question in table for question in answers.QUESTIONS)
+    assert any(word in table for word in (*answers.VERDICTS, "not run"))
+    assert front.select_one("#what-we-found img")
+    notes = r"<!--(?! hidden)|table four|claims\.claim=|cross\.primary\."
     assert not re.search(notes, str(front.select_one("article")))
 
 
@@ -179,3 +180,4 @@ def test_the_glossary_explains_the_words_of_the_study(pages):
     terms = {term.get_text(strip=True).rstrip("¶") for term in pages["docs/glossary.html"].select("dl.glossary dt")}
     assert {"weak user", "P(u)", "S_I(u)", "t_p", "t_s", "AUC", "NDCG@10", "CVaR10", "out-of-fold"} <= terms
     assert {"null control", "regression to the mean", "harm rate", "Holm", "bootstrap interval"} <= terms
+    assert {"hand-over", "the bar", "smallest detectable effect", "verdict", "protocol cross"} <= terms

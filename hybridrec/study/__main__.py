@@ -1,8 +1,8 @@
 """This repository's commands: ``python -m hybridrec.study COMMAND EXPERIMENT``. The Makefile calls nothing else."""
 
 import argparse
-import csv
 import functools
+import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,47 +11,36 @@ from typing import Any
 
 from hybridrec import errors
 from hybridrec.errors import CommandError, NotebookError
-from hybridrec.study import config, notebooks, paths, progress, steps
+from hybridrec.study import answers, config, notebooks, paths, progress, steps
 from hybridrec.study import models as study_models
 
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
 _WRITING = ("pairs", "batch", "import", "seeds", "compact", "fingerprint")
-_SHOWN = "claim recommender ranker published replicated null_control held_out p_holm verdict".split()
 
 
 def summary(settings: config.Experiment) -> None:
-    """Print the claims table of an experiment, what its last run computed and replayed, and where everything lies.
+    """Print the four answers of an experiment, what its last run computed and replayed, and where everything lies.
 
     Raises:
         CommandError: it was not run yet.
     """
-    path = paths.results(settings.name) / "claims.csv"
-    if not path.is_file():
-        raise CommandError(f"no {paths.within_root(path)} yet: run `make reproduce EXPERIMENT={settings.name}` first.")
-    with path.open(newline="", encoding="utf-8") as file:
-        claims = list(csv.DictReader(file))
-    columns = [name for name in _SHOWN if claims and name in claims[0]]
-    rows = [columns, *([_short(claim[name]) for name in columns] for claim in claims)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
-    print(f"All columns, with intervals: {paths.within_root(path)}")
+    folder = paths.results(settings.name)
+    claims, metrics = folder / "claims.csv", folder / "metrics.json"
+    if not claims.is_file():
+        raise CommandError(
+            f"no {paths.within_root(claims)} yet: run `make reproduce EXPERIMENT={settings.name}` first."
+        )
+    for number, (question, answer) in enumerate(answers.four(json.loads(metrics.read_text("utf-8"))).items(), 1):
+        print(f"{number}. {question} {answer.replace('**', '')}")
+    print(f"The paper's claims, one by one: {paths.within_root(claims)}")
     done = progress.summary(progress.counts(notebooks.journal_of(settings, name) for name in notebooks.names()))
     if done:
         print(f"When each notebook last ran here: {done}.")
     if compared := _fits_compared(settings):
         print(compared)
-    print(f"Executed notebooks, tables, figures, metrics.json: {paths.within_root(path.parent)}")
-
-
-def _short(value: str) -> str:
-    """A table's cell as printed: long decimals to four significant digits."""
-    try:
-        return f"{float(value):.4g}" if "." in value and len(value) > 6 else value
-    except ValueError:
-        return value
+    print(f"Executed notebooks, tables, figures, metrics.json: {paths.within_root(folder)}")
 
 
 def data(settings: config.Experiment) -> None:
@@ -238,7 +227,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
     """Every command about an experiment, and what it does."""
     return {
         "run": (run, "execute one notebook into results/EXPERIMENT"),
-        "summary": (summary, "print the claims table"),
+        "summary": (summary, "print the four answers"),
         "data": (data, "fetch and verify the dataset, and see whether the models are known"),
         "estimate": (estimate, "say what the language models would be asked, and what that would cost"),
         "model": (model, "fetch, verify and convert the language model"),

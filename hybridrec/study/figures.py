@@ -576,41 +576,6 @@ def quality_cost(points: pd.DataFrame, way: str) -> Figure:
     return figure
 
 
-# --- all experiments ------------------------------------------------------------------------------------------------
-
-
-def overview(weak: pd.DataFrame, names: Mapping[str, str], alpha: float = 1.0) -> Figure:
-    """Weak users' AUC by what they get instead of their recommender: a marker a dataset, a panel a protocol.
-
-    Args:
-        weak: dataset, protocol, ranker, auc; several rows a ranker are several markers. With lowest and highest, a
-            line reaches from one to the other.
-        names: how each ranker is called in the picture, in order.
-        alpha: lets markers that lie on each other show through.
-    """
-    figure, axes = _axes(2, 5.2, 3.6)
-    names = {ranker: name for ranker, name in names.items() if ranker in set(weak["ranker"])}
-    places = {ranker: len(names) - 1 - number for number, ranker in enumerate(names)}
-    looks = list(
-        zip(weak["dataset"].unique(), cycle((BLUE, ORANGE, GREEN, PURPLE, RED)), cycle("osD^v<>"), strict=False)
-    )
-    for axis, protocol in zip(axes, ("published", "held-out"), strict=True):
-        for number, (dataset, colour, marker) in enumerate(looks):
-            rows = weak[(weak["protocol"] == protocol) & (weak["dataset"] == dataset)]
-            heights = rows["ranker"].map(places) + 0.18 * ((len(looks) - 1) / 2 - number)
-            axis.plot(rows["auc"], heights, marker, color=colour, ms=7, alpha=alpha, label=dataset)
-            if "lowest" in rows:
-                axis.hlines(heights, rows["lowest"], rows["highest"], color=colour, lw=1.5)
-        axis.axvline(0.5, color="black", ls="--", lw=0.8)
-        axis.set_yticks(list(places.values()), list(names.values()) if axis is axes[0] else [""] * len(names))
-        axis.grid(axis="y", color="#dddddd", lw=0.8)
-        axis.set(xlim=_reach(-0.02, 0.85, weak["auc"]), xlabel="mean AUC of weak users (dashed: a random order)")
-    axes[0].set_title("published: picked and scored on the same items")
-    axes[1].set_title("held-out: picked before the test, scored on it")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks))
-    return figure
-
-
 # --- 04 prompting: does it read the user? -----------------------------------------------------------------------------
 
 

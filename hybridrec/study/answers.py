@@ -1,0 +1,200 @@
+"""Four questions before one pays for a language model, answered from an experiment's metrics.json.
+
+README, results/README.md, the site and the summary of ``make reproduce`` show what is made here. Nothing heavy is
+imported: the summary must be quick.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Metrics = Mapping[str, Any]
+
+QUESTIONS = (
+    "How many users are weak, once luck is taken off?",
+    "Can they be found beforehand?",
+    "Does the language model rank them better than the bar?",
+    "What does it cost, and what do all users gain?",
+)
+NOT_RUN = "**not run**"
+VERDICTS = ("helps", "harms", "equivalent", "cannot tell")  # as in evaluation.verdicts, which is slow to import
+
+
+def four(metrics: Metrics) -> dict[str, str]:
+    """The four questions, each with its answer in one line; verdicts stand between ``**``.
+
+    Args:
+        metrics: an experiment's metrics.json: sections weak, cross and cost. A part that is not there or null was not
+            run, and the answer says so.
+    """
+    of_all = metrics.get("weak", {}).get("all") or {}
+    found = (of_all.get("truly"), of_all.get("detection"), _primary(metrics), metrics.get("cost", {}).get("answer"))
+    tell = (_weak, _detection, _gain, _cost)
+    return {q: one(part) if part else NOT_RUN for q, one, part in zip(QUESTIONS, tell, found, strict=True)}
+
+
+def table(found: Mapping[str, Metrics]) -> str:
+    """The four answers as a Markdown table: a row a question, a column a dataset."""
+    answers = {name: four(metrics) for name, metrics in found.items()}
+    rows = [[f"**{number}. {q}**", *(of[q] for of in answers.values())] for number, q in enumerate(QUESTIONS, 1)]
+    return markdown(["", *(f"`{name}`" for name in answers)], rows)
+
+
+def families(found: Mapping[str, Metrics]) -> str:
+    """How often each verdict was reached, as a Markdown table: a row a family of comparisons, a column a dataset.
+
+    The last row is the check by time (section temporal).
+    """
+    verdicts = {name: _verdicts(metrics) for name, metrics in found.items()}
+    named = dict.fromkeys(row["family"] for rows in verdicts.values() for row in rows)
+    rows = [[family, *(_counted(rows, family) for rows in verdicts.values())] for family in named]
+    by_time = [metrics.get("temporal") or {} for metrics in found.values()]
+    rows.append(["by time", *(one.get("verdict", NOT_RUN) for one in by_time)])
+    return markdown(["family of comparisons", *(f"`{name}`" for name in verdicts)], rows)
+
+
+def models(found: Mapping[str, Metrics]) -> str:
+    """Every language model's verdict against the bar, weak users, as a Markdown table: a row a dataset and ranker."""
+    rows = []
+    for name, metrics in found.items():
+        primary = _primary(metrics)
+        asked: list[Metrics] = (
+            [{**primary, "ranker": f"{primary['model']}, primary", "n": primary["users"]}] if primary else []
+        )
+        asked += [row for row in _verdicts(metrics) if row["family"] == "arms" and ": " in str(row["ranker"])]
+        rows += [[f"`{name}`", row["ranker"], effect(row)] for row in asked]
+    return markdown(["dataset", "ranker", "against the bar, weak users"], rows) if rows else NOT_RUN
+
+
+def claims(metrics: Metrics, ranker: str) -> str:
+    """The paper's claims as a Markdown table: replicated with a ranker, and under ``cross`` with the best way to ask.
+
+    Verdicts are those of the language model's hybrid under ``cross``, against the recommender and against the bar's.
+    """
+    shown = ("published", "replicated", "null_control", "cross", "cross_null", "cross_bar")
+    rows = [
+        [row["claim"], row["recommender"], *(_change(row.get(name)) for name in shown)]
+        + [f"**{row.get(name) or 'not run'}**" for name in ("verdict", "verdict_bar")]
+        for row in metrics["claims"]
+        if row["ranker"] == ranker and row["published"] is not None
+    ]
+    head = ["claim", "recommender", "paper", f"`{ranker}`", "random order", "`cross`: LLM", "random order", "bar"]
+    return markdown([*head, "against own recommender", "against the bar"], rows)
+
+
+def rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """The numbers behind the answers, for a spreadsheet: question, what, value, low, high, n, verdict."""
+    found = []
+
+    def add(question: int, what: str, part: Metrics, key: str, n: str = "", **more: Any) -> None:
+        row = {"question": question, "what": what, "value": part[key]}
+        row |= {end: part.get(f"{key}_{end}") for end in ("low", "high")}
+        found.append(row | {"n": part[n] if n else None, "verdict": ""} | more)
+
+    of_all = metrics.get("weak", {}).get("all") or {}
+    if weak := of_all.get("truly"):
+        add(1, "inactive users flagged", weak, "flagged", "users")
+        add(1, "inactive users truly weak", weak, "truly_weak", "users")
+    if detection := of_all.get("detection"):
+        add(2, "flagged users at or below one half on fresh items", detection, "precision", "flags")
+        add(2, "inactive users at or below one half on fresh items", detection, "base_rate", "users")
+    if primary := _primary(metrics):
+        for who in WHO:
+            add(3, f"AUC of weak users: {WHO[who]}", primary, f"{who}_auc", "users")
+        ends = {end: primary[end] for end in ("low", "high", "verdict")}
+        add(3, "language model minus the bar, AUC", primary, "mean", "users", **ends)
+        add(3, "smallest detectable effect, AUC", primary, "smallest_detectable", "users")
+    if cost := metrics.get("cost", {}).get("answer"):
+        for key in ("routed_share", "tokens_share", "usd_weak", "usd_everybody", "calls_weak", "seconds_weak"):
+            add(4, key.replace("_", " "), cost, key)
+        add(4, "hybrid minus recommender, everybody, AUC", cost, "gain", verdict=cost["gain_verdict"])
+    return found
+
+
+WHO = {
+    "own": "their own recommender",
+    "llm": "the language model",
+    "bar": "the bar",
+    "random": "a random order",
+}
+
+
+def effect(row: Metrics) -> str:
+    """A comparison in one line: verdict, mean difference in AUC with interval, n, smallest detectable effect."""
+    if row["mean"] is None or row["low"] is None:
+        return f"**{row['verdict']}** ({row['n']:,} users)"
+    interval = f"{signed(row['mean'])} AUC ({signed(row['low'])} to {signed(row['high'])})"
+    return f"**{row['verdict']}**: {interval}, {row['n']:,} users; smallest detectable {row['smallest_detectable']:.3f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and three decimals."""
+    return f"{value:+z.3f}".replace("-", "−")
+
+
+# --- each answer ------------------------------------------------------------------------------------------------------
+
+
+def _weak(part: Metrics) -> str:
+    interval = f"{part['truly_weak_low']:,.0f} to {part['truly_weak_high']:,.0f}"
+    return (
+        f"{part['truly_weak']:,.0f} ({interval}) of {part['users']:,.0f} inactive users; {part['flagged']:,.0f} flagged"
+    )
+
+
+def _detection(part: Metrics) -> str:
+    shares = f"{_interval(part, 'precision')} of those flagged, {_interval(part, 'base_rate')} of all inactive users"
+    return f"at or below one half on fresh items: {shares}"
+
+
+def _gain(part: Metrics) -> str:
+    return effect({**part, "n": part["users"]})
+
+
+def _cost(part: Metrics) -> str:
+    tokens = "" if part["tokens_share"] is None else f", {_percent(part['tokens_share'])} of the tokens"
+    told = f"weak users of {part['recommender']}: {_percent(part['routed_share'])} of the users{tokens}"
+    told += f", {_usd(part['usd_weak'])}; all users: {_usd(part['usd_everybody'])}. Gain over all users: "
+    if part["gain"] is None:
+        return f"{told}**{part['gain_verdict']}**"
+    ends = " to ".join(signed(part[f"gain_{end}"]) for end in ("low", "high"))
+    return f"{told}**{part['gain_verdict']}**, {signed(part['gain'])} AUC ({ends})"
+
+
+def _interval(part: Metrics, key: str) -> str:
+    return f"{_percent(part[key])} ({_percent(part[f'{key}_low'])} to {_percent(part[f'{key}_high'])})"
+
+
+def _percent(share: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}z.0f} %".replace("-", "−")
+
+
+def _usd(value: float | None) -> str:
+    if value is None:
+        return "not priced"
+    return f"${value:,.2f}" if value >= 1 else f"${value:.5f}".rstrip("0").rstrip(".")
+
+
+# --- parts of metrics.json --------------------------------------------------------------------------------------------
+
+
+def _primary(metrics: Metrics) -> Metrics | None:
+    return metrics.get("cross", {}).get("primary")
+
+
+def _verdicts(metrics: Metrics) -> list[Metrics]:
+    return metrics.get("cross", {}).get("verdicts", [])
+
+
+def _counted(rows: Sequence[Metrics], family: str) -> str:
+    counts = Counter(row["verdict"] for row in rows if row["family"] == family)
+    return ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]) or NOT_RUN
+
+
+def _change(value: float | None) -> str:
+    return "–" if value is None else _percent(value, "+")
