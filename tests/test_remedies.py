@@ -77,7 +77,7 @@ class Study:
 
     def only_settings(self, **values: Any) -> None:
         self.values = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
-        self.values |= {"local": None} | values
+        self.values |= {"local": None, "cross_ways": []} | values
         self.run = lambda: config.build("mine", self.values, "mine.toml")
 
 
@@ -597,6 +597,14 @@ def facts_about_counts(study):
     study.values["modes"] = ["listwise", "likelihood", "pointwise-facts"]
     study.ratings["feedback"] = "counts"
     study.values["modes"].remove(re.search(r"modes has '([\w-]+)'.*Leave it out", (yield))[1])
+
+
+@case
+def facts_about_likes_among_the_ways_compared(study):
+    study.only_settings(modes=["listwise"], everybody_modes=[], topk_modes=[], like_threshold=1, rating_scale=1)
+    study.values |= {"dataset": "mine", "ratings": {"file": "r.csv", "likes": ["up"]}, "cross_ways": ["compare"]}
+    assert "name another way" in (yield)
+    study.values["cross_ways"] = ["history of 10"]
 
 
 @case

@@ -316,7 +316,14 @@ def test_a_key_that_is_written_wrongly_is_told_without_being_shown(key, word, us
 
 # --- found without asking ---------------------------------------------------------------------------------------------
 
-WRITTEN = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": [], "larger_models": [], "local": None}
+WRITTEN = {
+    "modes": ["listwise"],
+    "everybody_modes": [],
+    "topk_modes": [],
+    "cross_ways": [],
+    "larger_models": [],
+    "local": None,
+}
 MODELS = {
     "no price": (
         {"model": "toy/chat-1", "endpoint": {"base_url": "http://127.0.0.1:9/v1"}},

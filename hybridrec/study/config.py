@@ -340,9 +340,11 @@ def _check_ratings(settings: Experiment) -> None:
     facts = [("modes", name) for name in settings.modes if mode(name).uses_facts]
     facts += [("cross_ways", way.name) for way in named if mode(way.mode).uses_facts]
     if facts and (own.get("feedback") == "counts" or own.get("likes") or str(own.get("lowest")).startswith("-")):
+        key, name = facts[0]
+        remedy = "Leave it out" if key == "modes" else "In its place, or in that of 'compare', name another way"
         raise SettingError(
-            f'{facts[0][0]} has {facts[0][1]!r}, which tells the model of a mean rating "of" the highest: that means '
-            'nothing with likes or feedback = "counts", or on a scale that goes below 0. Leave it out.'
+            f'{key} has {name!r}, which tells the model of a mean rating "of" the highest: that means '
+            f'nothing with likes or feedback = "counts", or on a scale that goes below 0. {remedy}.'
         )
 
 
