@@ -163,7 +163,7 @@ def seeds(settings: config.Experiment) -> None:
     for table in both.each(settings):
         done.append(table)
         tables.publish(settings.name, "seeds", pd.concat(done))
-        asked = "" if both.LLM in set(table["comparison"]) else "; the language model was not run"
+        asked = "" if "primary" in set(table["family"]) else "; the language model was not run"
         print(f"seed {table['seed'].iloc[0]}: {len(table)} comparisons{asked}", flush=True)
     told = pd.concat(done).groupby(["family", "comparison"], sort=False)["verdict"].agg(["size", "nunique"])
     told = told[told["size"] == len(done)]

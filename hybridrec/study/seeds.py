@@ -5,29 +5,25 @@ The language model is asked for weak users' hand-overs only, in the ways that we
 what subtracts its prior would need more answers, and is left out.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from hybridrec.data import datasets, folds
-from hybridrec.errors import RecordingError
-from hybridrec.evaluation import arms, cross, fusion, verdicts
-from hybridrec.evaluation.lists import Lists
+from hybridrec.evaluation import cross
 from hybridrec.llm import rankers
-from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Model
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.llm.ways import Way
-from hybridrec.study import cross_answers, steps
-from hybridrec.study.config import Experiment, compared_recommenders
+from hybridrec.study import cross_answers, families, steps
+from hybridrec.study import models as study_models
+from hybridrec.study.config import Experiment, compared_recommenders, parameters
 from hybridrec.weak_users import triage
 
 SEEDS = 2  # the experiment's own and those after it
-LLM = "llm"
-CONTROLS = (cross.RANDOM, arms.POPULARITY, arms.ITEM_MEAN, arms.TF_IDF, arms.EMBEDDING, arms.STACK)
-COLUMNS = ["family", "comparison", "n", "mean", "low", "high", "smallest_detectable", "p_holm", "p_equivalence_holm"]
-COLUMNS = [*COLUMNS, "verdict"]
+FAMILIES = (cross.PRIMARY, "arms", "recommender", "random", "each recommender")  # about weak users; and the next one
+_ANSWERS = ["model", *cross.SCORES, "failure"]
+BAR = "bar"  # the bar against the user's own recommender, a family of one
 
 
 @dataclass(frozen=True)
@@ -42,27 +38,30 @@ class Made:
 
 
 def each(settings: Experiment) -> Iterator[pd.DataFrame]:
-    """The comparisons on each seed in turn: COLUMNS and seed; what is cut short goes on from cached fits and answers.
+    """The comparisons on each seed in turn (``judged``, and seed); cached fits and answers are not made twice.
 
     Recommenders of the user's own take no part: their scores are of the experiment's own folds alone.
     """
     settings = settings.model_copy(update={"scores": None})
     data = steps.dataset(settings.dataset, settings.ratings)
-    asking = None if settings.endpoint else cross_answers.asking(settings)
+    asking = _asking(settings, data) if settings.cross_ways else None
     for seed in range(settings.seed, settings.seed + SEEDS):
         made = make(data, settings, seed)
-        answers = None
-        if asking is not None:
-            answers = ask(made, settings, chosen_ways(asking), asking.model, asking.recordings)
-        yield judged(made, settings.like_threshold, seed, answers).assign(seed=seed)
+        answers = ask(made, settings, asking) if asking else None
+        yield judged(made, settings.like_threshold, settings.model, answers).assign(seed=seed)
 
 
-def chosen_ways(asking: cross_answers.Asking) -> dict[int, Way]:
-    """The way to ask for each test fold, as the study's own folds chose it; none where nobody was asked."""
-    try:
-        return asking.chosen
-    except RecordingError:
-        return {}
+def _asking(settings: Experiment, data: datasets.Dataset) -> cross_answers.Asking:
+    """What the experiment's model is asked on the study's own folds."""
+    plain = parameters(settings)
+    model = study_models.open_model(settings.model, plain["endpoint"], plain["local"])
+    return cross_answers.Asking(
+        cross_answers.prepare(settings, data),
+        cross_answers.scoring(model, settings.model),
+        study_models.recordings_for(settings.dataset, settings.model),
+        settings.cross_ways,
+        settings.cross_users,
+    )
 
 
 def make(data: datasets.Dataset, settings: Experiment, seed: int) -> Made:
@@ -86,22 +85,20 @@ def triaged(
     return Made(divided, candidates, items, scores, weak)
 
 
-def ask(
-    made: Made, settings: Experiment, chosen: Mapping[int, Way], model: Model, recordings: Recordings
-) -> pd.DataFrame | None:
+def ask(made: Made, settings: Experiment, asking: cross_answers.Asking) -> pd.DataFrame | None:
     """The language model's order of weak users' lists; asked for where it is not recorded.
 
     Args:
         made: the folds, and who is weak.
         settings: of prompts.
-        chosen: the way to ask by test fold.
-        model, recordings: as for ``rankers.rank``.
+        asking: the ways that the study's own folds chose, and who may be asked.
 
     Returns:
-        ``cross.SCORES``, without users whose request failed. None where nobody is asked, or answers may only be
-        replayed and are not all recorded.
+        The columns of the table cross_answers. None where nobody is asked, or answers may only be replayed and are not
+        all recorded.
     """
-    tasks = {test: _weak_tasks(made, settings, test, way) for test, way in chosen.items()}
+    model, recordings, chosen = asking.model, asking.recordings, asking.chosen
+    tasks = {test: _weak_tasks(made, settings, test, way, asking.drawn) for test, way in chosen.items()}
     requests = [rankers.request_of(one, chosen[test].mode, settings.noun) for test in tasks for one in tasks[test]]
     missing = any(model.key(one) not in recordings for one in requests)
     if not requests or (missing and recordings.replay_only):
@@ -110,17 +107,17 @@ def ask(
     for test, ones in tasks.items():
         found = rankers.rank(ones, chosen[test].mode, model, recordings, noun=settings.noun, seed=settings.seed)
         parts.append(rankers.table(found).assign(test=test, fold=test))
-    rows = pd.concat(parts, ignore_index=True).assign(ranker=LLM, draw=0)
-    return rows.loc[rows["failure"] == "", cross.SCORES]
+    rows = pd.concat(parts, ignore_index=True).assign(ranker=families.OWN_HISTORY, draw=0, model=settings.model)
+    return rows[_ANSWERS]
 
 
-def _weak_tasks(made: Made, settings: Experiment, test: int, way: Way) -> list[Task]:
-    """The lists of one fold that have a pair, of users whom a compared recommender routes in it."""
+def _weak_tasks(made: Made, settings: Experiment, test: int, way: Way, drawn: Collection[int] | None) -> list[Task]:
+    """The lists of one fold that have a pair, of users (of ``drawn``) whom a compared recommender routes in it."""
     compared = compared_recommenders(made.triage["recommender"].unique())
     rows = made.triage[made.triage["weak"] & made.triage["recommender"].isin(compared) & (made.triage["test"] == test)]
-    pairs = folds.with_a_pair(made.candidates).query("fold == @test")["user"]
+    users = set(rows["user"]) & set(folds.with_a_pair(made.candidates).query("fold == @test")["user"])
     return build_tasks(
-        sorted(set(rows["user"]) & set(pairs)),
+        sorted(users if drawn is None else users & set(drawn)),
         folds.without(made.divided, test),
         made.candidates[made.candidates["fold"] == test],
         made.items,
@@ -131,62 +128,30 @@ def _weak_tasks(made: Made, settings: Experiment, test: int, way: Way) -> list[T
     )
 
 
-def judged(made: Made, like_threshold: float, seed: int, answers: pd.DataFrame | None = None) -> pd.DataFrame:
+def judged(made: Made, like_threshold: float, model: str = "", answers: pd.DataFrame | None = None) -> pd.DataFrame:
     """Weak users of the compared recommenders, pooled, by every control and fusion, and the language model.
 
     Args:
         made: the tables; scores and triage may be of some test folds alone.
         like_threshold: a rating at or above it makes an item relevant.
-        seed: of the random orders.
-        answers: ``cross.SCORES`` of LLM, or None.
+        model: the language model.
+        answers: what ``ask`` returned.
 
     Returns:
-        COLUMNS; families are those of docs/plan.md: "primary" (the language model against the bar; not there without
-        answers), "arms" (fusions of the recommender with a control against the bar), "recommender" (against the user's
-        own recommender) and "random" (against a random order).
+        ``families.COLUMNS``, the families FAMILIES and BAR.
     """
     tests = sorted(made.scores["test"].unique())
-    compared = compared_recommenders(made.triage["recommender"].unique())
-    routed = made.triage[made.triage["recommender"].isin(compared)]
-    users = routed.loc[routed["inactive"], ["test", "user"]].drop_duplicates()
+    routed = made.triage[made.triage["recommender"].isin(compared_recommenders(made.triage["recommender"].unique()))]
     every = pd.concat([made.scores] + [
         made.scores[made.scores["test"] == tests[0]].assign(test=test)  # not judged, but the stack wants each fold
-        for test in set(made.divided["fold"]) - set(tests)
+        for test in sorted(set(made.divided["fold"]) - set(tests))
     ])  # fmt: skip
-    embeddings = steps.title_embeddings(made.items)
-    divided = Lists(made.divided, like_threshold)
-    found = steps.cross_arms(divided, made.items, embeddings, every, users, compared, seed).scores
-    shown = found[found["ranker"].isin(CONTROLS[1:]) | found["ranker"].isin(_fusions(compared, CONTROLS[1:]))]
-    parts = [made.scores, shown, cross.random_order(made.candidates), *([] if answers is None else [answers])]
-    scored = pd.concat([part[part["test"].isin(tests)] for part in parts])
-    return _verdicts(cross.lists(scored, made.candidates), routed, list(made.scores["ranker"].unique()))
-
-
-def _fusions(recommenders: list[str], controls: tuple[str, ...]) -> list[str]:
-    return [fusion.name(name, control) for name in recommenders for control in controls]
-
-
-def _verdicts(lists: pd.DataFrame, routed: pd.DataFrame, recommenders: list[str]) -> pd.DataFrame:
-    weak, bar = cross.groups(routed)["weak"], cross.bar(lists, routed, [*CONTROLS, *recommenders])
-    named: dict[str, cross.Ranker] = {name: name for name in CONTROLS} | {"the bar": bar}
-    if (lists["ranker"] == LLM).any():
-        named[LLM] = LLM
-    fused = {f"recommender + {name}": _fused(bar, name) for name in CONTROLS[1:]}
-    families = {
-        "recommender": {name: cross.differences(lists, weak, one, cross.OWN) for name, one in named.items()},
-        "random": {
-            name: cross.differences(lists, weak, one, cross.RANDOM)
-            for name, one in named.items()
-            if name != cross.RANDOM
-        },
-        "arms": {name: cross.differences(lists, weak, one, bar) for name, one in fused.items()},
-    }
-    parts = [verdicts.judge(cross.family(name, rows)) for name, rows in families.items()]
-    if LLM in named:
-        parts.insert(0, cross.primary(lists, routed, [LLM], [*CONTROLS, *recommenders]).table)
-    return pd.concat(parts, ignore_index=True)[COLUMNS]
-
-
-def _fused(bar: pd.DataFrame, control: str) -> pd.DataFrame:
-    """The fusion of each recommender with one control, for each recommender and test fold."""
-    return bar.assign(ranker=[fusion.name(name, control) for name in bar["recommender"]])
+    answers = pd.DataFrame(columns=_ANSWERS) if answers is None else answers
+    tables = (made.divided, made.candidates, like_threshold, made.items, steps.title_embeddings(made.items))
+    arms = steps.cross_arms(*tables, every, answers, routed)
+    arms = replace(arms, lists=arms.lists[arms.lists["test"].isin(tests)])
+    by_plan = steps.cross_judged_by_plan(arms, routed, answers, model)
+    lists, weak = by_plan.judged_only().lists, by_plan.groups["weak"]
+    of_bar = families.Compared(families.BAR, cross.OWN, "weak", cross.differences(lists, weak, by_plan.bar, cross.OWN))
+    table = families.families(by_plan)
+    return pd.concat([families.judge(BAR, [of_bar]), table[table["family"].isin(FAMILIES)]], ignore_index=True)
