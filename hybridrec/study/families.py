@@ -297,13 +297,14 @@ def primary_record(judged: Judged, summary: Summary, model: str) -> dict[str, An
     """The primary comparison for metrics.json; None where nobody was asked."""
     if judged.primary is None:
         return None
-    row, auc = judged.primary.table.iloc[0], summary.means.set_index("name")["mean"]
+    row, auc = judged.primary.table.iloc[0], summary.means.set_index("name")
     kept = ["routed", "lists", "unanswered", "mean", "low", "high", "smallest_detectable", "verdict"]
     of = {"llm_auc": "language model", "bar_auc": BAR, "own_auc": "own recommender", "random_auc": "random order"}
     return (
         {"model": model, "users": row["n"], **{name: row[name] for name in kept}}
         | {"hand_overs": round(judged.primary.differences["weight"].sum())}
-        | {name: auc[called] for name, called in of.items()}
+        | {name: auc["mean"][called] for name, called in of.items()}
+        | {f"{name}_{end}": auc[end][called] for name, called in of.items() for end in ("low", "high")}
         | {"bar": most_often(judged.bar), "way": most_often(judged.primary.ask)}
     )
 

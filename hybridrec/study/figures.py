@@ -58,9 +58,9 @@ def _plain_logarithm(*axes: mpl.axis.Axis) -> None:
 
 
 def _reach(low: float, high: float, *values: pd.Series) -> tuple[float, float]:
-    """The limits given, wider where values lie outside; what is no number does not count."""
-    found = pd.concat(values, ignore_index=True).dropna()
-    return min([low, *found]), max([high, *found])
+    """The limits given, where values lie outside wider than these; what is no number does not count."""
+    found, room = pd.concat(values, ignore_index=True).dropna(), (high - low) / 25
+    return min([low, *(found - room)]), max([high, *(found + room)])
 
 
 def _with_repairs(names: Iterable[str], rankings: pd.DataFrame | None, between: str = "\n") -> list[str]:
