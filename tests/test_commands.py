@@ -64,7 +64,7 @@ def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(
     monkeypatch.setattr(paths, "work", lambda name: tmp_path)
     (tmp_path / "claims.csv").write_text("claim,verdict\noverall performance,harms\n", encoding="utf-8")
     costs = dict.fromkeys(("routed_share", "tokens_share", "usd_weak", "usd_everybody"), 0.5)
-    found = {"cost": {"answer": costs | {"recommender": "MF", "gain": None}}}
+    found = {"cost": {"answer": costs | {"recommender": "MF", "gain": None, "gain_verdict": "not run"}}}
     (tmp_path / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
     settings = config.load("ml-100k")
     commands.summary(settings)

@@ -1,13 +1,14 @@
 """Protocol cross once more: the same seed gives the same bytes, and nothing that decides has seen what is judged."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hybridrec.data import datasets, folds
-from hybridrec.evaluation import cross
+from hybridrec.evaluation import arms, cross
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.ways import Way
 from hybridrec.recommenders import fits, fitting
@@ -51,26 +52,28 @@ def test_the_same_seed_gives_the_same_tables_and_another_seed_others(settings, d
 
 
 def test_what_is_compared_is_what_the_protocol_says(settings, made):
-    table = seeds.judged(made, settings.like_threshold, 1).set_index(["family", "comparison"])
+    table = seeds.judged(made, settings.like_threshold)
     lists = cross.lists(pd.concat([made.scores, cross.random_order(made.candidates)]), made.candidates)
     triage = made.triage[made.triage["recommender"].isin(["ItemKNN", "BPR"])]
     weak = cross.groups(triage)["weak"]
     own = cross.differences(lists, weak, cross.RANDOM, cross.OWN)
-    row = table.loc[("recommender", "random")]
+    (row,) = (row for _, row in table.iterrows() if (row["family"], row["ranker"]) == ("recommender", cross.RANDOM))
     assert row["n"] == len(own)
     assert row["mean"] == pytest.approx(np.average(own["difference"], weights=own["weight"]))
-    assert "primary" not in table.index.get_level_values("family")
-    assert set(table.loc["arms"].index) == {f"recommender + {name}" for name in seeds.CONTROLS[1:]}
+    assert set(table["family"]) == {seeds.BAR, "arms", "recommender", "random"}
+    fused = [arms.POPULARITY, arms.ITEM_MEAN, arms.TF_IDF, arms.EMBEDDING, arms.STACK]
+    assert set(table.loc[table["family"] == "arms", "ranker"]) == {f"recommender + {name}" for name in fused}
 
 
 def test_a_language_model_that_knows_the_answer_is_the_primary_comparison_and_helps(settings, made):
     weak = made.triage[made.triage["weak"]]
     routed = weak[weak["recommender"].isin(["ItemKNN", "BPR"])][["test", "user"]].drop_duplicates()
     known = made.candidates.merge(routed.rename(columns={"test": "fold"}))
-    answers = known.assign(ranker=seeds.LLM, draw=0, test=known["fold"], score=known["relevant"].astype(float))
-    table = seeds.judged(made, settings.like_threshold, 1, answers[cross.SCORES]).set_index(["family", "comparison"])
-    assert table.loc[("primary", "primary"), "verdict"] == "helps"
-    assert table.loc[("random", seeds.LLM), "mean"] == pytest.approx(0.5)  # from one half to all pairs
+    answers = known.assign(ranker="llm", draw=0, test=known["fold"], score=known["relevant"].astype(float))
+    table = seeds.judged(made, settings.like_threshold, "oracle", answers.assign(model="oracle", failure=""))
+    table = table.set_index(["family", "ranker"])
+    assert table.loc[("primary", "llm, chosen way"), "verdict"] == "helps"
+    assert table.loc[("random", "llm"), "mean"] == pytest.approx(0.5)  # from one half to all pairs
 
 
 def test_only_weak_users_are_asked_about_and_no_history_holds_the_fold_that_is_judged(settings, made):
@@ -78,20 +81,23 @@ def test_only_weak_users_are_asked_about_and_no_history_holds_the_fold_that_is_j
     titles = made.items.set_index("title")["item"]
     weak = made.triage[made.triage["weak"] & made.triage["recommender"].isin(["ItemKNN", "BPR"])]
     for test in range(3):
-        tasks = seeds._weak_tasks(made, settings, test, Way("likelihood", "likelihood"))
+        tasks = seeds._weak_tasks(made, settings, test, Way("likelihood", "likelihood"), None)
         able = set(folds.with_a_pair(made.candidates).query("fold == @test")["user"])
         assert {task.user for task in tasks} == able & set(weak.loc[weak["test"] == test, "user"]) != set()
+        some = {task.user for task in tasks[:2]}
+        of_sample = seeds._weak_tasks(made, settings, test, Way("likelihood", "likelihood"), some)
+        assert {task.user for task in of_sample} == some
         for task in tasks:
             assert {fold_of[task.user, item] for item in task.candidates} == {test}
             assert test not in {fold_of[task.user, titles[one.title]] for one in task.history}
 
 
 def test_nobody_is_asked_where_answers_may_only_be_replayed_and_are_not_there(settings, made, tmp_path):
-    ways = {0: Way("likelihood", "likelihood")}
     model = type("Silent", (), {"name": "silent", "key": lambda self, one: repr(one)})()
     recordings = Recordings(tmp_path / "answers", replay_only=True)
-    assert seeds.ask(made, settings, ways, model, recordings) is None
-    assert seeds.ask(made, settings, {}, model, recordings) is None  # no way was chosen
+    for chosen in ({0: Way("likelihood", "likelihood")}, {}):  # or no way was chosen
+        asking = SimpleNamespace(model=model, recordings=recordings, chosen=chosen, drawn=None)
+        assert seeds.ask(made, settings, asking) is None
 
 
 # --- in order of time -------------------------------------------------------------------------------------------------
@@ -119,8 +125,8 @@ def test_the_check_in_time_judges_the_latest_ratings_alone_and_the_test_decides_
     divided = folds.divide(data.interactions, settings.folds, settings.seed)
     made = in_time(divided, data.items, settings)
     assert set(made.scores["test"]) == set(made.triage["test"]) == {2}
-    table = seeds.judged(made, settings.like_threshold, settings.seed)
-    assert {"recommender", "random", "arms"} == set(table["family"])
+    table = seeds.judged(made, settings.like_threshold)
+    assert {seeds.BAR, "recommender", "random", "arms"} == set(table["family"])
     late = (made.divided["fold"] == 2).to_numpy()
     ordered = divided.sort_values(["user", "item"], ignore_index=True)
     scrambled = ordered.assign(rating=ordered["rating"].where(~late, 6 - ordered["rating"]))
