@@ -3,7 +3,8 @@
 Like logging, this is one place for the whole process, so that no function has to hand a progress bar to the next.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -41,6 +42,16 @@ def listen(listener: Listener | None) -> Listener:
     global _listener
     before, _listener = _listener, listener or _Nobody()
     return before
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Nobody hears of the work in here: for a simulation, whose answers nobody gave."""
+    before = listen(None)
+    try:
+        yield
+    finally:
+        listen(before)
 
 
 def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str = "") -> Any:

@@ -15,7 +15,7 @@ from hybridrec.evaluation import topk, verdicts
 from hybridrec.llm import modes, rankers
 from hybridrec.llm.tasks import build_tasks
 from hybridrec.recommenders import fingerprint
-from hybridrec.study import config, paths, tables
+from hybridrec.study import config, paths, steps, tables
 from hybridrec.study import models as study_models
 
 COMMITTED = paths.RESULTS / "ml-100k"
@@ -86,7 +86,7 @@ def test_the_primary_comparison_is_its_own_aucs_difference_and_can_find_what_it_
 
 def test_every_recommenders_lists_are_re_ranked_by_every_control_and_the_model(study):
     settings, committed = study
-    for name in settings.recommenders:
+    for name in [*steps.retrievers(settings.recommenders), topk.POOLED]:
         rows = {row["ranker"]: row for row in committed["topk"] if row["recommender"] == name}
         controls = {"recommender", "random", "popularity", "item-mean", "best-other", "oracle (upper bound)"}
         fused = {f"{ranker}{topk.FUSED}" for ranker in ("popularity", "item-mean", *settings.topk_modes)}

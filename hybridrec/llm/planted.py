@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hybridrec import progress
 from hybridrec.data import folds
 from hybridrec.evaluation import cross, verdicts
 from hybridrec.llm import rankers
@@ -153,7 +154,8 @@ def curve(
     for seed in seeds:
         for skill in skills:
             model = Planted(candidates, skill, seed)
-            found = cross.lists(scores(model, tasks, Recordings(None), noun), candidates)
+            with progress.unheard():  # no model was asked
+                found = cross.lists(scores(model, tasks, Recordings(None), noun), candidates)
             both = pd.concat([lists, found], ignore_index=True)
             for name, other in against.items():
                 table, _ = cross.against_bar(both, routed, model.name, other)
