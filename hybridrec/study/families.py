@@ -62,8 +62,12 @@ def judge(family: str, comparisons: Iterable[Compared], margin: float = verdicts
 
 
 def judged_lists(answers: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The lists that a model was asked about and that are judged: test, user; with or without a usable answer."""
-    rows = answers[(answers["model"] == model) & (answers["fold"] == answers["test"])]
+    """The lists that a model was asked about and that are judged: test, user; with or without a usable answer.
+
+    Asked is who was asked with the own history: what is said without one is known of everybody's items.
+    """
+    own = answers["ranker"].isin([OWN_HISTORY, f"{model}: {OWN_HISTORY}"])
+    rows = answers[own & (answers["model"] == model) & (answers["fold"] == answers["test"])]
     return rows[["test", "user"]].drop_duplicates(ignore_index=True)
 
 

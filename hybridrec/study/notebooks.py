@@ -216,7 +216,7 @@ def _version(file: Path) -> tuple[int, int] | None:
 
 
 def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
-    """Say above another experiment's notebook that its prose is the default's, and what differs here.
+    """Say above another experiment's notebook whose results it shows, and what differs here.
 
     What differs is written in notebooks/experiments/EXPERIMENT.md, under the notebook's name as a heading.
     """
@@ -226,8 +226,8 @@ def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
     sections = re.split(r"^## ", file.read_text(encoding="utf-8"), flags=re.M)[1:] if file.is_file() else []
     own = next((section.partition("\n")[2] for section in sections if section.partition("\n")[0].strip() == name), "")
     general = (
-        f"**This is the experiment `{experiment}`.** Code, tables and figures are its own. The sentences between them "
-        "were written for `ml-100k`. Where they disagree with a number, the number is right."
+        f"**This is the experiment `{experiment}`.** Tables, figures and printed sentences are its own. A sentence that "
+        "is about `ml-100k` names it."
     )
     cell = nbformat.v4.new_markdown_cell(f"{general}\n\n{own.strip()}".strip(), id="reading-note")
     executed.cells.insert(1, cell)
