@@ -234,7 +234,8 @@ def judged(ways: dict[str, float], users: int = 300, folds: int = 3) -> families
 
 
 def test_asked_is_who_was_asked_with_the_own_history():
-    rows = [("m", "llm", 0, 0, 1), ("m", "llm", 0, 1, 2), ("m", "llm no history", 0, 0, 3), ("big", "big: llm", 0, 0, 4)]
+    rows = [("m", "llm", 0, 0, 1), ("m", "llm", 0, 1, 2), ("m", "llm no history", 0, 0, 3)]
+    rows.append(("big", "big: llm", 0, 0, 4))
     answers = pd.DataFrame(rows, columns=["model", "ranker", "test", "fold", "user"])
     assert families.judged_lists(answers, "m").to_dict("list") == {"test": [0], "user": [1]}
     assert families.judged_lists(answers, "big").to_dict("list") == {"test": [0], "user": [4]}

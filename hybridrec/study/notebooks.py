@@ -226,8 +226,8 @@ def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
     sections = re.split(r"^## ", file.read_text(encoding="utf-8"), flags=re.M)[1:] if file.is_file() else []
     own = next((section.partition("\n")[2] for section in sections if section.partition("\n")[0].strip() == name), "")
     general = (
-        f"**This is the experiment `{experiment}`.** Tables, figures and printed sentences are its own. A sentence that "
-        "is about `ml-100k` names it."
+        f"**This is the experiment `{experiment}`.** Tables, figures and printed sentences are its own. A sentence "
+        "that is about `ml-100k` names it."
     )
     cell = nbformat.v4.new_markdown_cell(f"{general}\n\n{own.strip()}".strip(), id="reading-note")
     executed.cells.insert(1, cell)
