@@ -70,7 +70,7 @@ def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(
     commands.summary(settings)
     first, *_, third, fourth = capsys.readouterr().out.splitlines()[:4]
     assert first.startswith("1. ") and first.endswith(" not run") and third.endswith(" not run")
-    assert "weak users of MF: 50 % of the users" in fourth
+    assert "weak users of MF: 50 % of the lists" in fourth
     commands.summary(settings)
     assert "last ran" not in capsys.readouterr().out, "nothing ran here: the results are the committed ones"
     for name, fits, answers in (("02_baselines", 87, 0), ("04_llm_prompting", 0, 3121)):

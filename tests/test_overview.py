@@ -47,7 +47,7 @@ def test_the_four_answers_have_value_interval_n_smallest_effect_and_verdict():
     assert weak == "11 (6 to 21) of 1,601 inactive users; 90 flagged"
     assert found.endswith("40 % (37 % to 43 %) of those flagged, 40 % (37 % to 43 %) of all inactive users")
     assert gain == "**cannot tell**: −0.020 AUC (−0.070 to +0.030), 40 users; smallest detectable 0.071"
-    for part in ("8 % of the users", "6 % of the tokens", "$0.004", "$1,234.50", "**equivalent**, +0.001 AUC"):
+    for part in ("8 % of the lists", "6 % of the tokens", "$0.004", "$1,234.50", "**equivalent**, +0.001 AUC"):
         assert part in cost
 
 
@@ -66,7 +66,7 @@ def test_too_few_users_for_an_interval_have_a_verdict_all_the_same():
 def test_verdicts_are_counted_by_family_and_larger_models_have_a_row():
     found = {"a": ASKED, "b": NOBODY}
     assert "| arms | harms 2, cannot tell 1 | **not run** |" in answers.families(found)
-    assert answers.families(found).endswith("| by time | harms | **not run** |")
+    assert answers.families(found).endswith("the bar against the recommender | harms | **not run** |")
     told = answers.models(found)
     assert "| `a` | tiny-1M, primary | **cannot tell**: −0.020" in told and "| `a` | small-1B: llm | **harms**" in told
     assert "`b`" not in told and answers.models({"b": NOBODY}) == answers.NOT_RUN

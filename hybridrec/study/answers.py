@@ -49,7 +49,8 @@ def families(found: Mapping[str, Metrics]) -> str:
     named = dict.fromkeys(row["family"] for rows in verdicts.values() for row in rows)
     rows = [[family, *(_counted(rows, family) for rows in verdicts.values())] for family in named]
     by_time = [metrics.get("temporal") or {} for metrics in found.values()]
-    rows.append(["by time", *(one.get("verdict", NOT_RUN) for one in by_time)])
+    named_so = "in order of time, the bar against the recommender"
+    rows.append([named_so, *(one.get("verdict", NOT_RUN) for one in by_time)])
     return markdown(["family of comparisons", *(f"`{name}`" for name in verdicts)], rows)
 
 
@@ -158,8 +159,8 @@ def _gain(part: Metrics) -> str:
 
 def _cost(part: Metrics) -> str:
     tokens = "" if part["tokens_share"] is None else f", {_percent(part['tokens_share'])} of the tokens"
-    told = f"weak users of {part['recommender']}: {_percent(part['routed_share'])} of the users{tokens}"
-    told += f", {_usd(part['usd_weak'])}; all users: {_usd(part['usd_everybody'])}. Gain over all users: "
+    told = f"weak users of {part['recommender']}: {_percent(part['routed_share'])} of the lists{tokens}"
+    told += f", {_usd(part['usd_weak'])} a fold; all users: {_usd(part['usd_everybody'])}. Gain over all users: "
     if part["gain"] is None:
         return f"{told}**{part['gain_verdict']}**"
     ends = " to ".join(signed(part[f"gain_{end}"]) for end in ("low", "high"))
