@@ -61,17 +61,12 @@ def test_moved_fits_ask_for_nothing_that_is_not_recorded_and_the_results_stay(el
         call = [sys.executable, "-m", "hybridrec.study", "run", "ml-100k", name]
         done = subprocess.run(call, cwd=paths.ROOT, env=os.environ | own, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-    before, after = (
-        pd.read_parquet(folder / "tables" / "ml-100k" / "user_metrics.parquet")
-        for folder in (paths.ROOT / os.environ["HYBRIDREC_FRESH"], elsewhere)
-    )
     lists_before, lists_after = (
         pd.read_parquet(folder / "tables" / "ml-100k" / "list_rankings.parquet")[["user", "item"]]
         for folder in (paths.ROOT / os.environ["HYBRIDREC_FRESH"], elsewhere)
     )
     new = lists_after.merge(lists_before, "left", indicator=True).query("_merge == 'left_only'")
     assert len(new), "no title came up from the reserve"
-    assert not before.equals(after), "the scores were moved, so the order of a tied pair must have changed somewhere"
     judge = [sys.executable, "-m", "pytest", "-q", "tests/test_results.py", "-m", "fresh and not live"]
     fresh = os.environ | {"HYBRIDREC_FRESH": str(elsewhere)}
     judged = subprocess.run(judge, cwd=paths.ROOT, env=fresh, capture_output=True, text=True)
