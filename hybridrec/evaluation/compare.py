@@ -3,11 +3,10 @@
 Protocol ``cross`` is judged by ``cross``; what several tables of the study share is below.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from hybridrec import schema
@@ -170,28 +169,6 @@ def mean_auc(auc: pd.Series, seed: int, samples: int) -> pd.DataFrame:
         low, high = statistics.bootstrap_interval(values.to_numpy(), generator(seed, "bootstrap", name), samples)
         rows.append({"name": name, "users": len(values), "auc": values.mean(), "low": low, "high": high})
     return pd.DataFrame(rows, columns=["name", "users", "auc", "low", "high"])
-
-
-def uncertainty(values: np.ndarray, seed: int, key: Sequence[str], samples: int, permutations: int) -> dict[str, float]:
-    """Mean of per-user differences with its 95 % bootstrap interval and paired permutation p-value."""
-    low, high = statistics.bootstrap_interval(values, generator(seed, "bootstrap", *key), samples)
-    p = statistics.paired_permutation_p(values, generator(seed, "permutation", *key), permutations)
-    return {"mean": float(values.mean()) if len(values) else np.nan, "low": low, "high": high, "p": p}
-
-
-def gain_over(
-    reference: str, values: np.ndarray, seed: int, key: Sequence[str], samples: int, permutations: int
-) -> dict[str, float]:
-    """The columns about a gain: gain_over_REFERENCE, the mean of per-user differences, and its _low, _high and _p."""
-    found = uncertainty(values, seed, key, samples, permutations)
-    return {f"gain_over_{reference}{'' if part == 'mean' else '_' + part}": x for part, x in found.items()}
-
-
-def with_holm(table: pd.DataFrame, references: Iterable[str], rows: pd.Series | None = None) -> pd.DataFrame:
-    """The table with a column gain_over_REFERENCE_p_holm: p after Holm's correction over ``rows`` (None: all)."""
-    p = {name: table[f"gain_over_{name}_p"] for name in references}
-    corrected = {name: statistics.holm(values if rows is None else values.where(rows)) for name, values in p.items()}
-    return table.assign(**{f"gain_over_{name}_p_holm": values for name, values in corrected.items()})
 
 
 def worst_decile(performance: pd.Series) -> pd.Index:
