@@ -194,3 +194,16 @@ def test_bands_hold_what_the_same_world_shows_and_not_what_another_does():
     spread = table.loc["two kinds", "spread as estimated"]
     assert spread["weak"] == pytest.approx(0.5, abs=0.1)
     assert spread["flagged_low"] <= spread["flagged"] <= spread["flagged_high"]
+
+
+def test_a_world_that_cannot_be_has_no_row_and_the_others_stay():
+    picked = judged(np.full(USERS, 0.7), 1, "no fresh items").query("fold == 0")
+    other = judged(np.full(USERS, 0.7), 2, "another")
+    table = worlds.bands(picked, pd.RangeIndex(USERS), 0.5, 1, other, draws=20)
+    assert list(table["world"]) == ["all alike", "10% at 0.45"]
+    best = picked.assign(score=picked["relevant"].astype(float))  # a mean AUC of 1 leaves no room for weak users
+    assert list(worlds.bands(best, pd.RangeIndex(USERS), 0.5, 1, other, draws=20)["world"]) == ["all alike"]
+    one_kind = picked.assign(relevant=True)
+    nothing = worlds.bands(one_kind, pd.RangeIndex(USERS), 0.5, 1, other, draws=20)
+    assert nothing.empty
+    assert list(nothing.columns) == list(table.columns)

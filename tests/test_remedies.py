@@ -608,6 +608,13 @@ def facts_about_likes_among_the_ways_compared(study):
 
 
 @case
+def a_way_that_scores_behind_an_endpoint_without_probabilities(study):
+    study.only_settings(modes=["listwise"], everybody_modes=[], topk_modes=[], cross_ways=["history of 10"])
+    study.values["endpoint"] = {"base_url": "http://127.0.0.1/v1"}
+    study.values["cross_ways"] = [re.search(r"cross_ways has 'history of 10'.*name '(\w+)'", (yield))[1]]
+
+
+@case
 def a_recommender_twice(study):
     study.only_settings()
     study.values["recommenders"] = [*study.values["recommenders"], "BPR"]

@@ -284,7 +284,7 @@ def worlds(table: pd.DataFrame) -> Figure:
     for axis, (what, (title, label)) in zip(axes, titles.items(), strict=True):
         for number, (kind, colour) in enumerate(zip(kinds, (GREY, ORANGE, GREEN), strict=True)):
             rows = table[table["world"] == kind]
-            heights = places + 0.24 * (1 - number)
+            heights = pd.Series(places, names)[rows["recommender"]] + 0.24 * (1 - number)
             axis.hlines(heights, rows[f"{what}_low"], rows[f"{what}_high"], color=colour, lw=3, label=kind)
         observed = table.drop_duplicates("recommender")[what]
         axis.plot(observed, places, "o", color=BLUE, ms=6, label="in the data")

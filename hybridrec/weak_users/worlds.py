@@ -22,6 +22,8 @@ from hybridrec.weak_users.performance import evidence
 
 VALUES = ("flagged", "before_auc", "gain", "fresh_auc", "rise", "gain_fresh")
 WEAK_SHARE, WEAK_AUC = 0.1, 0.45
+_BANDS = [f"{value}{part}" for value in VALUES for part in ("", "_mean", "_low", "_high")]
+_COLUMNS = ["recommender", "world", "mean_auc", "weak", "users", *_BANDS, "flagged_sd", "flagged_z"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,9 @@ def bands(
     Returns:
         One row a recommender and world: recommender, world, mean_auc, weak (share of users truly <= t_p in it), users
         (with a pair), then for each of VALUES NAME (observed), NAME_mean, NAME_low, NAME_high (in the world), and
-        flagged_sd and flagged_z = (observed - mean) / sd.
+        flagged_sd and flagged_z = (observed - mean) / sd. No row for a world that cannot be: one whose weak users leave
+        no such mean to the others, the estimated spread of a recommender without ``fresh`` items, and any world of a
+        recommender none of whose users has a pair.
     """
     rows = []
     for name, own in judged.groupby("recommender", sort=False):
@@ -151,7 +155,7 @@ def bands(
         flagged = auc[auc.index.isin(users) & (auc <= threshold)]
         elsewhere = np.nan if fresh is None else known["performance"].reindex(flagged.index).mean()
         seen = _values(pd.Series([len(flagged)]), pd.Series([flagged.mean()]), pd.Series([elsewhere])).iloc[0]
-        for world in (alike(mean), some_weak(mean), spread(luck.truth(known, threshold), mean)):
+        for world in _possible(mean, known, threshold) if len(counts) else []:
             table = simulate(counts, world, threshold, generator(seed, "worlds", name, world.name), draws)
             row = {"recommender": name, "world": world.name, "mean_auc": mean, "weak": world.weak(threshold)}
             row |= {"users": len(counts)}
@@ -162,4 +166,11 @@ def bands(
             sd = float(table["flagged"].std())
             row |= {"flagged_sd": sd, "flagged_z": (row["flagged"] - row["flagged_mean"]) / sd if sd else np.nan}
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else _COLUMNS)
+
+
+def _possible(mean: float, known: pd.DataFrame, threshold: float) -> list[World]:
+    """The worlds that there can be around this mean, given what is known of the users (none may be)."""
+    highest = (1 - WEAK_SHARE) + WEAK_SHARE * WEAK_AUC
+    some = [some_weak(mean)] if WEAK_SHARE * WEAK_AUC <= mean <= highest else []
+    return [alike(mean), *some, *([] if known.empty else [spread(luck.truth(known, threshold), mean)])]
