@@ -46,9 +46,9 @@ def plain_log_probs(model: HuggingFace, tokens: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("instruction", PROMPTS)
 def test_log_likelihood_over_a_shared_prefix_is_that_of_plain_passes(model, instruction):
     (response,) = model.answer([{"kind": "score", "instruction": instruction, "candidates": TITLES}])
-    prefix = model._tokens("".join(model._around(instruction)))
+    prefix = model.tokens("".join(model._around(instruction)))
     for title, value, length in zip(TITLES, response["log_probs"], response["lengths"], strict=True):
-        suffix = model._tokens(title)
+        suffix = model.tokens(title)
         table = plain_log_probs(model, prefix + suffix)
         expected = sum(float(table[len(prefix) + i - 1, token]) for i, token in enumerate(suffix))
         assert value == pytest.approx(expected, abs=1e-3)
@@ -62,9 +62,9 @@ def test_choices_over_a_shared_prefix_are_those_of_plain_passes(model):
     request = {"kind": "choose", "instruction": INSTRUCTION, "candidates": questions, "choices": ["Yes", "No"]}
     (response,) = model.answer([request])
     before, after = model._around(INSTRUCTION)
-    yes_no = [model._tokens(word)[0] for word in ("Yes", "No")]
+    yes_no = [model.tokens(word)[0] for word in ("Yes", "No")]
     for question, values in zip(questions, response["log_probs"], strict=True):
-        table = plain_log_probs(model, model._tokens(before) + model._tokens(question + after))
+        table = plain_log_probs(model, model.tokens(before) + model.tokens(question + after))
         assert values == pytest.approx(table[-1, yes_no].tolist(), abs=1e-3)
 
 
@@ -132,7 +132,7 @@ def test_a_history_is_read_once_for_all_ways_to_ask_and_the_scores_stay(model, m
     model.answer(ways[:1])
     model.answer(ways[1:2])
     assert len(read) == 3  # the three ways took one pass
-    history = len(model._tokens("".join(model._around(INSTRUCTION)[:1])))
+    history = len(model.tokens("".join(model._around(INSTRUCTION)[:1])))
     assert read[1] + read[2] - history < read[0] < read[1] + read[2]
 
 
@@ -173,7 +173,7 @@ def test_generation_is_greedy_and_stops_at_its_budget(model, monkeypatch):
     assert (short["completion_tokens"], long["completion_tokens"]) == (2, 4)
     assert short["finish_reason"] == long["finish_reason"] == "length"
     assert long["text"].startswith(short["text"])
-    tokens = model._tokens("".join(model._around(instruction)))
+    tokens = model.tokens("".join(model._around(instruction)))
     assert long["prompt_tokens"] == len(tokens)
     for _ in range(4):
         tokens.append(int(plain_log_probs(model, tokens)[-1].argmax()))

@@ -60,15 +60,15 @@ def plainly(model: HuggingFace, own: Any) -> list[float]:
 
     found = []
     before, after = model._around(WAYS[0]["instruction"])
-    prefix = model._tokens(before + after)
+    prefix = model.tokens(before + after)
     for title in TITLES:
-        suffix = model._tokens(title)
+        suffix = model.tokens(title)
         of = table(prefix + suffix)[len(prefix) - 1 :]
         found.append(float(of[range(len(suffix)), suffix].sum()))
     before, after = model._around(WAYS[1]["instruction"])
-    choices = [model._tokens(word)[0] for word in WAYS[1]["choices"]]
+    choices = [model.tokens(word)[0] for word in WAYS[1]["choices"]]
     for title in TITLES:
-        found += table(model._tokens(before) + model._tokens(title + after))[-1, choices].tolist()
+        found += table(model.tokens(before) + model.tokens(title + after))[-1, choices].tolist()
     return found
 
 

@@ -11,8 +11,9 @@ from hybridrec.errors import SettingError
 from hybridrec.files import shown
 from hybridrec.settings import check_name, is_number
 
-KINDS = ("generate", "score", "choose")
-_OF_THE_USER = {"history_text", "history", "rated", "liked", "disliked", "example", "others"}
+KINDS = ("generate", "score", "choose", "rate")
+_OF_THE_USER = {"history_text", "history", "rated", "graded", "liked", "disliked", "example", "others"}
+GRADES = tuple("0123456789")
 _IN_TEXT = {*_OF_THE_USER, "count", "noun", "candidates"}
 _IN_QUESTION = {"title", "facts", "noun"}
 
@@ -28,21 +29,25 @@ class Mode:
     - "score": each candidate's title is a continuation of the text; the score is its log-likelihood per token. A
       prior (the log-likelihood without a history) can be subtracted before the division.
     - "choose": a question is put about each candidate; the score is log P(first choice) - log P(second choice).
+    - "rate": a list of titles with grades goes on with a line for each candidate; the score is the grade that is
+      expected there, the mean of the digits 0 to 9 with their probabilities. Nobody is spoken to: the text stands
+      without a chat template. Only a model that was taught such lists (``llm.teach``) can be expected to go on with it.
 
     Args:
         name: what rankings of this mode are called.
-        kind: "generate", "score" or "choose".
+        kind: "generate", "score", "choose" or "rate".
         text: what the model is shown. {history_text} becomes an introduction and the titles the user rated, one a
-            line; {history} only those lines; {rated} the same with the user's rating after each title; {liked} and
+            line; {history} only those lines; {rated} the same with the user's rating after each title; {graded}
+            with the rating's grade, 0 to 9 (``prompts.grade``); {liked} and
             {disliked} those that the user liked and the rest; {example} the first title alone and {others} the lines
             after it; {count} the number of titles; {noun} the word for an item; {candidates} the candidates, one a
             line (needed by "generate", refused by the others: a score must not depend on what other candidates there
             are).
-        question: for "choose": what follows the text for each candidate, with {title}; {facts} becomes genres, mean
-            rating and number of ratings.
+        question: for "choose" and "rate": what follows the text for each candidate, with {title}; {facts} becomes
+            genres, mean rating and number of ratings.
         labels: for "generate": whether the model answers with labels.
-        choices: for "choose": the two answers offered. Their first tokens are compared.
-        floor: for "choose": the least probability of both choices together, as a mean over a user's candidates, at
+        choices: for "choose": the two answers offered; for "rate" always the ten digits. Their first tokens are compared.
+        floor: for "choose" and "rate": the least probability of all choices together, as a mean over a user's candidates, at
             which the difference between them is an answer. Below it the model would say something else, and the user
             has no answer.
 
@@ -55,7 +60,7 @@ class Mode:
     text: str
     question: str = ""
     labels: bool = False
-    choices: tuple[str, str] = ("Yes", "No")
+    choices: tuple[str, ...] = ("Yes", "No")
     floor: float = 0.1
 
     def __post_init__(self) -> None:
@@ -70,13 +75,20 @@ class Mode:
             raise SettingError(f'text {what} a mode of kind "generate" needs.')
         if self.asks != ("title" in in_question) or (self.question and not self.asks):
             what = "lacks {title}, which" if self.asks else "is given, which only"
-            raise SettingError(f'question {what} a mode of kind "choose" needs.')
+            raise SettingError(f'question {what} a mode of kind "choose" or "rate" needs.')
         if self.labels and not self.writes:
             raise SettingError('labels is true, which only a mode of kind "generate" can have.')
+        if self.kind == "rate":
+            object.__setattr__(self, "choices", GRADES)
+            self._check_floor()
+            return
         words = self.choices if isinstance(self.choices, list | tuple) else ()
         if len(words) != 2 or not all(isinstance(word, str) and word.strip() for word in words) or words[0] == words[1]:
             raise SettingError(f"choices is {self.choices!r}; it must be two different words.")
         object.__setattr__(self, "choices", tuple(words))
+        self._check_floor()
+
+    def _check_floor(self) -> None:
         if not is_number(self.floor, float, 0.0, 1.0):
             raise SettingError(f"floor is {self.floor!r}; it must be a number from 0 to 1.")
 
@@ -87,8 +99,13 @@ class Mode:
 
     @property
     def asks(self) -> bool:
-        """Whether a question is put about each candidate."""
-        return self.kind == "choose"
+        """Whether a question is put about each candidate, and the probabilities of its choices are wanted."""
+        return self.kind in ("choose", "rate")
+
+    @property
+    def grades(self) -> bool:
+        """Whether the choices are grades, so that the score is the one expected."""
+        return self.kind == "rate"
 
     @property
     def uses_facts(self) -> bool:

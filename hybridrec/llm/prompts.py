@@ -5,6 +5,7 @@ its line, add an item, or pass for another item's label.
 """
 
 import functools
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -29,13 +30,24 @@ _BLANK = "\u115f\u1160\u2800\u3164\uffa0\U0001d159"  # letters and symbols that 
 class Item:
     """What a prompt may say of an item: its title, facts known from training ratings, and what this user gave it.
 
-    ``rating`` and ``liked`` are known of a history's items only, never of candidates.
+    ``rating``, ``grade`` and ``liked`` are known of a history's items only, never of candidates.
     """
 
     title: str
     facts: str = ""
     rating: float | None = None
+    grade: int | None = None
     liked: bool | None = None
+
+
+def grade(rating: float, scale: float) -> int:
+    """A rating as one digit, so that every scale is written alike: the tenth of the scale that it lies in, 0 to 9."""
+    return min(max(math.ceil(10 * rating / scale - 1e-9) - 1, 0), 9)
+
+
+def graded_line(title: str, digit: int) -> str:
+    """A line of a list with grades."""
+    return f"- {one_line(title)}:{digit}\n"
 
 
 @functools.lru_cache(maxsize=100_000)  # an item stands in many prompts
@@ -91,6 +103,7 @@ def _lines(history: Sequence[Item], plain: Callable[[str], str]) -> dict[str, st
     return {
         "history": _bullets(titles),
         "rated": _bullets([f"{title}: {item.rating:g}" for title, item in both if item.rating is not None]),
+        "graded": "".join(graded_line(item.title, item.grade) for item in history if item.grade is not None),
         "liked": _bullets([title for title, item in both if item.liked] or ["none"]),
         "disliked": _bullets([title for title, item in both if item.liked is False] or ["none"]),
         "example": titles[0] if titles else "",

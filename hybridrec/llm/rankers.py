@@ -270,7 +270,7 @@ def check(mode: Mode | str, asked: runner.Asked, response: runner.Response) -> s
 
 
 def answered(mode: Mode, response: runner.Response) -> float:
-    """The probability of both choices together, a mean over the candidates; NaN if the mode offers none."""
+    """The probability of all choices together, a mean over the candidates; NaN if the mode offers none."""
     return float(np.exp(response["log_probs"]).sum(axis=1).mean()) if mode.asks else float("nan")
 
 
@@ -315,9 +315,13 @@ def _scored(
 def _scores(mode: Mode, task: Task, response: runner.Response, prior: pd.DataFrame | None) -> list[float]:
     """A score for each candidate from the log-probabilities of one response, in the order of the candidates.
 
-    For a mode that puts questions: log P(first choice) - log P(second choice). For one that scores titles: the title's
+    For a mode that puts questions: log P(first choice) - log P(second choice). For one that grades: the grade that is
+    expected, given that one follows. For one that scores titles: the title's
     log-likelihood, less the prior's if there is one, divided by its number of tokens.
     """
+    if mode.grades:
+        odds = np.exp(response["log_probs"])
+        return (odds @ np.arange(odds.shape[1]) / odds.sum(axis=1)).tolist()
     if mode.asks:
         return [first - second for first, second in response["log_probs"]]
     expected = [0.0] * len(task.candidates) if prior is None else prior["log_prob"].loc[list(task.candidates)]

@@ -31,7 +31,7 @@ class Failure:
 class Asked:
     """A request for one user (None: its answer serves all users).
 
-    ``request`` has ``kind`` ("generate", "score" or "choose"), ``instruction``, ``candidates`` and, to choose,
+    ``request`` has ``kind`` ("generate", "score", "choose" or "rate"), ``instruction``, ``candidates`` and, to choose,
     ``choices``. ``attempt`` counts how often it was asked before; ``before`` holds the responses to these attempts, and
     ``paid`` those of them that this run asked for. ``about`` is the caller's own, and handed back unchanged.
     """
@@ -141,7 +141,7 @@ def misfit(request: dict[str, Any], response: Response) -> str:
 
     Every response has a finite number of at least 0 for each name of USAGE. A request to "generate" has ``text`` and
     ``finish_reason``; one to "score" a finite number for each candidate in ``log_probs``, and a whole one of at least
-    1 in ``lengths``; one to "choose" the same, with a list of one number for each choice in ``log_probs``.
+    1 in ``lengths``; one to "choose" or "rate" the same, with a list of one number for each choice in ``log_probs``.
     """
     return next(_misfits(request, response), "")
 
@@ -178,13 +178,13 @@ def _misfits(request: dict[str, Any], response: Response) -> Iterator[str]:
             yield _told("text", text)
         if not (isinstance(reason, str) and reason):
             yield _told("finish_reason", reason or None)
-    elif kind in ("score", "choose"):
+    elif kind in ("score", "choose", "rate"):
         size = len(request["candidates"])
         fits = _is_finite if kind == "score" else functools.partial(_are_finite, size=len(request["choices"]))
         yield from _misfits_in("log_probs", response, size, fits)
         yield from _misfits_in("lengths", response, size, lambda length: type(length) is int and length >= 1)
     else:
-        yield f"its kind {kind!r} is not generate, score or choose"
+        yield f"its kind {kind!r} is not generate, score, choose or rate"
 
 
 def _misfits_in(name: str, response: Response, size: int, fits: Callable[[Any], bool]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Ranking tasks: what a language model may know of each user, and the candidates it is to rank."""
 
+import zlib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from hybridrec.errors import DatasetError, SettingError
 from hybridrec.llm import prompts
 from hybridrec.randomness import generator
 
-SHOWN = ("best", "recent", "ends")
+SHOWN = ("best", "recent", "ends", "mixed")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def build_tasks(
         items: item, title, genres.
         history_length: items of the user's own shown.
         scale: the highest rating, named in the facts.
-        shown: which of them, and in what order: "best" (the published one): in decreasing order of rating, newest first
+        shown: which of them, and in what order: "mixed": by chance, but always the same of the same user and items;
+            "best" (the published one): in decreasing order of rating, newest first
             among equals; "recent": newest first; "ends": in the order of "best" the first half and the last half of
             ``history_length``.
         like: a rating at or above it says that the user likes the item; None: no mode is told of likes.
@@ -82,7 +84,12 @@ def build_tasks(
         Task(
             user=user,
             history=tuple(
-                replace(described[item], rating=rating, liked=None if like is None else rating >= like)
+                replace(
+                    described[item],
+                    rating=rating,
+                    grade=prompts.grade(rating, scale),
+                    liked=None if like is None else rating >= like,
+                )
                 for item, rating in histories[user]
             ),
             candidates=tuple(lists[user]),
@@ -94,7 +101,10 @@ def build_tasks(
 
 def _histories(known: pd.DataFrame, length: int, shown: str) -> dict[Hashable, list[tuple[Hashable, float]]]:
     """Each user's items that are shown, with their ratings, in order."""
-    first = ["timestamp", "rating"] if shown == "recent" else ["rating", "timestamp"]
+    if shown == "mixed":
+        pairs = zip(known["user"], known["item"], strict=True)
+        known = known.assign(place=[zlib.crc32(f"{user} {item}".encode()) for user, item in pairs])
+    first = {"recent": ["timestamp", "rating"], "mixed": ["place", "timestamp"]}.get(shown, ["rating", "timestamp"])
     rows = known.sort_values(["user", *first, "item"], ascending=[True, False, False, True])
     from_start, number = rows.groupby("user").cumcount(), rows.groupby("user")["item"].transform("size")
     if shown == "ends":
@@ -102,8 +112,8 @@ def _histories(known: pd.DataFrame, length: int, shown: str) -> dict[Hashable, l
     else:
         kept = from_start < length
     rows = rows[kept]
-    pairs = pd.Series(list(zip(rows["item"].tolist(), rows["rating"].tolist(), strict=True)), index=rows.index)
-    return pairs.groupby(rows["user"]).agg(list).to_dict()
+    shown_ones = pd.Series(list(zip(rows["item"].tolist(), rows["rating"].tolist(), strict=True)), index=rows.index)
+    return shown_ones.groupby(rows["user"]).agg(list).to_dict()
 
 
 def _refuse(users: Iterable[Any], what: str) -> None:

@@ -46,18 +46,24 @@ WAYS = (
 # In these the model writes the order. They can be named, and are not among those compared: an answer takes many times
 # as long as a score.
 WRITTEN = (Way("listwise", "listwise"), Way("listwise-labels", "listwise-labels"))
+# Only for a model that was taught to be asked so (``teach``).
+TAUGHT = (
+    Way("rating lines", "rating-lines", 48, "mixed"),
+    Way("rating lines of 96", "rating-lines", 96, "mixed"),
+    Way("pointwise", "pointwise"),
+)
 
 
 def get(name: str) -> Way:
-    """The way of that name, of ``WAYS`` and ``WRITTEN``.
+    """The way of that name, of ``WAYS``, ``WRITTEN`` and ``TAUGHT``.
 
     Raises:
         SettingError: there is none (lists those there are).
     """
-    for way in (*WAYS, *WRITTEN):
+    for way in (*WAYS, *WRITTEN, *TAUGHT):
         if way.name == name:
             return way
-    raise SettingError(f"unknown way {name!r}. Known: {', '.join(way.name for way in (*WAYS, *WRITTEN))}.")
+    raise SettingError(f"unknown way {name!r}. Known: {', '.join(way.name for way in dict.fromkeys((*WAYS, *WRITTEN, *TAUGHT)))}.")
 
 
 def neighbouring_pairs(folds: int) -> list[tuple[int, int]]:

@@ -60,6 +60,7 @@ class LargerModel(Settings):
     dtype: str | None = None
     writing_dtype: str | None = None
     device: str | None = None
+    adapter: str | None = None
 
     @pydantic.field_validator("model")
     @classmethod

@@ -56,12 +56,27 @@ def open_larger(one: Mapping[str, Any], loaded: Mapping[str, Any] | None = None)
         loaded: the keys of LocalSettings of the first model; None where that is behind an endpoint, too.
     """
     own = {key: one[key] for key in LocalSettings.model_fields if one.get(key) is not None}
-    return local(one["model"], **{**(loaded or {}), "revision": None, **own})
+    return local(one["model"], **{**(loaded or {}), "revision": None, "adapter": None, **own})
+
+
+_TAUGHT = " taught on "
+
+
+def taught_name(model: str, experiment: str) -> str:
+    """What a model is called that was taught on an experiment's ratings (make teach)."""
+    return f"{model}{_TAUGHT}{experiment}"
 
 
 def local(name: str, **loaded: Any) -> "HuggingFace":
-    """An open model in this repository's folders; ``loaded`` has the keys of LocalSettings."""
+    """An open model in this repository's folders; ``loaded`` has the keys of LocalSettings.
+
+    "MODEL taught on EXPERIMENT" is a model with the adapter that ``make teach`` made of it.
+    """
     from hybridrec.llm.models.local import HuggingFace  # torch: only who asks a local model waits for it
+
+    if _TAUGHT in name:
+        name, _, experiment = name.partition(_TAUGHT)
+        loaded["adapter"] = str(paths.ADAPTERS / experiment / name)
 
     return HuggingFace(name, folder=paths.MODELS, search=paths.data_folders(), **loaded)
 

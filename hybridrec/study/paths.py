@@ -11,6 +11,7 @@ MODELS = ROOT / "data" / "models"
 CACHE = ROOT / "data" / "cache"
 # HYBRIDREC_RECORDINGS: a test that asks a model for real keeps the answers elsewhere.
 RECORDINGS = Path(os.environ.get("HYBRIDREC_RECORDINGS", ROOT / "data" / "recordings"))
+ADAPTERS = ROOT / "data" / "adapters"
 BATCHES = ROOT / "data" / "batches"
 RESULTS = ROOT / "results"
 PRICES = ROOT / "data" / "prices.toml"

@@ -35,7 +35,7 @@ _WRITING = 2
 
 
 class HuggingFace:
-    """A causal language model on this machine; it answers "score", "choose" and "generate" requests.
+    """A causal language model on this machine; it answers requests of every kind.
 
     Its weights are loaded when the first request has to be computed.
 
@@ -53,6 +53,7 @@ class HuggingFace:
             written is read as text, so it needs less precision than a score.
         device: "cpu", "cuda" or "cuda:1". One that is not there is an error when the weights are loaded, so that
             what was recorded on it can be replayed without it.
+        adapter: a folder with what the model was taught (``teach.teach``), which is merged into its weights.
         folder: where models are kept that were converted from GGUF; None: ``~/.cache/hybridrec/models``.
         search: for a card: further folders in which its GGUF file may lie; the last is where it is fetched to.
 
@@ -64,12 +65,14 @@ class HuggingFace:
 
     def __init__(
         self, model: str | Path, *, revision: str | None = None, dtype: str = "float32",
-        writing_dtype: str | None = None, device: str = "cpu", folder: str | Path | None = None,
-        search: Sequence[Path] = (),
+        writing_dtype: str | None = None, device: str = "cpu", adapter: str | Path | None = None,
+        folder: str | Path | None = None, search: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         given = {"revision": revision, "dtype": dtype, "writing_dtype": writing_dtype, "device": device}
-        self.loaded = checked(LocalSettings, given, str(model))
+        self.loaded = checked(LocalSettings, given | {"adapter": adapter and str(adapter)}, str(model))
         self.source = weights.find(model, revision, models=Path(folder) if folder else None, search=search)
+        if adapter:
+            self.source = weights.Taught(self.source, Path(adapter))
         self.name = self.source.name
         self._waiting: list[tuple[Asked, Keep]] = []
         self._unscored: list[tuple[Asked, Keep]] = []
@@ -177,7 +180,10 @@ class HuggingFace:
         transformers_logging.disable_progress_bar()
         device = devices.device(self.loaded.device)
         _tell_once(devices.advice(dtype, device))
-        model = self._from(AutoModelForCausalLM, dtype=devices.DTYPES[dtype]).eval()
+        adapter = self.source.adapter
+        model = self._from(AutoModelForCausalLM, dtype=torch.float32 if adapter else devices.DTYPES[dtype]).eval()
+        if adapter:  # merged in float32: in bfloat16 a part of so small a change would be rounded away
+            model = weights.merged(model, adapter).to(devices.DTYPES[dtype])
         try:
             return model.to(device)
         except torch.OutOfMemoryError:
@@ -213,7 +219,7 @@ class HuggingFace:
         start = time.perf_counter()
         alike = [list(group) for _, group in itertools.groupby(requests, _without_candidates)]
         prompts = [
-            self._prompt({**group[0], "candidates": [text for request in group for text in request["candidates"]]})
+            self.prompt({**group[0], "candidates": [text for request in group for text in request["candidates"]]})
             for group in alike
         ]
         found = packed.log_probs(self.model, prompts)
@@ -227,13 +233,22 @@ class HuggingFace:
                 at = own.stop
         return responses
 
-    def _prompt(self, request: dict[str, Any]) -> packed.Prompt:
+    def prompt(self, request: dict[str, Any]) -> packed.Prompt:
+        """A scored request as tokens."""
+        if request["kind"] == "rate":
+            return self._list(request)
         before, after = self._around(request["instruction"])
         if request["kind"] == "score":
-            return packed.Prompt(self._tokens(before + after), [self._tokens(text) for text in request["candidates"]])
-        suffixes = [self._tokens(text + after) for text in request["candidates"]]
-        choices = [self._tokens(choice)[0] for choice in request["choices"]]
-        return packed.Prompt(self._tokens(before), suffixes, choices)
+            return packed.Prompt(self.tokens(before + after), [self.tokens(text) for text in request["candidates"]])
+        suffixes = [self.tokens(text + after) for text in request["candidates"]]
+        choices = [self.tokens(choice)[0] for choice in request["choices"]]
+        return packed.Prompt(self.tokens(before), suffixes, choices)
+
+    def _list(self, request: dict[str, Any]) -> packed.Prompt:
+        """A list that goes on with each candidate: plain text, which nobody says to anybody."""
+        suffixes = [self.tokens(text) for text in request["candidates"]]
+        choices = [self.tokens(choice)[0] for choice in request["choices"]]
+        return packed.Prompt(self.tokens((self.tokenizer.bos_token or "") + request["instruction"]), suffixes, choices)
 
     def _numbers(self, prompt: packed.Prompt, own: slice, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
         """The response to a request that has its ``own`` candidates of a prompt; ``seconds`` are those of one token.
@@ -260,7 +275,7 @@ class HuggingFace:
         Yields:
             As they end: a request's place among the requests, and the response to it.
         """
-        prompts = [self._tokens("".join(self._around(request["instruction"]))) for request in requests]
+        prompts = [self.tokens("".join(self._around(request["instruction"]))) for request in requests]
         budgets = [self._budget(request) for request in requests]
         texts = writing.write(self.writer, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
         for text in texts:
@@ -288,20 +303,21 @@ class HuggingFace:
     def count(self, request: dict[str, Any]) -> tuple[int, int]:
         """Tokens of the prompt (what the candidates share counted once), and the most that the answer can have."""
         if request["kind"] == "generate":
-            return len(self._tokens("".join(self._around(request["instruction"])))), self._budget(request)
-        return self._prompt(request).size, 0
+            return len(self.tokens("".join(self._around(request["instruction"])))), self._budget(request)
+        return self.prompt(request).size, 0
 
     def _budget(self, request: dict[str, Any]) -> int:
         """The most new tokens of an answer: twice those of the request and of the candidates with their list marks.
 
         So there is room for an answer that first restates what it was told, and for a draft.
         """
-        candidates = sum(len(self._tokens(title)) + 5 for title in request["candidates"])
-        return 2 * (len(self._tokens(request["instruction"])) + candidates) + 64
+        candidates = sum(len(self.tokens(title)) + 5 for title in request["candidates"])
+        return 2 * (len(self.tokens(request["instruction"])) + candidates) + 64
 
     # --- text ---------------------------------------------------------------------------------------------------
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
+        """A text as tokens, with nothing added."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _around(self, instruction: str) -> tuple[str, str]:

@@ -104,7 +104,7 @@ def _difference(model: Any) -> str:
     trial.sort(key=lambda prompt: prompt.prefix)
     row = _row(trial)
     try:
-        tree = _after(_hidden(model, row), model.get_output_embeddings(), row)
+        tree = _after(hidden(model, row), model.get_output_embeddings(), row)
         text = torch.tensor([tokens], device=model.device)
         usual = model.get_output_embeddings()(model.base_model(text, use_cache=False).last_hidden_state)
     except Exception as error:  # whatever an architecture may raise that takes no such attention
@@ -219,7 +219,7 @@ class _Branch:
 
 
 @dataclass
-class _Row:
+class Row:
     """The tokens of one forward pass, their branches, and which log-probabilities are wanted.
 
     Wanted is the log-probability of token ``targets[i]`` after the token at place ``sources[i]`` of the row, for each
@@ -275,13 +275,13 @@ def _common(suffixes: Sequence[list[int]]) -> int:
     return min(min(shared(suffixes[0], suffix), len(suffix) - 1) for suffix in suffixes)
 
 
-def _row(prompts: Sequence[Prompt]) -> _Row:
-    row = _Row()
+def _row(prompts: Sequence[Prompt]) -> Row:
+    row = Row()
     _plant(row, prompts, 0, ())
     return row
 
 
-def _plant(row: _Row, prompts: Sequence[Prompt], known: int, above: tuple[slice, ...]) -> None:
+def _plant(row: Row, prompts: Sequence[Prompt], known: int, above: tuple[slice, ...]) -> None:
     """Add prompts whose first ``known`` tokens are the same and in the row: what more they share, then each rest."""
     root = min(shared(prompts[0].prefix, prompt.prefix) for prompt in prompts)
     above = row.grow([prompts[0].prefix[known:root]], above)
@@ -323,12 +323,12 @@ AttentionInterface.register(_ATTENTION, _attend)
 def _pass(model: Any, prompts: Sequence[Prompt]) -> Iterator[list[torch.Tensor]]:
     """Each prompt's values, from one forward pass over all of them."""
     row = _row(prompts)
-    values = iter(_after(_hidden(model, row), model.get_output_embeddings(), row).split(row.sizes))
+    values = iter(_after(hidden(model, row), model.get_output_embeddings(), row).split(row.sizes))
     for prompt in prompts:
         yield [next(values) for _ in prompt.suffixes]
 
 
-def _hidden(model: Any, row: _Row) -> torch.Tensor:
+def hidden(model: Any, row: Row) -> torch.Tensor:
     """The hidden states (tokens, width) of a row after the last layer."""
     usual = model.config._attn_implementation
     model.set_attn_implementation(_ATTENTION)
@@ -343,7 +343,7 @@ def _hidden(model: Any, row: _Row) -> torch.Tensor:
         model.set_attn_implementation(usual)
 
 
-def _after(hidden: torch.Tensor, head: Any, row: _Row) -> torch.Tensor:
+def _after(hidden: torch.Tensor, head: Any, row: Row) -> torch.Tensor:
     """log P(target) after each source, in float32, from the hidden states (tokens, width) of a row."""
     places, which = torch.unique(torch.tensor(row.sources), return_inverse=True)
     targets = torch.tensor(row.targets)

@@ -139,3 +139,6 @@ class LocalSettings(Settings):
         pattern=r"^(?:cpu|cuda(?::\d{1,2})?)$",
         description='"cpu", "cuda", or one of several, such as "cuda:1"',
     )
+    adapter: str | None = pydantic.Field(
+        default=None, description="the folder of an adapter that was taught on this model (make teach)"
+    )

@@ -33,6 +33,7 @@ from hybridrec.llm.models.cards import MODELS, ModelCard
 _OF_THE_HUB = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 _COMMIT = r"[0-9a-f]{40}"
+ADAPTER_CARD, ADAPTER_WEIGHTS = "card.json", "adapter_model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 # In a converted folder: the bytes of every other file. A folder without it is of a version that wrote none.
@@ -48,6 +49,11 @@ class Source(ABC):
     @property
     def card(self) -> ModelCard | None:
         """The card of these weights, if they have one."""
+        return None
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of an adapter that is to be merged into the weights."""
         return None
 
     @property
@@ -97,6 +103,65 @@ def find(
     if revision is not None:
         raise ModelError(f"{name}: only a model of the Hugging Face hub has a revision: leave {revision!r} out.")
     return found
+
+
+class Taught(Source):
+    """A model with what it was taught: an adapter, whose card names the model that it belongs to.
+
+    Raises:
+        ModelError: no whole adapter, or one of another model.
+    """
+
+    def __init__(self, source: Source, adapter: Path) -> None:
+        self._source, self._adapter = source, (files.base or Path()) / adapter
+        self._taught = read_card(self._adapter)
+        self.name = self._taught["name"]
+        if self._taught["model"] != source.identity:
+            raise ModelError(
+                f"{shown(self._adapter)} was taught on {self._taught['model']}, not on {source.identity}: give that "
+                "model, or teach this one."
+            )
+
+    @property
+    def card(self) -> ModelCard | None:
+        return self._source.card
+
+    @property
+    def adapter(self) -> Path:
+        return self._adapter
+
+    @property
+    def identity(self) -> str:
+        return f"{self._source.identity}+{self._taught['sha256'][:12]}"
+
+    def folder(self) -> Path:
+        return self._source.folder()
+
+
+def read_card(adapter: Path) -> dict[str, Any]:
+    """The card of an adapter (``teach.teach``).
+
+    Raises:
+        ModelError: there is none, or the weights beside it are not those it was written for.
+    """
+    try:
+        card = json.loads((adapter / ADAPTER_CARD).read_text(encoding="utf-8"))
+        found = _file_hash(adapter / ADAPTER_WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{shown(adapter)} holds no adapter with a card ({error}): teach it again.") from None
+    if card.get("sha256") != found:
+        raise ModelError(f"{shown(adapter)}: its weights are not those of {ADAPTER_CARD}: teach it again.")
+    return card
+
+
+def merged(model: Any, adapter: Path) -> Any:
+    """The model with an adapter merged into its weights."""
+    import peft  # only who uses an adapter waits for it
+
+    try:
+        return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (ValueError, KeyError, RuntimeError, OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{shown(adapter)} does not fit the model ({first_line(error)}): teach it again.") from None
 
 
 class _OfCard(Source):
