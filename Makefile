@@ -40,7 +40,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models estimate reproduce reproduce-all class lab overview seeds fingerprint record pairs batch import compact notebooks \
+.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach seeds fingerprint record pairs batch import compact notebooks \
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -103,6 +103,11 @@ class:  ## the whole study in minutes, on a subset of the users (docs/teaching.m
 PORT := 8888
 lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 	$(PY) -m jupyterlab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# A killed run goes on from its last checkpoint. DEVICE=cuda where there is a GPU.
+DEVICE := cpu
+teach: $(STAMPS)/01_data  ## teach the language model on ratings of users who are never routed (about an hour on two cores)
+	$(PY) -m hybridrec.study teach $(EXPERIMENT) --device $(DEVICE)
 
 # What is done is found again by its fits and answers; the overview shows where the seeds differ.
 seeds: .stamps/env  ## judge protocol cross on a second seed of its folds, too (fits and, for weak users, answers)

@@ -26,6 +26,7 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.packed": "local",
     "hybridrec.llm.models.weights": "local",
     "hybridrec.llm.models.writing": "local",
+    "hybridrec.llm.teach": "local",
     "hybridrec.recommenders.cornac_models": "cornac",
 }
 # argv: the packages that are not there, then an empty word, then the modules to import. Prints those that fail.

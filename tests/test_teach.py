@@ -1,4 +1,4 @@
-"""Teaching: what is taught is what is asked afterwards, nobody else's ratings matter, and a killed run comes to the same."""
+"""Teaching: what is taught is asked afterwards, nobody else's ratings matter, a killed run comes to the same."""
 
 import signal
 import subprocess
@@ -117,18 +117,18 @@ def test_pairs_of_one_list_that_are_in_order_cost_less():
 def test_what_is_the_same_for_everybody_is_learned_unless_it_is_multiplied_in(folder, tmp_path, objective):
     settings = teach.Teaching(objective=objective, **QUICK)
     card = teach.teach(HuggingFace(folder), material(), tmp_path / "a", "taught", settings, 5)
-    first, best = card["curve"][0]["auc"], card["best"]["auc"]
+    first, *later = [one["auc"] for one in card["curve"]]
     if objective == "beyond-item":
         assert card["curve"][-1]["loss"] < card["curve"][1]["loss"]
     else:
-        assert best > max(first, 0.75)
+        assert max(later) > max(first, 0.75)
 
 
 def test_a_taught_model_answers_by_name_and_its_answers_have_keys_of_their_own(folder, tmp_path):
     about = material()
     base = HuggingFace(folder)
     identity = base.source.identity
-    teach.teach(base, about, tmp_path / "a", "tiny taught", teach.Teaching(**QUICK), 5)
+    teach.teach(base, about, tmp_path / "a", "tiny taught", teach.Teaching(**QUICK | {"passes": 8.0}), 5)
     taught = HuggingFace(folder, adapter=tmp_path / "a")
     assert taught.name == "tiny taught"
     assert taught.source.identity.startswith(f"{identity}+")
@@ -138,6 +138,7 @@ def test_a_taught_model_answers_by_name_and_its_answers_have_keys_of_their_own(f
     (task,) = build_tasks([3], history, lists, about.items, 12, 5, "mixed", 4.0)
     (found,) = rankers.rank([task], "rating-lines", taught, Recordings(None), noun="film", seed=1)
     request = rankers.request_of(task, "rating-lines", "film").request
+    assert found.failure == ""
     prompt = taught.prompt(request)
     (odds,) = [torch.stack(one).exp().double().numpy() for one in packed.log_probs(taught.model, [prompt])]
     expected = odds @ np.arange(10) / odds.sum(axis=1)

@@ -46,10 +46,11 @@ class Mode:
         question: for "choose" and "rate": what follows the text for each candidate, with {title}; {facts} becomes
             genres, mean rating and number of ratings.
         labels: for "generate": whether the model answers with labels.
-        choices: for "choose": the two answers offered; for "rate" always the ten digits. Their first tokens are compared.
-        floor: for "choose" and "rate": the least probability of all choices together, as a mean over a user's candidates, at
-            which the difference between them is an answer. Below it the model would say something else, and the user
-            has no answer.
+        choices: for "choose": the two answers offered; for "rate" always the ten digits. Their first tokens are
+            compared.
+        floor: for "choose" and "rate": the least probability of all choices together, as a mean over a user's
+            candidates, at which what is said of them is an answer. Below it the model would say something else, and the
+            user has no answer.
 
     Raises:
         SettingError: a value that does not fit (names the key).

@@ -3,7 +3,7 @@
 Two formats, which are two ways to ask afterwards:
 
 - a mode of kind "rate" (rating-lines): a user's ratings, in random order, are lists of lines "- title:grade". There is
-  a loss at every grade, given the lines before it, so that one pass over a list teaches as many ratings as it has lines.
+  a loss at every grade, given the lines before it, so that one pass teaches as many ratings as a list has lines.
 - a mode of kind "choose" (pointwise): after a part of a user's ratings as its history, a question about each of some
   others. There is a loss at every answer.
 
@@ -57,16 +57,16 @@ class Teaching(Settings):
     other taught users is multiplied in, so that what everybody thinks of an item need not be learned.
     """
 
-    mode: str = pydantic.Field("rating-lines", description='a mode of kind "rate" or "choose"')
+    mode: str = pydantic.Field(default="rating-lines", description='a mode of kind "rate" or "choose"')
     objective: Literal["likelihood", "pairs", "beyond-item"] = "likelihood"
-    lines: int = pydantic.Field(48, ge=2, le=1000)
-    passes: float = pydantic.Field(2.0, gt=0, le=100)
-    rank: int = pydantic.Field(8, ge=1, le=256)
-    learning_rate: float = pydantic.Field(6e-4, gt=0, le=1)
-    tokens_per_step: int = pydantic.Field(2048, ge=1, le=1_000_000)
-    held_back: float = pydantic.Field(0.15, gt=0, lt=1)
-    validations: int = pydantic.Field(2, ge=1, le=100)
-    patience: int = pydantic.Field(3, ge=1, le=1000)
+    lines: int = pydantic.Field(default=48, ge=2, le=1000)
+    passes: float = pydantic.Field(default=2.0, gt=0, le=100)
+    rank: int = pydantic.Field(default=8, ge=1, le=256)
+    learning_rate: float = pydantic.Field(default=6e-4, gt=0, le=1)
+    tokens_per_step: int = pydantic.Field(default=2048, ge=1, le=1_000_000)
+    held_back: float = pydantic.Field(default=0.15, gt=0, lt=1)
+    validations: int = pydantic.Field(default=2, ge=1, le=100)
+    patience: int = pydantic.Field(default=3, ge=1, le=1000)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,10 @@ class Writer:
         after = rows.iloc[least:]
         prompt = self.prompt(history, after, like)
         liked = (after["rating"] >= like).to_numpy()
-        asked = [(at, len(text) - 1, 0 if yes else 1) for at, (text, yes) in enumerate(zip(prompt.suffixes, liked))]
+        asked = [
+            (at, len(text) - 1, 0 if yes else 1)
+            for at, (text, yes) in enumerate(zip(prompt.suffixes, liked, strict=True))
+        ]
         return Example(prompt.prefix, prompt.suffixes, asked, after["item"].tolist())
 
 
@@ -276,9 +279,10 @@ def held_back(
             f"{len(asked)} of {len(users)} users who are held back have a liked and another item to be judged by; two "
             "are needed. Teach on more users, or hold back more of them."
         )
-    others = [history[~history["item"].isin(own["item"])] for history, own in zip(histories[1:] + histories[:1], lists)]
+    pairs = zip(histories[1:] + histories[:1], lists, strict=True)
+    others = [history[~history["item"].isin(own["item"])] for history, own in pairs]
     own_prompts, other_prompts = (
-        [writer.prompt(history, rest, material.like) for history, rest in zip(shown, lists)]
+        [writer.prompt(history, rest, material.like) for history, rest in zip(shown, lists, strict=True)]
         for shown in (histories, others)
     )
     return Check(asked, lists, own_prompts, other_prompts)
@@ -319,7 +323,7 @@ def teach(
     material: Material,
     folder: Path,
     name: str,
-    settings: Teaching = Teaching(),
+    settings: Teaching | None = None,
     seed: int = 0,
     checkpoint_every: float = 60.0,
 ) -> dict[str, Any]:
@@ -334,7 +338,7 @@ def teach(
         material: ratings of users who will never be ranked for.
         folder: of the adapter: its weights and configuration as peft reads them, and ``card.json``.
         name: what the taught model is called.
-        settings: the format, the objective, and how long.
+        settings: the format, the objective, and how long; None: the usual ones.
         seed: root of every random order.
         checkpoint_every: seconds.
 
@@ -347,7 +351,7 @@ def teach(
         DatasetError: too few users; an item without a title. ModelError: a folder with another adapter, or a mode that
         cannot be taught.
     """
-    run = _Run(model, material, Path(folder), name, settings, seed, checkpoint_every)
+    run = _Run(model, material, Path(folder), name, settings or Teaching(), seed, checkpoint_every)
     return run.card_there() or run.run()
 
 
@@ -374,10 +378,11 @@ class _Run:
             raise DatasetError(f"{len(users)} users are too few to be taught on and held back: three are needed.")
         self.hash = request_key({
             "model": self.model.source.identity, "data": self.material.hash, "seed": self.seed,
-            "dtype": self.model.loaded.dtype, "device": self.model.loaded.device.partition(":")[0],
             "text": self.mode.text, "question": self.mode.question, **self.settings.model_dump(),
         }, 0)  # fmt: skip
-        self.step, self.curve, self.spent = 0, [], 0.0
+        self.step, self.spent = 0, 0.0
+        self.curve: list[dict[str, Any]] = []
+        self.losses: list[float] = []  # since the last validation
 
     def card_there(self) -> dict[str, Any] | None:
         """The card, if this very teaching has ended."""
@@ -465,20 +470,22 @@ class _Run:
         self.losses.append(float(value.detach()))
         self.step += 1
 
-    losses: list[float] = None  # type: ignore[assignment]  # since the last validation
-
     def _validate(self, check: Check) -> None:
         found = validate(self.inner, check, self.mode, self.material.like)
-        mean = float(np.mean(self.losses)) if self.losses else float("nan")
+        mean = float(np.mean(self.losses)) if self.losses else None
         self.losses = []
-        if not self.curve or found["auc"] > max(one["auc"] for one in self.curve):
+        if not self.curve or self._worth(found) > max(map(self._worth, self.curve)):
             self.best = {key: one.detach().clone() for key, one in self.weights.items()}
         self.curve.append({"step": self.step, **found, "loss": mean})
         progress.tell(f"step {self.step}: AUC {found['auc']:.3f}, by another's history {found['another']:.3f}")
 
+    def _worth(self, found: dict[str, Any]) -> tuple[bool, float]:
+        """What the best adapter is chosen by: that it answers at all, then how well it ranks."""
+        return found["answered"] >= self.mode.floor, found["auc"]
+
     def _given_up(self) -> bool:
-        auc = [one["auc"] for one in self.curve]
-        return len(auc) - 1 - int(np.argmax(auc)) >= self.settings.patience
+        worth = [self._worth(one) for one in self.curve]
+        return len(worth) - 1 - worth.index(max(worth)) >= self.settings.patience
 
     # --- what is kept -------------------------------------------------------------------------------------------------
 
@@ -526,10 +533,10 @@ class _Run:
         spent = self.spent + time.monotonic() - self.began
         self.folder.mkdir(parents=True, exist_ok=True)
         self.wrapped.peft_config["default"].base_model_name_or_path = self.model.source.identity
-        self.wrapped.save_pretrained(self.folder, save_embedding_layers=False)
+        self.wrapped.save_pretrained(str(self.folder), save_embedding_layers=False)
         (self.folder / "README.md").unlink(missing_ok=True)  # peft's own, an empty form; the card says it all
         rows = pd.concat([self.material.by_user[user] for user in self.taught])
-        best = max(self.curve, key=lambda one: one["auc"])
+        best = max(self.curve, key=self._worth)
         on_gpu = self.model.model.device.type == "cuda"
         memory = (
             torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

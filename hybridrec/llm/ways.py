@@ -60,10 +60,10 @@ def get(name: str) -> Way:
     Raises:
         SettingError: there is none (lists those there are).
     """
-    for way in (*WAYS, *WRITTEN, *TAUGHT):
-        if way.name == name:
-            return way
-    raise SettingError(f"unknown way {name!r}. Known: {', '.join(way.name for way in dict.fromkeys((*WAYS, *WRITTEN, *TAUGHT)))}.")
+    known = {way.name: way for way in (*WAYS, *WRITTEN, *TAUGHT)}
+    if name not in known:
+        raise SettingError(f"unknown way {name!r}. Known: {', '.join(known)}.")
+    return known[name]
 
 
 def neighbouring_pairs(folds: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from hybridrec.study import models as study_models
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
-_WRITING = ("pairs", "batch", "import", "seeds", "compact", "fingerprint")
+_WRITING = ("pairs", "batch", "import", "seeds", "teach", "compact", "fingerprint")
 
 
 def summary(settings: config.Experiment) -> None:
@@ -152,6 +152,22 @@ def compact(settings: config.Experiment) -> None:
             print(f"{len(recordings)} answers in {paths.within_root(recordings.compact_path)}")
 
 
+def teach(settings: config.Experiment, variant: str | None, device: str, dtype: str | None) -> None:
+    """Teach the experiment's language model on the ratings of users who are never routed; goes on where it was."""
+    from hybridrec.llm.models import devices
+    from hybridrec.study import teaching
+
+    how = {"device": device, "dtype": dtype or ("bfloat16" if devices.fast_bfloat16() else "float32")}
+    card = teaching.run(settings, settings.model, variant or teaching.CHOSEN, **how)
+    about, best = card["data"], card["best"]
+    print(
+        f"{card['name']}: {about['ratings']:,} ratings of {about['users']} users, {card['steps']} steps in "
+        f"{card['seconds']:,.0f} s on {card['device']} ({card['dtype']}); AUC of {about['held_back']} users held back "
+        f"{card['curve'][0]['auc']:.3f} before, {best['auc']:.3f} after, {best['another']:.3f} by another's history."
+    )
+    print(paths.within_root(teaching.folder(settings.name, settings.model, variant or teaching.CHOSEN)))
+
+
 def seeds(settings: config.Experiment) -> None:
     """Judge protocol cross on a second seed of its folds, too; the table is written after each seed."""
     import pandas as pd
@@ -235,6 +251,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "pairs": (pairs, "write the pairs that a recommender of your own has to score"),
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
+        "teach": (teach, "teach the language model on the ratings of users who are never routed"),
         "seeds": (seeds, "judge protocol cross on a second seed of its folds, too"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
@@ -253,6 +270,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
     text = "ask the language models also for more than the experiment's consent_above_... allow"
     commands.choices["run"].add_argument("--yes", action="store_true", help=text)
+    taught = commands.choices["teach"]
+    taught.add_argument("--variant", help="another way to teach (hybridrec/study/teaching.py), to be compared")
+    taught.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (cpu)")
+    taught.add_argument("--dtype", help="float32 or bfloat16; left out, whichever the processor computes faster")
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

@@ -24,16 +24,15 @@ from hybridrec.study.config import Experiment
 from hybridrec.study.cross_answers import Cross
 
 # What is compared: one thing changed at a time against the first.
+_USUAL: dict[str, Any] = {"passes": 1, "tokens_per_step": 4096, "learning_rate": 8e-4}
 VARIANTS = {
-    "lines": Teaching(passes=3),
-    "lines, longer": Teaching(passes=8, lines=96),
-    "lines, pairs": Teaching(passes=5, objective="pairs"),
-    "lines, beyond the item": Teaching(passes=5, objective="beyond-item"),
-    "lines, faster": Teaching(passes=3, learning_rate=2e-3),
-    "yes or no": Teaching(mode="pointwise", lines=20, passes=8),
-    "yes or no, pairs": Teaching(mode="pointwise", lines=20, passes=8, objective="pairs"),
+    "lines": Teaching(**_USUAL),
+    "lines, pairs": Teaching(**_USUAL | {"objective": "pairs"}),
+    "lines, beyond the item": Teaching(**_USUAL | {"objective": "beyond-item"}),
+    "lines, longer": Teaching(**_USUAL | {"objective": "pairs", "passes": 3, "lines": 96}),
+    "yes or no": Teaching(**_USUAL | {"mode": "pointwise", "lines": 20, "passes": 3}),
 }
-CHOSEN = "lines"
+CHOSEN = "lines, pairs"
 # How many inactive users are asked about the folds that decide, to compare what was taught.
 COMPARED_USERS = 200
 
@@ -81,7 +80,8 @@ def run(settings: Experiment, model: str, variant: str = CHOSEN, **loaded: Any) 
     opened = models.local(model, **loaded)
     about = material(cross_answers.prepare(settings))
     name = models.taught_name(opened.name, settings.name)
-    return teach.teach(opened, about, folder(settings.name, opened.name, variant), name, VARIANTS[variant], settings.seed)
+    where = folder(settings.name, opened.name, variant)
+    return teach.teach(opened, about, where, name, VARIANTS[variant], settings.seed)
 
 
 def compare(settings: Experiment, model: str, variants: Iterable[str], **loaded: Any) -> pd.DataFrame:

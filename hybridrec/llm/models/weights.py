@@ -124,17 +124,21 @@ class Taught(Source):
 
     @property
     def card(self) -> ModelCard | None:
+        """That of the model."""
         return self._source.card
 
     @property
     def adapter(self) -> Path:
+        """Its folder."""
         return self._adapter
 
     @property
     def identity(self) -> str:
+        """The model's, and the hash of the adapter's weights."""
         return f"{self._source.identity}+{self._taught['sha256'][:12]}"
 
     def folder(self) -> Path:
+        """That of the model."""
         return self._source.folder()
 
 
