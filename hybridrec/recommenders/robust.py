@@ -72,8 +72,8 @@ def cvar(losses: np.ndarray, share: float, smoothing: float) -> Risk:
         share: of users, above 0, at most 1.
         smoothing: h above 0, in units of the loss.
 
-    Source: Rockafellar & Uryasev 2000, "Optimization of conditional value-at-risk", eq. 4; for recommenders, with a
-    smoothed quantile, Togashi et al. 2024, "Scalable and provably fair exposure control ..." and "SAFER2".
+    Source: Rockafellar & Uryasev 2000, "Optimization of conditional value-at-risk", theorem 1; smoothed, for
+    recommenders: Togashi, Oka, Ohsaka & Morimura 2024, "Safe collaborative filtering" (SAFER2, arXiv 2306.05292).
     """
     if share == 1:
         return Risk(float(losses.mean()), np.full(len(losses), 1 / len(losses)))
@@ -172,7 +172,7 @@ def factorise(
     """
     if not len(rating) or not penalty > 0:
         raise RecommenderError(
-            f"{len(rating)} ratings with a penalty of {penalty} cannot be factorised: give ratings and a penalty above 0."
+            f"{len(rating)} ratings with a penalty of {penalty} cannot be factorised: give some, and a penalty above 0."
         )
     mean, spread, total = float(np.mean(rating)), float(np.std(rating)) or 1.0, len(rating)
     standard = (np.asarray(rating, dtype=float) - mean) / spread
