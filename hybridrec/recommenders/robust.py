@@ -2,8 +2,8 @@
 
 A matrix factorisation of ratings, whose objective is a risk over users: the mean over ratings (the ordinary one), the
 mean of the worst-served share of users (CVaR), or the worse of two groups of users (group DRO). They differ in nothing
-else, so what separates their scores is the objective. ``Study`` fits them for protocol ``cross``, where they are tuned
-as every other recommender is. ``rerank`` evens out groups of users after training.
+else but their random start, so what separates them is the objective. ``Study`` fits them for protocol ``cross``, where
+they are tuned as every other recommender is. ``rerank`` evens out groups of users after training.
 """
 
 import functools
@@ -33,7 +33,7 @@ from hybridrec.recommenders.fits import Fit
 _DECIMALS = 6  # of a score: what lies behind them differs from processor to processor
 _BIAS_PENALTY = 2.0  # ratings' worth by which a bias is shrunken; the vectors' penalty is tuned
 _SMALLEST_STEP = 2.0**-20
-_SHARE = 0.3  # of users that CVaR looks at
+_SHARE = 0.3  # of users that CVaR looks at; SAFER2's settings have it, too
 # In units of the ratings' variance: small beside what separates users (0.1) and groups (0.02).
 _SMOOTHING_OF_USERS, _SMOOTHING_OF_GROUPS = 0.1, 0.02
 
@@ -72,9 +72,14 @@ def cvar(losses: np.ndarray, share: float, smoothing: float) -> Risk:
         share: of users, above 0, at most 1.
         smoothing: h above 0, in units of the loss.
 
+    Raises:
+        RecommenderError: another share.
+
     Source: Rockafellar & Uryasev 2000, "Optimization of conditional value-at-risk", theorem 1; smoothed, for
     recommenders: Togashi, Oka, Ohsaka & Morimura 2024, "Safe collaborative filtering" (SAFER2, arXiv 2306.05292).
     """
+    if not 0 < share <= 1:
+        raise RecommenderError(f"the share of users is {share}: give one above 0 and at most 1, such as 0.3.")
     if share == 1:
         return Risk(float(losses.mean()), np.full(len(losses), 1 / len(losses)))
 
@@ -143,7 +148,7 @@ def factorise(
     k: int = 20,
     seed: int = 0,
     sweeps: int = 100,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
 ) -> Factors:
     """Matrix factorisation with biases that minimises a risk over users.
 
@@ -284,28 +289,42 @@ class Study(fitting.Study):
         Warns:
             UserWarning: a cached fit is damaged (names the file); it is done again.
         """
-        files_of = {key(work): work for work in todo}
-        found = {one: kept for one, work in files_of.items() if (kept := _load(self._file(one), work)) is not None}
-        missing = {one: work for one, work in files_of.items() if one not in found}
+        keys = [key(work) for work in todo]
+        works = dict(zip(keys, todo, strict=True))
+        kept = {one: self._load(one, work) for one, work in works.items()}
+        found = {one: scores for one, scores in kept.items() if scores is not None}
+        missing = [one for one in works if one not in found]
         if count:
             progress.count("fits", computed=len(missing), cached=len(todo) - len(missing))
-        for one, work in progress.bar(missing.items(), what=what):
-            found[one] = fit_and_score(work)
-            if (file := self._file(one)) is not None:
-                with files.replacing(file) as partial:
-                    np.savez(partial, allow_pickle=False, **found[one])
-        return [found[key(work)] for work in todo]
+        for one in progress.bar(missing, what=what):
+            found[one] = fit_and_score(works[one])
+            if self.cache:
+                with files.replacing(self._file(one)) as partial:
+                    np.savez(partial, allow_pickle=False, scores=found[one])
+        return [{"scores": found[one]} for one in keys]
 
-    def _file(self, key: str) -> Path | None:
-        return self.cache / f"robust-{key}.npz" if self.cache else None
+    def _file(self, key: str) -> Path:
+        assert self.cache is not None
+        return self.cache / f"robust-{key}.npz"
+
+    def _load(self, key: str, work: Fit) -> np.ndarray | None:
+        """The scores of a fit from the cache; None where it is not there, or damaged."""
+        if self.cache is None or not (file := self._file(key)).is_file():
+            return None
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                scores = arrays["scores"]
+            whole = scores.shape == (len(work.pairs),) and bool(np.isfinite(scores).all())
+        except Exception:  # a bit that was flipped can make zipfile and NumPy raise anything
+            whole = False
+        if not whole:
+            warnings.warn(f"{shown(file)} is damaged: this fit is done again.", stacklevel=3)
+            return None
+        return scores
 
 
-def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
-    """Fit one of ``RISKS``, and score.
-
-    Returns:
-        "scores" of ``work.pairs``, in their order.
-    """
+def fit_and_score(work: Fit) -> np.ndarray:
+    """Fit one of ``RISKS``; returns its scores of ``work.pairs``, in their order."""
     from threadpoolctl import threadpool_limits
 
     users, items = pd.Index(work.users), pd.Index(work.items)
@@ -314,7 +333,7 @@ def fit_and_score(work: Fit) -> dict[str, np.ndarray]:
     with threadpool_limits(1):  # the order of sums, and with it their last bits, is the same everywhere
         found = factorise(user, item, rating, shape, RISKS[work.recommender], **work.params, seed=work.seed)
     scores = found.score(users.get_indexer(work.pairs["user"]), items.get_indexer(work.pairs["item"]))
-    return {"scores": scores.round(_DECIMALS) + 0.0}
+    return scores.round(_DECIMALS) + 0.0
 
 
 def key(work: Fit) -> str:
@@ -330,21 +349,6 @@ def _code() -> str:
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
-def _load(file: Path | None, work: Fit) -> dict[str, np.ndarray] | None:
-    """A fit from the cache; None where it is not there, or damaged."""
-    if file is None or not file.is_file():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            scores = arrays["scores"]
-        if scores.shape == (len(work.pairs),) and np.isfinite(scores).all():
-            return {"scores": scores}
-    except Exception:  # a bit that was flipped can make zipfile and NumPy raise anything
-        pass
-    warnings.warn(f"{shown(file)} is damaged: this fit is done again.", stacklevel=3)
-    return None
-
-
 # --- re-ranking -------------------------------------------------------------------------------------------------------
 
 
@@ -358,48 +362,46 @@ def rerank(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """A user-fairness re-ranking: the best orders that bring inactive and active users' quality closer together.
 
-    Li et al. choose, for all users at once, the items with the highest scores under the constraint that the quality of
-    advantaged and disadvantaged users differs by at most epsilon. Their constraint needs quality, thus labels; and with
-    the scores of one recommender alone it cannot raise anybody's AUC over given items: the best guess of a user's order
-    is the order of the scores, whoever else there is, so that the constraint can only be met by spoiling the orders of
-    the advantaged. An order gets better only by something that the scores do not hold. So here each group's ranks are
-    added to the ranks of an aid (fusion.fuse), with a weight for each group. For a test fold the two weights are those
-    with the highest mean AUC on the other folds among all that leave at most a share of the difference between the
-    groups that there is without an aid; where none do, those with the smallest difference.
+    Li et al. choose for all users together the items with the highest scores, under the constraint that the quality of
+    advantaged and disadvantaged users differs by at most epsilon. Over given items, one recommender's scores alone
+    allow no such gain: their order is the best guess for each user by itself, so the constraint can only be met by
+    spoiling the orders of those who are served well. An order gets better only by what the scores do not hold. So here
+    the ranks of an aid are added, with one weight for each group of users. For a test fold these two weights have the
+    highest mean AUC on the other folds among all that leave at most a share of the difference between the groups that
+    there is without an aid; where none do, among those with the smallest difference. This may well spoil the orders of
+    active users, too: the choice is shown.
 
     Args:
         lists: the lists.
         own: the recommender's scores, shape (folds, rows).
         aid: the other ranking's, the same shape; both must have all scores.
-        inactive: test, user: the disadvantaged.
+        inactive: test, user: the disadvantaged. Where they or the others have no list that decides, nothing is added.
         allowed: share of the difference that may stay, 0 to 1.
-        grid: weights to choose from, beside the recommender's 1.
+        grid: weights to choose from, beside the recommender's 1; with 0 among them.
 
     Returns:
         Judged scores, shape (folds, rows), NaN elsewhere. Choices: test, inactive, active (the weights), gap_before and
-        gap (difference between active and inactive users' mean AUC, on the folds that decide), auc_before and auc.
+        gap (AUC of active less that of inactive users, on the folds that decide), auc_before and auc (of all of them).
 
-    Source: Li et al. 2021, "User-oriented fairness in recommendation", eq. 8 (arXiv 2104.10671).
+    Source: after Li et al. 2021, "User-oriented fairness in recommendation" (arXiv 2104.10671).
     """
     weights, judged, mask = np.sort(grid), lists.judged, lists.mask(inactive)
     ranked, aiding = fusion.ranks(lists, own), fusion.ranks(lists, aid)
-    correct = [lists.correct(ranked + weight * aiding, ~judged) for weight in weights]
-    lists_of = mask[:, lists.of_user], ~mask[:, lists.of_user]
+    correct = np.stack([lists.correct(ranked + weight * aiding, ~judged) for weight in weights])
     found, rows = np.full(own.shape, np.nan), []
     for test in range(lists.folds):
-        # Columns: for each weight the mean AUC of inactive, and of active users; and how many lists each rests on.
-        deciding = lists.others(test)[lists.of_fold] & (lists.n_pairs > 0)
-        of_group = [deciding & group[test] for group in lists_of]
-        number = np.array([group.sum() for group in of_group])
-        auc = np.array([[(one[test][group] / lists.n_pairs[group]).mean() for group in of_group] for one in correct])
-        auc = auc.round(_DECIMALS)
-        mean = (auc[:, None, 0] * number[0] + auc[None, :, 1] * number[1]) / number.sum()
-        gap = auc[None, :, 1] - auc[:, None, 0]
-        near = np.abs(gap) <= max(allowed * abs(gap[0, 0]), np.abs(gap).min())
-        low, high = np.unravel_index(np.where(near, mean, -1).argmax(), mean.shape)
+        deciding, disadvantaged = lists.others(test)[lists.of_fold] & (lists.n_pairs > 0), mask[test, lists.of_user]
+        groups = [deciding & disadvantaged, deciding & ~disadvantaged]
+        auc = [(correct[:, test, of] / lists.n_pairs[of]).mean(axis=1).round(_DECIMALS) for of in groups if of.any()]
+        low, high, row = 0, 0, {"test": test}
+        if len(auc) == 2:
+            gap = auc[1][None, :] - auc[0][:, None]  # by the weight of inactive users, and that of active ones
+            mean = (auc[0][:, None] * groups[0].sum() + auc[1][None, :] * groups[1].sum()) / deciding.sum()
+            near = np.abs(gap) <= max(allowed * abs(gap[0, 0]), np.abs(gap).min())
+            low, high = map(int, np.unravel_index(np.where(near, mean, -1).argmax(), mean.shape))
+            row |= {"gap_before": gap[0, 0], "gap": gap[low, high], "auc_before": mean[0, 0], "auc": mean[low, high]}
         weight = np.where(mask[test, lists.user], weights[low], weights[high])
         found[test] = np.where(judged[test], ranked[test] + weight * aiding[test], np.nan)
-        row = {"test": test, "inactive": weights[low], "active": weights[high]}
-        row |= {"gap_before": gap[0, 0], "gap": gap[low, high], "auc_before": mean[0, 0], "auc": mean[low, high]}
-        rows.append(row)
-    return found, pd.DataFrame(rows)
+        rows.append(row | {"inactive": weights[low], "active": weights[high]})
+    columns = ["test", "inactive", "active", "gap_before", "gap", "auc_before", "auc"]
+    return found, pd.DataFrame(rows, columns=columns)

@@ -85,7 +85,8 @@ def table(
     groups = evaluation.groups(triage) | {WORST_OF_PLAIN: evaluation.groups(own)["worst decile"]}
     rankers = {name: name for name in (robust.PLAIN, *RIVALS, "MF", arms.STACK) if name in set(lists["ranker"])}
     rankers |= {families.BAR: bar, "own recommender": OWN, "random order": RANDOM}
-    means, over = [], {name: [] for name in _OVER}
+    means: list[families.Compared] = []
+    over: dict[str, list[families.Compared]] = {name: [] for name in _OVER}
     for group, rows in groups.items():
         for ranker, one in rankers.items():
             found = evaluation.quality(lists, rows, one)
