@@ -17,6 +17,7 @@ from hybridrec.weak_users.cross import cross_triage
 
 WORST_OF_PLAIN = f"worst decile of {robust.PLAIN}"
 RIVALS = [robust.CVAR, robust.GROUP_DRO, robust.RERANKED]
+MADE = [robust.PLAIN, *RIVALS]  # here; verdicts on them are corrected together, and those on all others
 _OVER = {"plain": robust.PLAIN, "stack": arms.STACK}
 COLUMNS = [
     *("group", "ranker", "n", "auc", "auc_low", "auc_high"),
@@ -39,7 +40,7 @@ def scores(
         seed: the root of every random stream.
 
     Returns:
-        Tuning (``cross.TUNED``), and scores (``cross.COLUMNS``) of robust.PLAIN and RIVALS; of the re-ranking the
+        Tuning (``cross.TUNED``), and scores (``cross.COLUMNS``) of MADE; of the re-ranking the
         judged rows (fold == test) alone.
     """
     study = robust.Study(divided, items["item"].to_numpy(), like_threshold, seed, cache=paths.CACHE)
@@ -74,8 +75,8 @@ def table(
 
     Returns:
         COLUMNS: mean AUC with its 95 % interval over n users; paired differences to robust.PLAIN and to the stack, with
-        intervals, smallest detectable effects and verdicts, which are corrected over all rows of each of the two.
-        NaN and "" where a ranker would be compared with itself.
+        intervals, smallest detectable effects and verdicts, which are corrected over the rows of MADE, and over those
+        of all others, for each of the two. NaN and "" where a ranker would be compared with itself.
     """
     lists, names = _lists(rivals, recommenders, divided, candidates, items, like_threshold)
     triage = triage[triage["recommender"].isin(compared_recommenders(triage["recommender"].unique()))]
@@ -83,10 +84,10 @@ def table(
     bar = evaluation.bar(lists, pd.concat([triage, own]), names)
     lists = lists[lists["fold"] == lists["test"]]
     groups = evaluation.groups(triage) | {WORST_OF_PLAIN: evaluation.groups(own)["worst decile"]}
-    rankers = {name: name for name in (robust.PLAIN, *RIVALS, "MF", arms.STACK) if name in set(lists["ranker"])}
+    rankers = {name: name for name in (*MADE, "MF", arms.STACK) if name in set(lists["ranker"])}
     rankers |= {families.BAR: bar, "own recommender": OWN, "random order": RANDOM}
     means: list[families.Compared] = []
-    over: dict[str, list[families.Compared]] = {name: [] for name in _OVER}
+    over: dict[tuple[str, bool], list[families.Compared]] = {(name, own): [] for name in _OVER for own in (True, False)}
     for group, rows in groups.items():
         for ranker, one in rankers.items():
             found = evaluation.quality(lists, rows, one)
@@ -95,10 +96,11 @@ def table(
             for name, other in _OVER.items():
                 if ranker not in (other, "random order"):
                     difference = evaluation.differences(lists, rows, one, other)
-                    over[name].append(families.Compared(ranker, other, group, difference))
+                    over[name, ranker in MADE].append(families.Compared(ranker, other, group, difference))
     result = _named(families.judge("means", means), "auc")[["group", "ranker", "n", "auc", "auc_low", "auc_high"]]
-    for name, compared in over.items():
-        judged = _named(families.judge(f"rivals over {_OVER[name]}", compared), f"over_{name}")
+    for name in _OVER:
+        made, beside = (families.judge(f"over {name}", over[name, own]) for own in (True, False))
+        judged = _named(pd.concat([made, beside]), f"over_{name}")
         columns = [one for one in COLUMNS if one.startswith(f"over_{name}")]
         result = result.merge(judged[["group", "ranker", *columns]], "left", ["group", "ranker"])
         result[f"over_{name}_verdict"] = result[f"over_{name}_verdict"].fillna("")
