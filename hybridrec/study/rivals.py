@@ -80,14 +80,16 @@ def table(
     """
     lists, names = _lists(rivals, recommenders, divided, candidates, items, like_threshold)
     triage = triage[triage["recommender"].isin(compared_recommenders(triage["recommender"].unique()))]
-    own = cross_triage(rivals[rivals["ranker"] == robust.PLAIN], divided, items, like_threshold)
-    bar = evaluation.bar(lists, pd.concat([triage, own]), names)
+    of_plain = cross_triage(rivals[rivals["ranker"] == robust.PLAIN], divided, items, like_threshold)
+    bar = evaluation.bar(lists, pd.concat([triage, of_plain]), names)
     lists = lists[lists["fold"] == lists["test"]]
-    groups = evaluation.groups(triage) | {WORST_OF_PLAIN: evaluation.groups(own)["worst decile"]}
+    groups = evaluation.groups(triage) | {WORST_OF_PLAIN: evaluation.groups(of_plain)["worst decile"]}
     rankers = {name: name for name in (*MADE, "MF", arms.STACK) if name in set(lists["ranker"])}
     rankers |= {families.BAR: bar, "own recommender": OWN, "random order": RANDOM}
     means: list[families.Compared] = []
-    over: dict[tuple[str, bool], list[families.Compared]] = {(name, own): [] for name in _OVER for own in (True, False)}
+    over: dict[tuple[str, bool], list[families.Compared]] = {
+        (name, made): [] for name in _OVER for made in (True, False)
+    }
     for group, rows in groups.items():
         for ranker, one in rankers.items():
             found = evaluation.quality(lists, rows, one)
@@ -99,8 +101,8 @@ def table(
                     over[name, ranker in MADE].append(families.Compared(ranker, other, group, difference))
     result = _named(families.judge("means", means), "auc")[["group", "ranker", "n", "auc", "auc_low", "auc_high"]]
     for name in _OVER:
-        made, beside = (families.judge(f"over {name}", over[name, own]) for own in (True, False))
-        judged = _named(pd.concat([made, beside]), f"over_{name}")
+        judged = pd.concat([families.judge(f"over {name}", over[name, made]) for made in (True, False)])
+        judged = _named(judged, f"over_{name}")
         columns = [one for one in COLUMNS if one.startswith(f"over_{name}")]
         result = result.merge(judged[["group", "ranker", *columns]], "left", ["group", "ranker"])
         result[f"over_{name}_verdict"] = result[f"over_{name}_verdict"].fillna("")
