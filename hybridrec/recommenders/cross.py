@@ -24,8 +24,7 @@ from hybridrec.evaluation import metrics
 from hybridrec.randomness import seed_for
 from hybridrec.recommenders import fingerprint
 from hybridrec.recommenders.fits import Fit
-from hybridrec.recommenders.fitting import Study, chosen, grid
-from hybridrec.recommenders.recipes import recipe
+from hybridrec.recommenders.fitting import Study, chosen
 
 COLUMNS = ["ranker", "draw", "test", "fold", "user", "item", "score"]
 TUNED = ["recommender", "test", "parameter", "value", "auc", "chosen"]
@@ -162,7 +161,7 @@ def _tuning(study: Study, names: Iterable[str], tests: Iterable[int] | None = No
         (test, (name, setting, _left_out(test, folds.neighbour(test, count))))
         for name in names
         for test in (range(count) if tests is None else tests)
-        for setting in grid(name, study.grids)
+        for setting in study.grid(name)
     ]
 
 
@@ -179,7 +178,7 @@ def _scoring(study: Study, tuned: pd.DataFrame) -> list[tuple[int, int, Model]]:
 
 def _setting(study: Study, row: Any) -> dict[str, Any]:
     """The setting of a row of ``tune``, as its grid has it: 30 and 30.0 would be two fits."""
-    return next(one for one in grid(row.recommender, study.grids) if not one or one[row.parameter] == row.value)
+    return next(one for one in study.grid(row.recommender) if not one or one[row.parameter] == row.value)
 
 
 def _left_out(one: int, other: int) -> tuple[int, ...]:
@@ -206,7 +205,7 @@ def _fits(study: Study, models: Iterable[Model]) -> list[Fit]:
     made: dict[tuple[str, tuple[int, ...]], Fit] = {}
     works = []
     for name, setting, left_out in models:
-        shared = recipe(name).feedback, left_out
+        shared = study.feedback(name), left_out
         if shared not in made:
             known = folds.without(study.interactions, *left_out)
             made[shared] = study.fit(name, setting, known, _rows(study, left_out))

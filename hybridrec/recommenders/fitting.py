@@ -66,6 +66,14 @@ class Study:
     workers: int | None = None
     own: Mapping[str, "Scorer"] = field(default_factory=dict)
 
+    def grid(self, name: str) -> list[dict[str, Any]]:
+        """The settings of a recommender to choose from (see the function ``grid``)."""
+        return grid(name, self.grids)
+
+    def feedback(self, name: str) -> str:
+        """What a recommender learns from: "ratings" or "likes"."""
+        return recipe(name).feedback
+
     def fit(self, name: str, params: dict[str, Any], known: pd.DataFrame, pairs: pd.DataFrame, top: int = 0) -> Fit:
         """The work of fitting one recommender on ``known``, scoring ``pairs`` and retrieving ``top`` unseen items."""
         return Fit(
