@@ -10,6 +10,7 @@ from hybridrec.evaluation.lists import Lists, Scores
 # An arm's weight beside a recommender's 1. With 0 nothing is added; from some 8 on the arm alone orders a short list.
 # Halves and doubles are exact in binary, and so are ranks: equal sums are ties on every machine.
 GRID = (0, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+_WEIGHTS = ["recommender", "arm", "test", "lists", "weight", "auc", "gain"]
 
 
 def name(recommender: str, arm: str) -> str:
@@ -58,21 +59,62 @@ def fuse(
 
     Source: a weighted Borda count (Aslam & Montague 2001).
     """
-    weights, judged, mask = np.sort(grid), lists.judged, lists.mask(users)
-    found, chosen = {}, []
-    deciding = ~judged & mask[:, lists.user] & (lists.n_pairs > 0)[lists.list]
+    adder, chosen, found = _Adder(lists, users, grid), [], {}
     ranked = {one: ranks(lists, values) for one, values in {**arms, **recommenders}.items()}
     for recommender in recommenders:
         for arm in (one for one in arms if one != recommender):
-            own, other = ranked[recommender], ranked[arm]
-            rows = deciding & ~np.isnan(own) & ~np.isnan(other)
-            auc = np.stack([lists.decided(lists.correct(own + weight * other, rows), mask) for weight in weights])
-            auc = np.diagonal(auc, axis1=1, axis2=2)  # what decides on judged scores; shape (weights, folds)
-            best = np.where(np.isnan(auc), -1, auc).argmax(axis=0)
-            weight = np.where(np.isnan(auc[0]), 0, weights[best])
-            found[name(recommender, arm)] = np.where(judged, own + weight[:, None] * other, np.nan)
-            reached = np.take_along_axis(auc, best[None], axis=0)[0]
-            row = {"recommender": recommender, "arm": arm, "test": range(lists.folds)}
-            row["lists"] = [len(np.unique(lists.list[rows[test]])) for test in range(lists.folds)]
-            chosen.append(pd.DataFrame(row | {"weight": weight, "auc": reached, "gain": reached - auc[0]}))
-    return found, pd.concat(chosen, ignore_index=True)
+            fused, row = adder.add(ranked[recommender], ranked[arm])
+            found[name(recommender, arm)] = np.where(lists.judged, fused, np.nan)
+            chosen.append(row.assign(recommender=recommender, arm=arm))
+    return found, pd.concat(chosen, ignore_index=True)[_WEIGHTS]
+
+
+def fuse_in_turn(
+    lists: Lists,
+    recommenders: Scores,
+    arms: Scores,
+    users: pd.DataFrame | None,
+    grid: Sequence[float] = GRID,
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Every recommender with several arms, one after the other: each is added to what is there by then, as in ``fuse``.
+
+    So the last arm is given what the recommender and all other arms leave to it. The weights are those of ``fuse`` for
+    one arm; for several each is chosen with those before it held fast, on the lists that all so far have ranked.
+
+    Args:
+        lists, recommenders, users, grid: as for ``fuse``.
+        arms: their scores, in the order in which they are added; none is a recommender.
+
+    Returns:
+        As ``fuse``; a fusion is called "A + first + second", and a weight's ``arm`` is the one that it was chosen for.
+    """
+    adder, chosen, found = _Adder(lists, users, grid), [], {}
+    ranked = {one: ranks(lists, values) for one, values in arms.items()}
+    for recommender, values in recommenders.items():
+        fused = ranks(lists, values)
+        for arm, other in ranked.items():
+            fused, row = adder.add(fused, other)
+            chosen.append(row.assign(recommender=recommender, arm=arm))
+        found[" + ".join([recommender, *arms])] = np.where(lists.judged, fused, np.nan)
+    return found, pd.concat(chosen, ignore_index=True)[_WEIGHTS]
+
+
+class _Adder:
+    """Adds ranks by weights that were chosen on the folds that decide."""
+
+    def __init__(self, lists: Lists, users: pd.DataFrame | None, grid: Sequence[float]) -> None:
+        self.lists, self.weights, self.mask = lists, np.sort(grid), lists.mask(users)
+        self.deciding = ~lists.judged & self.mask[:, lists.user] & (lists.n_pairs > 0)[lists.list]
+
+    def add(self, own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
+        """Their sum, NaN where either is, and for each test fold: lists, weight, auc, gain."""
+        lists, mask = self.lists, self.mask
+        rows = self.deciding & ~np.isnan(own) & ~np.isnan(other)
+        auc = np.stack([lists.decided(lists.correct(own + weight * other, rows), mask) for weight in self.weights])
+        auc = np.diagonal(auc, axis1=1, axis2=2)  # what decides on judged scores; shape (weights, folds)
+        best = np.where(np.isnan(auc), -1, auc).argmax(axis=0)
+        weight = np.where(np.isnan(auc[0]), 0, self.weights[best])
+        reached = np.take_along_axis(auc, best[None], axis=0)[0]
+        decided = [len(np.unique(lists.list[one])) for one in rows]
+        row = {"test": range(lists.folds), "lists": decided, "weight": weight, "auc": reached, "gain": reached - auc[0]}
+        return own + weight[:, None] * other, pd.DataFrame(row)

@@ -318,6 +318,14 @@ def _expected(odds: np.ndarray, mode: Mode) -> np.ndarray:
 # --- teaching ---------------------------------------------------------------------------------------------------------
 
 
+def divide(material: Material, settings: Teaching, seed: int) -> tuple[list[Any], list[Any]]:
+    """Users who are held back, to be validated on, and those who are taught on."""
+    users = list(material.by_user)
+    order = [users[at] for at in generator(seed, "teach", "held back").permutation(len(users))]
+    number = max(2, round(settings.held_back * len(users)))
+    return order[:number], sorted(order[number:])
+
+
 def teach(
     model: HuggingFace,
     material: Material,
@@ -371,9 +379,7 @@ class _Run:
             raise ModelError(f'mode {self.mode.name!r} cannot be taught: take one of kind "rate" or "choose".')
         self.writer = Writer(self.model, self.mode, self.material.noun, self.settings.lines)
         users = list(self.material.by_user)
-        order = [users[at] for at in generator(self.seed, "teach", "held back").permutation(len(users))]
-        number = max(2, round(self.settings.held_back * len(users)))
-        self.held, self.taught = order[:number], sorted(order[number:])
+        self.held, self.taught = divide(self.material, self.settings, self.seed)
         if not self.taught:
             raise DatasetError(f"{len(users)} users are too few to be taught on and held back: three are needed.")
         self.hash = request_key({

@@ -145,7 +145,10 @@ def _endpoint(settings: config.Experiment) -> Any:
 
 def compact(settings: config.Experiment) -> None:
     """Fold new recordings into the compact files that are committed, one for each model of the experiment."""
-    for name in (settings.model, *(larger.model for larger in settings.larger_models)):
+    names = [settings.model, *(larger.model for larger in settings.larger_models)]
+    if settings.taught:
+        names.append(study_models.taught_name(settings.model, settings.taught.adapter_of or settings.name))
+    for name in names:
         recordings = study_models.recordings_for(settings.dataset, name)
         if len(recordings):
             recordings.compact()
@@ -234,7 +237,7 @@ def run(settings: config.Experiment, notebook: str, yes: bool = False) -> None:
     name = notebook.removesuffix(".ipynb")
     if name == notebooks.FIRST:  # says in seconds what would fail later, or after hours
         data(settings) if settings.ratings else study_models.check(settings)
-    if name in (notebooks.FIRST, notebooks.ASKS):
+    if name in (notebooks.FIRST, *notebooks.ASK_MODELS):
         _told_and_agreed(settings, name, yes)
     notebooks.run(settings, name)
 

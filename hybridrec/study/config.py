@@ -108,6 +108,33 @@ class LargerModel(Settings):
         return given
 
 
+class Taught(Settings):
+    """The experiment's model once it is taught (``make teach``), asked under protocol ``cross``. A table ``[taught]``.
+
+    ``way`` is how it was taught to be asked; ``users`` asks about so many inactive users, a seeded sample. ``sample``
+    is how many of them the model is asked about untaught in the same way, and how many titles and taught users show
+    what it remembers. ``adapter_of`` is the experiment that it was taught on, if not this one.
+    """
+
+    way: str = "rating lines"
+    users: int | None = Field(None, ge=2, le=1_000_000)
+    sample: int = Field(100, ge=2, le=100_000)
+    adapter_of: str | None = None
+
+    @pydantic.field_validator("way")
+    @classmethod
+    def _is_a_way(cls, given: str) -> str:
+        known = [way.name for way in ways.TAUGHT]
+        if given not in known:
+            raise SettingError(f"way is {quoted('', given)}; it must be {', '.join(known)}.")
+        return given
+
+    @pydantic.field_validator("adapter_of")
+    @classmethod
+    def _is_a_name(cls, given: str | None) -> str | None:
+        return given if given is None else check_name("adapter_of", given)
+
+
 class ScoreFiles(Settings):
     """Scores of the user's own recommender, from .parquet or .csv files. A table ``[scores.NAME]``.
 
@@ -152,6 +179,7 @@ class Experiment(Settings):
     cross_ways: Names = ()
     cross_users: int | None = Field(None, ge=2, le=1_000_000)
     larger_models: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
+    taught: Taught | None = None
     bootstrap_samples: int = Field(ge=100, le=100_000)
     permutations: int = Field(ge=100, le=1_000_000)
 
@@ -246,6 +274,8 @@ def _check_model(settings: Experiment) -> None:
     if settings.endpoint is None:
         _check_local(settings.model)
         return
+    if settings.taught:
+        raise SettingError("taught is there, and so is [endpoint]: only a model on this machine can be taught.")
     check_name("model", settings.model)
     if settings.local:
         raise SettingError(
@@ -399,6 +429,7 @@ _TABLES: dict[str, type[Settings]] = {
     "ratings": RatingsFile,
     "endpoint": EndpointSettings,
     "larger_models": LargerModel,
+    "taught": Taught,
 }
 
 
@@ -429,4 +460,5 @@ def parameters(experiment: Experiment) -> dict[str, Any]:
     # As they are written in a file: what a larger model leaves out is the first model's.
     plain["larger_models"] = [one.model_dump(exclude_unset=True, mode="json") for one in experiment.larger_models]
     plain["local"] = experiment.local and experiment.local.model_dump(exclude_unset=True)
+    plain["taught"] = experiment.taught and experiment.taught.model_dump(exclude_unset=True)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

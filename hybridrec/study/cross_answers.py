@@ -297,6 +297,7 @@ class Asking:
         recordings: its answers.
         ways: the setting ``cross_ways``.
         users: the setting ``cross_users``.
+        deciding_users: how many inactive users are also asked about the folds that decide.
     """
 
     cross: Cross
@@ -304,6 +305,7 @@ class Asking:
     recordings: Recordings
     ways: tuple[str, ...]
     users: int | None = None
+    deciding_users: int = DECIDING_USERS
 
     @cached_property
     def compared(self) -> Tasks:
@@ -361,7 +363,7 @@ class Asking:
     def deciding(self) -> Tasks:
         """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
         able = self.cross.inactive(ratings=self.cross.everybody)
-        drawn = in_random_order(able, self.cross.seed, "cross-deciding")[:DECIDING_USERS]
+        drawn = in_random_order(able, self.cross.seed, "cross-deciding")[: self.deciding_users]
         tasks = deciding_tasks(self.cross, self.chosen, set(drawn))
         for key, ones in tasks.items():
             there = {task.user for task in ones}
@@ -371,10 +373,10 @@ class Asking:
     def usual_requests(self) -> list[Asked]:
         """The prior of the catalogue, and what each chosen way says of it after a history without content.
 
-        Nothing of a model that writes in every way that was chosen: it is asked for no probability.
+        Nothing of a model that writes or grades in every way that was chosen: no title's probability is asked for.
         """
         chosen = [modes.get(way.mode) for way in dict.fromkeys(self.chosen.values())]
-        if all(mode.writes for mode in chosen):
+        if all(mode.writes or mode.grades for mode in chosen):
             return []
         items, noun = self.cross.items, self.cross.noun
         asked = rankers.prior_requests(items, noun)
@@ -429,16 +431,17 @@ def arms(done: Asking) -> pd.DataFrame:
     usual = done.usual_requests()
     if usual and all(model.key(one) in recordings for one in usual):
         parts += _less_usual(own, done)
-    return _table(parts, model.name)
+    return as_table(parts, model.name)
 
 
 def routed_arm(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
     """A larger model's answers to ``routed_tasks`` as the ranker "MODEL: llm", in COLUMNS."""
     found = answers(tasks, cross, model, recordings)
-    return _table([found.assign(ranker=f"{model.name}: llm")], model.name)
+    return as_table([found.assign(ranker=f"{model.name}: llm")], model.name)
 
 
-def _table(parts: Sequence[pd.DataFrame], model: str) -> pd.DataFrame:
+def as_table(parts: Sequence[pd.DataFrame], model: str) -> pd.DataFrame:
+    """Parts of one model's answers, each with its ranker, in COLUMNS."""
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).assign(model=model, draw=0)[
         COLUMNS
     ]

@@ -17,7 +17,7 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.randomness import in_random_order
-from hybridrec.study import cross_answers, models, paths, steps, tables
+from hybridrec.study import cross_answers, models, paths, steps, tables, taught
 from hybridrec.study.config import Experiment, mode, parameters
 
 # Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
@@ -100,7 +100,7 @@ def _cost(rows: pd.DataFrame, most: float) -> str:
 
 
 def estimate(settings: Experiment, from_tables: bool) -> Estimate:
-    """What notebook 04 would ask that has no recording. Weights are not loaded, and nothing is asked.
+    """What notebooks 04 and 07 would ask that has no recording. Weights are not loaded, and nothing is asked.
 
     Args:
         settings: the experiment.
@@ -123,7 +123,8 @@ def estimate(settings: Experiment, from_tables: bool) -> Estimate:
         "cross_way of larger models, known after notebook 03": _cross_triage(settings),
     }
     groups = _groups(settings, prepared, lists or [], weak or [])
-    rows = [_row(group) for group in itertools.chain(groups, _cross_groups(settings, from_tables))]
+    under_cross = (_cross_groups(settings, from_tables), _taught_groups(settings, from_tables))
+    rows = [_row(group) for group in itertools.chain(groups, *under_cross)]
     cap = settings.endpoint.spending_cap_usd if settings.endpoint else None
     not_counted = tuple(what for what, found in later.items() if found is None)
     return Estimate(pd.DataFrame(rows, columns=COLUMNS), not_counted, cap)
@@ -233,6 +234,18 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
             other = cross_answers.scoring(models.open_larger(one, plain["local"]), one["model"])
             of_other = replace(todo, model=other, recordings=models.recordings_for(settings.dataset, one["model"]))
             yield from _by_mode(tasks, of_other, CROSS)
+
+
+def _taught_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
+    """The requests of notebook 07, in its order; none where there is no taught model."""
+    plain = parameters(settings)
+    if not taught.why_not(settings.name, settings.model, plain["taught"]):
+        data = None if from_tables else steps.dataset(settings.dataset, settings.ratings)
+        about = (settings.name, settings.dataset, settings.model, plain["taught"], plain["local"])
+        todo = taught.prepare(*about, cross_answers.prepare(settings, data))
+        for stage, asked, model, recordings in todo.stages() if todo else ():
+            name = asked[0].request["kind"] if asked else "rate"
+            yield Group(model, recordings, name, asked, what=f"notebook 07, {stage}")
 
 
 def _by_mode(tasks: cross_answers.Tasks, todo: cross_answers.Asking, what: str) -> Iterator[Group]:

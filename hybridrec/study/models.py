@@ -96,7 +96,14 @@ def check(settings: config.Experiment) -> list[str]:
         here.insert(0, local(settings.model, **(plain["local"] or {})))
     else:
         open_model(settings.model, plain["endpoint"])
-    return [line for one in here if (line := one.find())]
+    told = [line for one in here if (line := one.find())]
+    if settings.taught:
+        of = settings.taught.adapter_of or settings.name
+        if (paths.ADAPTERS / of / settings.model / "card.json").is_file():
+            local(taught_name(settings.model, of))  # an adapter that is not whole is told now
+        else:
+            told.append(f"{settings.model} is not taught yet, so notebook 07 is left out: make teach EXPERIMENT={of}.")
+    return told
 
 
 def recordings_for(dataset: str, model: str) -> Recordings:

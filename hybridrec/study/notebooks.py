@@ -20,7 +20,8 @@ from hybridrec.study import config, paths, progress
 
 _CELL_TIMEOUT = 3600
 FIRST = "01_data"
-ASKS = "04_llm_prompting"  # the only one that asks language models
+ASKS = "04_llm_prompting"
+ASK_MODELS = (ASKS, "07_taught_model")  # the only ones that ask language models
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
@@ -198,6 +199,7 @@ def _inputs(settings: config.Experiment, name: str) -> str:
         paths.PUBLISHED,
         *sorted(file for file in (paths.ROOT / "hybridrec").rglob("*") if file.suffix in (".py", ".toml")),
         *sorted(file for file in paths.RECORDINGS.rglob("*") if file.suffix in (".gz", ".jsonl", ".sqlite")),
+        *sorted(paths.ADAPTERS.rglob("card.json")),
         *(paths.tables(settings.name) / f"{table}.parquet" for table in made_before),
     ]
     environment = [os.environ.get(f"HYBRIDREC_{variable}") for variable in ("LLM", "RECORDINGS", "DATA")]
@@ -250,7 +252,7 @@ def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
             language="python",
             progress_bar=sys.stderr.isatty(),
             cwd=paths.NOTEBOOKS,
-            execution_timeout=None if source.stem == ASKS else _CELL_TIMEOUT,  # a model may be asked for hours
+            execution_timeout=None if source.stem in ASK_MODELS else _CELL_TIMEOUT,  # a model may be asked for hours
             extra_arguments=["--log-level=CRITICAL"],  # or each kernel warns that it listens on this machine
         )
     except Exception as error:

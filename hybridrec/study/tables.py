@@ -36,6 +36,7 @@ WRITTEN_BY = {
     "list_rankings": "04_llm_prompting",
     "cross_answers": "04_llm_prompting",
     "claims": "05_evaluation",
+    "taught_answers": "07_taught_model",
 }
 _DECIMALS = 6
 

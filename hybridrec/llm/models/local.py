@@ -237,6 +237,8 @@ class HuggingFace:
         """A scored request as tokens."""
         if request["kind"] == "rate":
             return self._list(request)
+        if request.get("plain"):
+            return self._list({**request, "choices": []})
         before, after = self._around(request["instruction"])
         if request["kind"] == "score":
             return packed.Prompt(self.tokens(before + after), [self.tokens(text) for text in request["candidates"]])
@@ -247,7 +249,7 @@ class HuggingFace:
     def _list(self, request: dict[str, Any]) -> packed.Prompt:
         """A list that goes on with each candidate: plain text, which nobody says to anybody."""
         suffixes = [self.tokens(text) for text in request["candidates"]]
-        choices = [self.tokens(choice)[0] for choice in request["choices"]]
+        choices = [self.tokens(choice)[0] for choice in request["choices"]] or None
         return packed.Prompt(self.tokens((self.tokenizer.bos_token or "") + request["instruction"]), suffixes, choices)
 
     def _numbers(self, prompt: packed.Prompt, own: slice, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
@@ -342,7 +344,7 @@ def _tell_once(line: str) -> None:
 
 def _without_candidates(request: dict[str, Any]) -> list[Any]:
     """What a prompt is made of, apart from the candidates."""
-    return [request["kind"], request["instruction"], request.get("choices")]
+    return [request.get(name) for name in ("kind", "instruction", "choices", "plain")]
 
 
 def _characters(request: dict[str, Any]) -> int:
