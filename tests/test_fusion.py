@@ -81,3 +81,31 @@ def test_opposite_orders_of_equal_weight_are_a_tie(cross):
     own = skilled(cross, 1.0, 1)
     ranks = fusion.ranks(cross, own) + fusion.ranks(cross, -own)
     assert (cross.correct(ranks)[:, cross.n_pairs > 0] == cross.n_pairs[cross.n_pairs > 0] / 2).all()
+
+
+def test_in_turn_each_weight_is_the_best_on_top_of_those_before(cross):
+    users = inactive(cross)
+    own, one, two = (skilled(cross, skill, at) for at, skill in enumerate((0.5, 0.6, 0.9)))
+    alone, weights_alone = fusion.fuse(cross, {"A": own}, {"x": one}, users)
+    found, weights = fusion.fuse_in_turn(cross, {"A": own}, {"x": one}, users)
+    np.testing.assert_array_equal(found["A + x"], alone["A + x"])
+    pd.testing.assert_frame_equal(weights, weights_alone)
+    two[:, cross.user % 3 == 0] = np.nan  # the second arm knows a sample
+    found, weights = fusion.fuse_in_turn(cross, {"A": own}, {"x": one, "y": two}, users)
+    first, second = (weights[weights["arm"] == name].set_index("test") for name in "xy")
+    pd.testing.assert_series_equal(first["weight"], weights_alone.set_index("test")["weight"])
+    by_rank = [fusion.ranks(cross, values) for values in (own, one, two)]
+    for test in range(FOLDS):
+        counted = users.loc[users["test"] == test, "user"]
+        base, reached = by_rank[0] + first.loc[test, "weight"] * by_rank[1], {}
+        for weight in fusion.GRID:
+            fused = base + weight * by_rank[2]
+            others = [fold for fold in range(FOLDS) if fold != test]
+            reached[weight] = np.nanmean([
+                slow_auc(cross, fused, test, user, [fold])
+                for user in counted[cross.users.get_indexer(counted) % 3 != 0]
+                for fold in others
+            ])  # fmt: skip
+        assert second.loc[test, "weight"] == max(reached, key=reached.get) > 0
+        expected = np.where(cross.fold == test, base[test] + second.loc[test, "weight"] * by_rank[2][test], np.nan)
+        np.testing.assert_array_equal(found["A + x + y"][test], expected)

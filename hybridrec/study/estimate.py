@@ -373,13 +373,15 @@ def _is_here(llm: Any) -> bool:
 def _minutes(model: str, usage: dict[str, int], writes: bool) -> float | None:
     """The time by this model's recorded seconds a token, on whatever dataset; None if nothing of it is recorded.
 
-    Reading goes by the tokens that are read; in writing nearly all time goes into those written.
+    A taught model takes as long as the one that was taught. Reading goes by the tokens that are read; in writing nearly
+    all time goes into those written.
     """
     unit = "completion_tokens" if writes else "prompt_tokens"
     seconds = tokens = 0.0
     for folder in sorted(path for path in paths.RECORDINGS.glob("*") if path.is_dir()):
-        recordings = models.recorded(folder.name, model)
-        for response in map(recordings.__getitem__, recordings):
-            if ("text" in response) == writes:
-                seconds, tokens = seconds + response["seconds"], tokens + response[unit]
+        for name in {model, models.untaught_name(model)}:
+            recordings = models.recorded(folder.name, name)
+            for response in map(recordings.__getitem__, recordings):
+                if ("text" in response) == writes:
+                    seconds, tokens = seconds + response["seconds"], tokens + response[unit]
     return seconds / tokens * usage[unit] / 60 if tokens else None

@@ -67,6 +67,11 @@ def taught_name(model: str, experiment: str) -> str:
     return f"{model}{_TAUGHT}{experiment}"
 
 
+def untaught_name(model: str) -> str:
+    """The model that was taught; any other model's own name."""
+    return model.partition(_TAUGHT)[0]
+
+
 def local(name: str, **loaded: Any) -> "HuggingFace":
     """An open model in this repository's folders; ``loaded`` has the keys of LocalSettings.
 

@@ -62,12 +62,14 @@ class Taught:
 
     Attributes:
         asking: of the taught model: its own users, the folds that decide, another user's history.
+        dataset: whose recordings these are.
         untaught, recordings: the model as it was, and its answers.
         settings: the table ``[taught]``.
         card: of the adapter.
     """
 
     asking: Asking
+    dataset: str
     untaught: Model
     recordings: Recordings
     settings: config.Taught
@@ -182,7 +184,9 @@ def prepare(
     asking = Asking(
         cross, opened, models.recordings_for(dataset, opened.name), (settings.way,), settings.users, deciding
     )
-    found = Taught(asking, models.local(model, **loaded), models.recordings_for(dataset, model), settings, card)
+    found = Taught(
+        asking, dataset, models.local(model, **loaded), models.recordings_for(dataset, model), settings, card
+    )
     if found.material.hash != card["data"]["sha256"]:
         raise ModelError(
             f"{paths.within_root(where)} was taught on other ratings than those of users who are never routed in "
@@ -197,12 +201,13 @@ def record(todo: Taught) -> pd.DataFrame:
     Returns:
         A row for each stage: model, stage, users, requests, recorded.
     """
-    return pd.DataFrame(
-        [
-            {"model": model.name} | cross_answers.record(stage, asked, model, recordings)
-            for stage, asked, model, recordings in todo.stages()
-        ]
-    )
+    found = [
+        {"model": model.name} | cross_answers.record(stage, asked, model, recordings)
+        for stage, asked, model, recordings in todo.stages()
+    ]
+    for name in (todo.asking.model.name, todo.untaught.name):
+        models.keep_live_recordings(todo.dataset, name)
+    return pd.DataFrame(found)
 
 
 # --- how it is judged -------------------------------------------------------------------------------------------------
