@@ -72,7 +72,7 @@ PRICES = [body for body in blocks(ENDPOINTS, "toml") if "[models." in body]
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda body: tomllib.loads(body)["model"])
 def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
     default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
-    default = {name: value for name, value in default.items() if name not in ("local", "larger_models")}
+    default = {name: value for name, value in default.items() if name not in ("local", "larger_models", "taught")}
     settings = config.build("example", default | tomllib.loads(example), "the example")
     assert isinstance(settings.endpoint, EndpointSettings)
     assert all(modes.get(mode).writes for mode in settings.modes)

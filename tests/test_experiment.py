@@ -26,7 +26,7 @@ def build(**changes: object) -> config.Experiment:
     if "endpoint" in changes or "modes" in changes:
         changes = {"modes": ["listwise"], "everybody_modes": [], "topk_modes": [], "cross_ways": []} | changes
     if "endpoint" in changes:
-        changes = {"local": None} | changes
+        changes = {"local": None, "taught": None} | changes
     return config.build("toy", VALUES | changes, "toy.toml")
 
 
@@ -408,6 +408,19 @@ def test_an_endpoint_is_asked_for_probabilities_only_if_it_is_said_to_give_them(
     assert build(**asked, endpoint=ENDPOINT | {"logprobs": True}).modes == ("listwise", "likelihood")
 
 
+def test_what_was_taught_survives_the_way_through_a_notebook_and_its_way_is_checked():
+    plain = config.parameters(build(taught={"users": 30}))["taught"]
+    assert plain == {"users": 30}
+    assert config.Taught(**plain) == build(taught=plain).taught
+    assert config.parameters(build(taught=None))["taught"] is None
+    with pytest.raises(SettingError, match=r"toy\.toml: taught: way is 'listwise'; it must be rating lines, "):
+        build(taught={"way": "listwise"})
+    with pytest.raises(SettingError, match=r"toy\.toml: taught: adapter_of is '\.\./x'"):
+        build(taught={"adapter_of": "../x"})
+    with pytest.raises(SettingError, match=r"toy\.toml: taught is there, and so is \[endpoint\]"):
+        build(endpoint=ENDPOINT, taught={})
+
+
 # --- a model on this machine ----------------------------------------------------------------------------------------
 
 
@@ -462,7 +475,7 @@ def test_a_larger_model_is_loaded_as_the_first_unless_it_says_otherwise():
 @pytest.mark.parametrize("unknown", ["GPT-9", "/nowhere/m", "./m.gguf"])
 def test_an_unknown_model_is_told_before_any_data_is_read(unknown, monkeypatch, capsys):
     known = {"model": VALUES["model"], "users": {"listwise": 1}}
-    assert models.check(build(larger_models=[known])) == []
+    assert models.check(build(larger_models=[known], taught=None)) == []
     for changes in ({"model": unknown}, {"larger_models": [known | {"model": unknown}]}):
         monkeypatch.setattr(config, "load", lambda name, changes=changes: build(**changes))
         assert __main__.main(["data", "toy"]) == 2
@@ -547,7 +560,7 @@ def test_an_endpoint_is_read_from_its_table(tmp_path):
         DEFAULT.read_text(encoding="utf-8"),
         flags=re.M,
     )
-    written = re.sub(r"^\[local\]\n.*\n", "", written, flags=re.M)
+    written = re.sub(r"^\[(local|taught)\]\n.*\n", "", written, flags=re.M)
     file.write_text(written.replace("modes = []", 'modes = ["listwise"]', 1) + table, encoding="utf-8")
     assert config.read(file).endpoint == EndpointSettings(**ENDPOINT, parameters={"temperature": 0})
 

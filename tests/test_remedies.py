@@ -77,7 +77,7 @@ class Study:
 
     def only_settings(self, **values: Any) -> None:
         self.values = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
-        self.values |= {"local": None, "cross_ways": []} | values
+        self.values |= {"local": None, "taught": None, "cross_ways": []} | values
         self.run = lambda: config.build("mine", self.values, "mine.toml")
 
 

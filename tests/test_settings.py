@@ -17,7 +17,14 @@ from hybridrec.settings import Settings, checked
 from hybridrec.study import config, paths
 
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8"))
-WRITTEN = {"local": None, "modes": ["listwise"], "everybody_modes": [], "topk_modes": [], "cross_ways": []}
+WRITTEN = {
+    "local": None,
+    "taught": None,
+    "modes": ["listwise"],
+    "everybody_modes": [],
+    "topk_modes": [],
+    "cross_ways": [],
+}
 ENDPOINT = {"base_url": "https://llm.example/v1"}
 SECRET = "sk-proj-4fGh2Kl9"
 
