@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tiny_model
 import torch
+from scipy.stats import t
 from toy_model import USAGE, NeverAsked, ToyModel
 
 from hybridrec.errors import DatasetError
@@ -111,6 +112,16 @@ def test_what_was_answered_is_replayed_and_has_an_interval():
     (row,) = memory.table({"toy": first.assign(auc=np.linspace(0, 1, len(first)))}, SEED).to_dict("records")
     assert (row["model"], row["probe"], row["n"]) == ("toy", "users", 30)
     assert row["low"] < row["auc"] < row["high"] and row["auc"] == pytest.approx(0.5)
+
+
+def test_one_probe_beyond_another_has_welchs_interval_by_hand():
+    one, two = np.array([0.5, 0.7, 0.9, 0.6]), np.array([0.4, 0.5, 0.6])
+    parts = [pd.DataFrame({"probe": name, "auc": values}) for name, values in (("a", one), ("b", two))]
+    mean, low, high = memory.beyond(pd.concat(parts), "a", "b")
+    errors = [values.var(ddof=1) / len(values) for values in (one, two)]
+    degrees = sum(errors) ** 2 / (errors[0] ** 2 / 3 + errors[1] ** 2 / 2)
+    half = t.ppf(0.975, degrees) * np.sqrt(sum(errors))
+    assert (mean, low, high) == pytest.approx((0.175, 0.175 - half, 0.175 + half))
 
 
 def test_a_plain_line_is_scored_as_the_text_goes_on_without_a_chat(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from sklearn.metrics import roc_auc_score
 from toy_model import USAGE, NeverAsked, ToyModel
 
@@ -14,10 +15,10 @@ from hybridrec.data import folds
 from hybridrec.errors import ModelError, SettingError
 from hybridrec.evaluation import arms
 from hybridrec.evaluation.lists import Lists
-from hybridrec.llm import rankers, teach
+from hybridrec.llm import memory, rankers, teach
 from hybridrec.llm.models import weights
 from hybridrec.llm.recordings import Recordings
-from hybridrec.study import config, cross_answers, estimate, families, models, paths, taught, teaching
+from hybridrec.study import config, cross_answers, estimate, families, figures_taught, models, paths, taught, teaching
 from hybridrec.weak_users import triage
 from hybridrec.weak_users.cross import cross_triage
 
@@ -251,6 +252,23 @@ def test_cost_is_that_of_the_card_and_of_the_recorded_answers(todo, asked):
     assert table.loc["a list, taught", "number"] == sum(map(len, todo.asking.own.values()))
     gpu = replace(todo, card=todo.card | {"device": "NVIDIA"})
     assert np.isnan(taught.cost(gpu, 2.0)["usd"].iloc[0])
+
+
+def test_figures_show_every_row(todo, judged):
+    of, *_ = judged
+    means, verdicts = taught.means(of), taught.verdicts(of).query("family == 'taught'")
+    left, right = figures_taught.means(means).axes
+    assert [len(axis.collections[1].get_offsets()) for axis in (left, right)] == means.groupby("group").size().tolist()
+    drawn = sum(len(axis.collections[-1].get_offsets()) for axis in figures_taught.verdicts(verdicts).axes)
+    assert drawn == len(verdicts)
+    table = taught.by_history(of, SEED, 100)
+    (axis,) = figures_taught.by_number({"known": table}, [taught.TAUGHT, arms.STACK]).axes
+    counts = table[table["ranker"] == taught.TAUGHT].set_index("ratings")["users"]
+    assert [one.get_text() for one in axis.get_xticklabels()] == [f"{name}\n(n = {n})" for name, n in counts.items()]
+    found = {name: pd.DataFrame({"probe": "p", "auc": [0.2, 0.8]}) for name in ("untaught", "taught")}
+    (axis,) = figures_taught.memory(memory.table(found, SEED, 100)).axes
+    assert [one.get_text() for one in axis.get_yticklabels()] == ["p (n = 2)"]
+    pyplot.close("all")
 
 
 # --- where there is none, or another ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from hybridrec.errors import DatasetError
 from hybridrec.evaluation import metrics, statistics
@@ -166,6 +167,20 @@ def values(probe: str, asked: Sequence[runner.Asked], model: runner.Model, recor
             one = pd.DataFrame({"user": 0, "score": score, "relevant": real})
             rows.append((probe, answer.asked.user, float(metrics.auc(one).iloc[0])))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def beyond(found: pd.DataFrame, probe: str, other: str) -> tuple[float, float, float]:
+    """How much higher the AUC of one probe is than that of another, about other users: mean, and its 95 % interval.
+
+    Args:
+        found: what ``values`` returned, of both.
+        probe, other: their names.
+
+    Source: Welch 1947, for two means with variances of their own.
+    """
+    one, two = (found.loc[found["probe"] == name, "auc"] for name in (probe, other))
+    interval = stats.ttest_ind(one, two, equal_var=False).confidence_interval()
+    return float(one.mean() - two.mean()), float(interval.low), float(interval.high)
 
 
 def table(found: Mapping[str, pd.DataFrame], seed: int, samples: int = 2000) -> pd.DataFrame:

@@ -47,7 +47,8 @@ def means(table: pd.DataFrame) -> Figure:
     for axis, group in zip(axes, groups, strict=True):
         rows = table[table["group"] == group]
         at = rows["ranker"].map(places)
-        colours = [ORANGE if study.TAUGHT in name.split(" + ") else GREY for name in rows["ranker"]]
+        mine = {study.TAUGHT, study.ANOTHERS}
+        colours = [ORANGE if mine & {*name.split(" + ")} else GREY for name in rows["ranker"]]
         axis.hlines(at, rows["low"], rows["high"], color=colours, lw=2)
         axis.scatter(rows["auc"], at, color=colours, s=26, zorder=3)
         axis.axvline(0.5, color="black", ls=":", lw=0.8)
@@ -94,7 +95,7 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
         axis.set_xticks(range(len(bins)), [f"{name}\n(n = {users[name]:,})" for name in bins], fontsize=8)
         axis.axhline(0.5, color="black", ls=":", lw=0.8)
         axis.yaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
-        axis.set(xlabel=called, ylabel="mean AUC over users")
+        axis.set(xlabel=called, ylabel="mean AUC over users", xlim=(-0.5, len(bins) - 0.5))
     _legend_below(figure, axes[0], 3)
     return figure
 

@@ -439,7 +439,7 @@ def cost(todo: Taught, usd_per_hour: float) -> pd.DataFrame:
 
     Args:
         todo: whose answers are recorded.
-        usd_per_hour: of a machine without a GPU; what was taught on one has no price here.
+        usd_per_hour: of a machine without a GPU; what ran on one has no price here.
 
     Returns:
         what, device, number (of lists), prompt_tokens (computed), seconds, usd; of lists the means.
@@ -451,10 +451,12 @@ def cost(todo: Taught, usd_per_hour: float) -> pd.DataFrame:
     for what, tasks, model, recordings in (
         ("a list, taught", *mine), ("a list, untaught, same way", todo.same_way, todo.untaught, todo.recordings),
     ):  # fmt: skip
+        device = getattr(getattr(model, "loaded", None), "device", "cpu")
         keys = {model.key(one) for one in cross_answers.asked_in(tasks, todo.cross)}
         used = pd.DataFrame([recordings[key] for key in sorted(keys) if key in recordings])
         tokens, seconds = (used[name].mean() if len(used) else np.nan for name in ("prompt_tokens", "seconds"))
-        rows.append((what, "cpu", len(used), tokens, seconds, seconds / 3600 * usd_per_hour))
+        usd = seconds / 3600 * usd_per_hour if device == "cpu" else np.nan
+        rows.append((what, device, len(used), tokens, seconds, usd))
     return pd.DataFrame(rows, columns=["what", "device", "number", "prompt_tokens", "seconds", "usd"])
 
 
