@@ -106,7 +106,7 @@ class Taught:
     @cached_property
     def probes(self) -> dict[str, list[Asked]]:
         """What both are asked to see what they remember (``memory``): by name of the probe."""
-        cross, sample, mode = self.cross, self.settings.sample, self.asking.chosen[0].mode
+        cross, sample, mode = self.cross, self.settings.sample, "rating-lines"
         titles, seed = self.material.items["title"], self.card["seed"]
         held, taught = self.divided
         drawn = in_random_order(taught, seed, "remembered users")[:sample]
