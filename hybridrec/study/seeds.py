@@ -15,7 +15,7 @@ from hybridrec.evaluation import cross
 from hybridrec.llm import rankers
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.llm.ways import Way
-from hybridrec.study import cross_answers, families, steps
+from hybridrec.study import cross_answers, cross_tasks, families, steps
 from hybridrec.study import models as study_models
 from hybridrec.study.config import Experiment, compared_recommenders, parameters
 from hybridrec.weak_users import triage
@@ -56,8 +56,8 @@ def _asking(settings: Experiment, data: datasets.Dataset) -> cross_answers.Askin
     plain = parameters(settings)
     model = study_models.open_model(settings.model, plain["endpoint"], plain["local"])
     return cross_answers.Asking(
-        cross_answers.prepare(settings, data),
-        cross_answers.scoring(model, settings.model),
+        cross_tasks.prepare(settings, data),
+        cross_tasks.scoring(model, settings.model),
         study_models.recordings_for(settings.dataset, settings.model),
         settings.cross_ways,
         settings.cross_users,
