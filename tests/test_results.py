@@ -130,6 +130,7 @@ def test_committed_notebooks_are_the_executed_ones():
 PAGES = {
     "README.md": 50,
     "benchmarks/README.md": 10,
+    "docs/plan.md": 12,
     "docs/scale.md": 5,
     "notebooks/experiments/ml-latest-small-2016.md": 2,
     "notebooks/experiments/book-crossing.md": 3,
