@@ -142,13 +142,9 @@ def judged(made: Made, like_threshold: float, model: str = "", answers: pd.DataF
     """
     tests = sorted(made.scores["test"].unique())
     routed = made.triage[made.triage["recommender"].isin(compared_recommenders(made.triage["recommender"].unique()))]
-    every = pd.concat([made.scores] + [
-        made.scores[made.scores["test"] == tests[0]].assign(test=test)  # not judged, but the stack wants each fold
-        for test in sorted(set(made.divided["fold"]) - set(tests))
-    ])  # fmt: skip
     answers = pd.DataFrame(columns=_ANSWERS) if answers is None else answers
     tables = (made.divided, made.candidates, like_threshold, made.items, steps.title_embeddings(made.items))
-    arms = steps.cross_arms(*tables, every, answers, routed)
+    arms = steps.cross_arms(*tables, made.scores, answers, routed)
     arms = replace(arms, lists=arms.lists[arms.lists["test"].isin(tests)])
     by_plan = steps.cross_judged_by_plan(arms, routed, answers, model)
     lists, weak = by_plan.judged_only().lists, by_plan.groups["weak"]
