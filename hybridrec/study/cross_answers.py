@@ -254,9 +254,10 @@ def reading(table: pd.DataFrame, cross: Cross, samples: int) -> pd.DataFrame:
         samples: of the bootstrap over users.
 
     Returns:
-        What ``ways.compare`` returns, by ranker: with paired differences to "llm", the user's own history.
+        ranker, users, answered, auc (mean over users) with its 95 % interval, low to high. Differences are judged in
+        one place, the family "reading" of ``families``.
     """
     judged = table[table["fold"] == table["test"]]
     lists = judged.groupby(["fold", "user"])["ranker"].transform("nunique") == judged["ranker"].nunique()
     labelled = judged[lists].merge(cross.candidates[["fold", "user", "item", "relevant"]], on=["fold", "user", "item"])
-    return ways.compare(labelled, "ranker", cross.seed, samples)
+    return ways.compare(labelled, "ranker", cross.seed, samples)[["ranker", "users", "answered", "auc", "low", "high"]]
