@@ -141,7 +141,7 @@ notebooks/experiments/%.toml:
 	@echo "no experiment" $(call quoted,$*). "There are:" $(call quoted,$(basename $(notdir $(wildcard $(@D)/*.toml)))). >&2; exit 1
 
 # Only 04 asks the model: the notebooks after it read its tables, so they need not know that it ran live.
-record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then 05 and 06 (hours on a small machine)
+record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then 05 and 06 (README says how long)
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
 	@"$(MAKE)" --no-print-directory reproduce

@@ -153,7 +153,6 @@ class Experiment(Settings):
     cross_users: int | None = Field(None, ge=2, le=1_000_000)
     larger_models: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
     bootstrap_samples: int = Field(ge=100, le=100_000)
-    permutations: int = Field(ge=100, le=1_000_000)
 
     @pydantic.field_validator("name", "dataset")
     @classmethod
