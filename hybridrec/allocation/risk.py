@@ -47,41 +47,34 @@ def realised(judged: pd.DataFrame, at: float) -> dict[str, float]:
         at: the threshold.
 
     Returns:
-        routed (share handed over), worse (share handed over and made worse), worse_of_routed (of those handed over;
-        NaN for nobody).
+        routed (share handed over), worse (share handed over and made worse).
     """
     handed = judged["score"] >= at  # False for NaN
     size = judged.groupby("user")["user"].transform("size") * judged["user"].nunique()
-    routed, worse = (handed / size).sum(), (handed & judged["worse"]).div(size).sum()
-    return {"routed": routed, "worse": worse, "worse_of_routed": worse / routed if routed else np.nan}
+    return {"routed": (handed / size).sum(), "worse": (handed & judged["worse"]).div(size).sum()}
 
 
 def redraws(calibration: pd.DataFrame, judged: pd.DataFrame, alpha: float, seed: int, times: int = 200) -> pd.DataFrame:
     """The bound put to the test: calibrated on a random half of the users, judged on the other half, many times.
 
     Args:
-        calibration: test, user, score, worse: lists that may calibrate for that test fold.
-        judged: test, user, score, worse: the lists of the test fold itself; the rows of users who do not calibrate
-            count.
+        calibration: test, user, score, worse: the lists that may calibrate for each test fold. The bound holds for
+            lists that came about as the judged ones did, such as ``judged`` itself: other users in the same fold.
+        judged: test, user, score, worse: the lists of the test fold itself; those of users who do not calibrate count.
         alpha: between 0 and 1.
         seed: draws the halves.
         times: how often.
 
     Returns:
-        draw, routed, worse, worse_of_routed (``realised``), nobody (how many of the test folds hand nobody over).
+        draw, routed and worse (``realised``, means over test folds), nobody (share of test folds with nobody routed).
     """
     users, rng, rows = np.unique(judged["user"]), generator(seed, "risk"), []
-    tests = np.unique(judged["test"])
+    known, fresh = (dict(list(table.groupby("test"))) for table in (calibration, judged))
     for draw in range(times):
-        half = set(rng.permutation(users)[: len(users) // 2].tolist())
-        inside, outside = (table["user"].isin(half) for table in (calibration, judged))
-        limits = {}
-        for test in tests:
-            rows_of_test = calibration[inside & (calibration["test"] == test)]
-            limits[test] = threshold(rows_of_test, alpha) if len(rows_of_test) else NOBODY
-        fresh = judged[~outside]
-        # A score less its test fold's threshold: 0 is the threshold of all.
-        moved = fresh.assign(score=fresh["score"] - fresh["test"].map(limits))
-        row = {"draw": draw, **realised(moved, 0.0)}
-        rows.append(row | {"nobody": sum(limit == NOBODY for limit in limits.values())})
-    return pd.DataFrame(rows)
+        half = rng.permutation(users)[: len(users) // 2]
+        for test, lists in fresh.items():
+            inside = known.get(test, calibration.iloc[:0])
+            at = threshold(inside[inside["user"].isin(half)], alpha)
+            found = realised(lists[~lists["user"].isin(half)], at)
+            rows.append({"draw": draw, "nobody": float(at == NOBODY), **found})
+    return pd.DataFrame(rows).groupby("draw", as_index=False)[["routed", "worse", "nobody"]].mean()
