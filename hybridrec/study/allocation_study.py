@@ -187,19 +187,25 @@ def ceilings(of: Allocation, seed: int, samples: int) -> pd.DataFrame:
 
 
 def oracles(of: Allocation, shares: Sequence[float]) -> pd.DataFrame:
-    """What choosing the right users could gain for each arm, as a mean over everybody: arm, and ``ceiling.oracle``.
+    """What choosing the right users could gain for each arm, as a mean over everybody and over recommenders.
 
     Args:
         of: what is allocated.
         shares: budgets, as shares of everybody.
+
+    Returns:
+        arm, and the columns of ``ceiling.oracle``.
     """
     outcomes = of.outcomes
     able = outcomes.merge(of.cases)["weight"].sum() / outcomes["weight"].sum()
+    within = [min(1.0, share / able) for share in shares]
     judged, parts = of.uplifts[of.judged & of.able], []
     for arm in of.arms:
-        table = ceiling.oracle(ceiling.by_user(judged, arm), [min(1.0, share / able) for share in shares])
-        gains = table.drop(columns="share") * able
-        parts.append(gains.assign(arm=arm, share=list(shares)))
+        each = [
+            ceiling.oracle(ceiling.by_user(part, arm), within).drop(columns="share") * able
+            for _, part in judged.groupby("recommender")
+        ]
+        parts.append((sum(each[1:], each[0]) / len(each)).assign(arm=arm, share=list(shares)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -207,7 +213,7 @@ def oracles(of: Allocation, shares: Sequence[float]) -> pd.DataFrame:
 
 NOBODY, RANDOM, PUBLISHED = "nobody", "random users", "published rule"
 BEST_ARM, WORST_FIRST, PREDICTED = "best single arm", "best single arm, worst served first", "predicted uplift"
-OF_LLM = ", language model only"
+OF_LLM = ", LLM only"
 
 
 def policies(of: Allocation, prediction: pd.DataFrame, triage: pd.DataFrame) -> dict[str, pd.DataFrame]:

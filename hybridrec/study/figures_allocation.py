@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from hybridrec.study.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _axes, _legend_below
+from hybridrec.study.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _axes, _legend_below, use_style
 
 _COLOURS = (GREY, RED, ORANGE, GREEN, BLUE, PURPLE)
 
@@ -101,7 +102,7 @@ def dollars(table: pd.DataFrame, policies: Sequence[str], users: int) -> Figure:
         axis.errorbar(rows["usd"], rows["gain"], error, color=colour, marker="o", ms=4, lw=1.2, label=policy)
     axis.set(xlabel=f"US dollars for a list each of {users:,} users", ylabel="gain of everybody (AUC)")
     axis.set_title("Gain of everybody against the bill")
-    _legend_below(figure, axis, 2)
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -112,13 +113,14 @@ def redraws(draws: Mapping[str, pd.Series], alpha: float) -> Figure:
         draws: by name, the shares.
         alpha: the bound on their mean.
     """
-    figure, axes = _axes(len(draws), 4.2, 2.9)
-    for axis, (name, shares) in zip(axes, draws.items(), strict=True):
+    use_style()
+    rows = max(1, -(-len(draws) // 2))
+    figure, axes = plt.subplots(rows, 2, figsize=(8.4, 2.7 * rows), sharex=True, squeeze=False)
+    for axis, (name, shares) in zip(axes.flat, draws.items(), strict=False):
         axis.hist(shares, bins=20, color=BLUE)
         axis.axvline(alpha, color=RED, lw=2, label=f"bound on the mean: {alpha:g}")
         axis.axvline(shares.mean(), color="black", ls="--", lw=1.5, label=f"mean: {shares.mean():.3f}")
-        axis.set(xlabel="share of users made worse", title=name)
-        axis.set_xlim(0, max(2 * alpha, shares.max() * 1.05))
+        axis.set(xlabel="share of users made worse", ylabel="redraws", title=name)
+        axis.set_xlim(0, 2.5 * alpha)
         axis.legend(fontsize=8)
-    axes[0].set_ylabel("redraws")
     return figure
