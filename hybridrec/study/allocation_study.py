@@ -76,9 +76,9 @@ def prepare(
 ) -> Allocation:
     """Every arm on every list of protocol ``cross``; whatever is chosen for test fold k is chosen on the other folds.
 
-    Arms are the best other recommender, the stack, the recommender fused with item means, and of every language model
-    that was asked with users' histories itself and its fusion with the recommender. Of the experiment's own model the
-    way to ask is the one chosen for notebook 5.
+    Arms are the best other recommender, the stack, the recommender fused with item means, and every language model that
+    was asked with users' histories: itself, and, where it has ranked lists of other folds, its fusion with the
+    recommender. Of the experiment's own model the way to ask is chosen, too.
 
     Args:
         divided: the ratings, in folds.
@@ -103,9 +103,11 @@ def prepare(
         found[BEST_OTHER][name] = values
         chosen.append(picked.assign(arm=BEST_OTHER, recommender=name))
     for arm, values in {controls.ITEM_MEAN: controls.item_mean(divided), **llms}.items():
-        mixed, weights = _fused(divided, {name: recommenders[name] for name in own}, arm, values, inactive)
         if arm in llms:
             found[arm] = dict.fromkeys(own, values)
+        if np.isnan(values[~divided.judged]).all():
+            continue  # no list of another fold, by which a weight could be chosen
+        mixed, weights = _fused(divided, {name: recommenders[name] for name in own}, arm, values, inactive)
         found[fused_with(arm)] = mixed
         chosen.append(weights.assign(arm=fused_with(arm)))
     known = policy.features(divided, recommenders, own, found, catalogue)
@@ -113,7 +115,7 @@ def prepare(
     gained = policy.uplifts(divided, recommenders, own, found)
     asked = families.judged_lists(answers, model)["user"] if llms else pd.Series(dtype=divided.users.dtype)
     able, weight = _who_counts(known, inactive, asked)
-    of_model = [arm for one in llms for arm in (one, fused_with(one))]
+    of_model = [arm for one in llms for arm in (one, fused_with(one)) if arm in found]
     return Allocation(known, gained, able, weight, of_model, pd.concat(chosen, ignore_index=True))
 
 
@@ -245,6 +247,12 @@ def policies(of: Allocation, prediction: pd.DataFrame, triage: pd.DataFrame) -> 
     return found
 
 
+def of_other_models(policies: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Names of the published rule with a language model other than the experiment's own, as far as there are any."""
+    names = [name for name in policies if name.startswith(f"{PUBLISHED}, ")]
+    return [name for name in names if name != f"{PUBLISHED}, {RANDOM_ORDER}"]
+
+
 def groups(triage: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Whose gain is shown; each is decided for a test fold on the other folds."""
     found = cross.groups(triage)
@@ -263,7 +271,7 @@ def price_per_list(of: Allocation, rankings: pd.DataFrame, inactive: pd.Index, p
         inactive: the users.
         price: what the model costs.
     """
-    found = {arm: 0.0 for arm in of.arms if arm not in of.of_model}
+    found = {arm: 0.0 for arm in (*of.arms, RANDOM_ORDER) if arm not in of.of_model}
     usage = costs.usage_per_user(rankings[rankings["user"].isin(inactive) & (rankings["ranker"] != "likelihood-prior")])
     usage = usage.assign(inactive=True)
     if LLM not in of.arms or usage.empty:
@@ -335,18 +343,20 @@ def own_auc(of: Allocation, groups: Mapping[str, pd.DataFrame]) -> dict[str, flo
 
 
 def by_prediction(of: Allocation, prediction: pd.DataFrame, arm: str, bins: int = 5) -> pd.DataFrame:
-    """Judged lists in groups of equal size by an arm's predicted uplift: predicted, came_out (means), low, high, lists.
+    """Judged lists in groups of equal size by an arm's predicted uplift: predicted, lists, came_out, low, high.
 
-    The interval is that of a mean over users (``verdicts.judge``).
+    Means, the last with the interval of a mean over users (``verdicts.judge``); no row where nothing was predicted.
     """
     _, gained = of.teaching
     rows = prediction[policy.KEYS].assign(predicted=prediction[arm], came_out=gained[arm]).dropna()
     rows = rows[rows["fold"] == rows["test"]]
+    if rows.empty:
+        return pd.DataFrame(columns=["predicted", "lists", "came_out", "low", "high"])
     rows["group"] = (rows["predicted"].rank(method="first") * bins / (len(rows) + 1)).astype(int)
     found = rows.groupby("group").agg(predicted=("predicted", "mean"), lists=("user", "size"))
     users = rows.groupby(["group", "user"])["came_out"].agg(["mean", "size"]).reset_index()
     users = users.rename(columns={"group": "comparison", "mean": "difference", "size": "weight"})
-    judged = verdicts.judge(users.assign(family=arm)).set_index("comparison") if len(users) else pd.DataFrame()
+    judged = verdicts.judge(users.assign(family=arm)).set_index("comparison")
     return found.join(judged[["mean", "low", "high"]].rename(columns={"mean": "came_out"})).reset_index(drop=True)
 
 

@@ -1,15 +1,32 @@
 """The figures of notebook 08, in the style of all others."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from hybridrec.study import allocation_study as study
 from hybridrec.study.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _axes, _legend_below, use_style
 
-_COLOURS = (GREY, RED, ORANGE, GREEN, BLUE, PURPLE)
+_COLOURS = {
+    study.RANDOM: GREY,
+    study.PUBLISHED: RED,
+    study.BEST_ARM: ORANGE,
+    study.WORST_FIRST: GREEN,
+    study.PREDICTED: BLUE,
+    study.PREDICTED + study.OF_LLM: PURPLE,
+}
+_OTHERS = ("#56B4E9", "#8B4513", "#999933")  # of policies that only some experiments have
+
+
+def _colours(policies: Sequence[str]) -> dict[str, str]:
+    """A colour for each policy, the same in every figure."""
+    others = cycle(_OTHERS)
+    return {name: _COLOURS.get(name) or next(others) for name in policies}
 
 
 def reliability(table: pd.DataFrame) -> Figure:
@@ -42,8 +59,13 @@ def predictions(tables: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         tables: by arm, predicted, came_out, low, high.
     """
-    figure, axes = _axes(max(1, len(tables)), 2.7, 2.9)
-    for axis, (arm, rows) in zip(axes, tables.items(), strict=False):
+    use_style()
+    columns = min(4, max(1, len(tables)))
+    shape = (max(1, -(-len(tables) // columns)), columns)
+    figure, axes = plt.subplots(*shape, figsize=(2.7 * columns, 2.9 * shape[0]), squeeze=False)
+    for axis in axes.flat[len(tables) :]:
+        axis.set_axis_off()
+    for axis, (arm, rows) in zip(axes.flat, tables.items(), strict=False):
         axis.errorbar(
             rows["predicted"], rows["came_out"], [rows["came_out"] - rows["low"], rows["high"] - rows["came_out"]],
             fmt="o", color=BLUE, ms=5,
@@ -51,9 +73,10 @@ def predictions(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ends = [rows["predicted"].min(), rows["predicted"].max()]
         axis.plot(ends, ends, color=GREY, ls="--", lw=1)
         axis.axhline(0, color=GREY, lw=0.7)
-        axis.set(xlabel="predicted uplift (AUC)", title=arm)
-        axis.title.set_fontsize(9)
-    axes[0].set_ylabel("uplift that came out")
+        axis.set_xlabel("predicted uplift (AUC)")
+        axis.set_title(textwrap.fill(arm, 30), fontsize=9)
+    for first in axes[:, 0]:
+        first.set_ylabel("uplift that came out")
     return figure
 
 
@@ -70,7 +93,7 @@ def frontier(table: pd.DataFrame, policies: Sequence[str], ceiling: pd.DataFrame
     steps = {share: at for at, share in enumerate(sorted(table["share"].unique()))}
     for axis, name in zip(axes, names, strict=True):
         axis.axhline(0, color=GREY, lw=1)
-        for at, (policy, colour) in enumerate(zip(policies, _COLOURS, strict=False)):
+        for at, (policy, colour) in enumerate(_colours(policies).items()):
             rows = table[(table["group"] == name) & (table["policy"] == policy)].sort_values("share")
             places = rows["share"].map(steps) + (at - len(policies) / 2) * 0.08  # beside each other, so that all show
             error = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
@@ -96,7 +119,7 @@ def dollars(table: pd.DataFrame, policies: Sequence[str], users: int) -> Figure:
     """
     figure, (axis,) = _axes(1, 7, 3.4)
     axis.axhline(0, color=GREY, lw=1)
-    for policy, colour in zip(policies, _COLOURS, strict=False):
+    for policy, colour in _colours(policies).items():
         rows = table[(table["policy"] == policy) & table["usd"].notna()].sort_values("share")
         error = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
         axis.errorbar(rows["usd"], rows["gain"], error, color=colour, marker="o", ms=4, lw=1.2, label=policy)
