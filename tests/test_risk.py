@@ -107,6 +107,15 @@ def test_policy_within_a_budget_of_dollars(triage, policy):
         hr.allocate(triage, policy=policy, budget_usd=2, cost=cost[:4])
 
 
+def test_seconds_are_a_budget_too(triage, policy):
+    cost = pd.DataFrame({"user": range(6), "prompt_tokens": 10, "completion_tokens": 0, "usd": 1, "seconds": 2.0})
+    assert hr.allocate(triage, policy=policy, budget_seconds=5, cost=cost)["user"].tolist() == [4, 0]
+    with pytest.raises(DatasetError, match="seconds"):
+        hr.allocate(triage, budget_seconds=5, cost=cost.drop(columns="seconds"))
+    with pytest.raises(BudgetError, match="cost"):
+        hr.allocate(triage, budget_seconds=5)
+
+
 def test_harm_is_bounded(triage, policy):
     known = pd.DataFrame({"user": range(20), "uplift": np.linspace(1, 0.05, 20), "worse": [0] * 14 + [1] * 6})
     routed = hr.allocate(triage, policy=policy, max_harm=0.1, calibration=known)

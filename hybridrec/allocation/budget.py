@@ -20,6 +20,7 @@ def allocate(
     budget_users: int | None = None,
     budget_tokens: float | None = None,
     budget_usd: float | None = None,
+    budget_seconds: float | None = None,
     cost: schema.Table | None = None,
     policy: schema.Table | None = None,
     max_harm: float | None = None,
@@ -37,8 +38,10 @@ def allocate(
         budget_users: how many users at most.
         budget_tokens: how many tokens at most, prompts and completions together.
         budget_usd: how many US dollars at most.
-        cost: what each user costs: user, prompt_tokens, completion_tokens, usd (``Ranker.estimate``), a table or a
-            .csv or .parquet file. Needed for a budget of tokens or dollars; must then hold everybody who may be routed.
+        budget_seconds: how many seconds of the language model at most.
+        cost: what each user costs: user, prompt_tokens, completion_tokens, usd (``Ranker.estimate``), and seconds for a
+            budget of these; a table or a .csv or .parquet file. Needed for a budget of tokens, dollars or seconds; must
+            then hold everybody who may be routed.
         policy: user, uplift: what each user's list is expected to gain (``policy.predict``), a table or a file. Give
             only users who may be handed over. None: the published rule.
         max_harm: the share of the policy's users, from 0 to 1, who may be made worse (conformal risk control, see
@@ -63,13 +66,14 @@ def allocate(
 
     Source: Kaur & Shah 2024, section 3 (all weak users); bounded harm: Angelopoulos et al. 2022; the rest is ours.
     """
-    budgets = _budgets({"users": budget_users, "tokens": budget_tokens, "usd": budget_usd})
+    budgets = _budgets({"users": budget_users, "tokens": budget_tokens, "usd": budget_usd, "seconds": budget_seconds})
     table = triage.table if isinstance(triage, Triage) else schema.read(triage, schema.TRIAGE, "the triage")
     chosen, too_risky = _chosen(table, policy, max_harm, calibration)
     who = "weak user" if policy is None else "user of the policy"
     if cost is None and (unpriced := budgets.keys() - {"users"}):
         raise BudgetError(f"budget_{min(unpriced)} needs cost, what each user costs: see Ranker.estimate.")
-    spent = pd.DataFrame(np.nan, chosen.index, ["tokens", "usd"]) if cost is None else _costs(chosen["user"], cost, who)
+    kinds = ["tokens", "usd", *(["seconds"] if budget_seconds is not None else [])]
+    spent = pd.DataFrame(np.nan, chosen.index, kinds) if cost is None else _costs(chosen["user"], cost, who, kinds)
     priced = chosen.assign(tokens=spent["tokens"], usd=spent["usd"])
     taken = _affordable(spent.assign(users=1.0)[list(budgets)], budgets)
     if len(chosen) and not taken.any():
@@ -120,12 +124,13 @@ def _budgets(given: dict[str, float | None]) -> dict[str, float]:
     return budgets
 
 
-def _costs(users: pd.Series, cost: schema.Table, who: str) -> pd.DataFrame:
-    """Tokens and US dollars of each user, in their order."""
-    cost = schema.read(cost, _COST, "the table of costs")
+def _costs(users: pd.Series, cost: schema.Table, who: str, kinds: list[str]) -> pd.DataFrame:
+    """Tokens, US dollars and, where they are among ``kinds``, seconds of each user, in their order."""
+    columns = [*_COST, *(["seconds"] if "seconds" in kinds else [])]
+    cost = schema.read(cost, columns, "the table of costs")
     cost = cost.assign(user=schema.like(cost["user"], users))
-    cost = cost.loc[cost["user"].isin(users), _COST]
-    spent = pd.DataFrame({"tokens": cost["prompt_tokens"] + cost["completion_tokens"], "usd": cost["usd"]})
+    cost = cost.loc[cost["user"].isin(users), columns]
+    spent = cost.assign(tokens=cost["prompt_tokens"] + cost["completion_tokens"])[kinds]
     bad = ~(np.isfinite(spent) & (spent >= 0)).all(axis=1)
     for fault, named in (
         ("has no cost", users[~users.isin(cost["user"])]),

@@ -229,7 +229,7 @@ def policies(of: Allocation, prediction: pd.DataFrame, triage: pd.DataFrame) -> 
     cases, (_, known) = of.cases, of.teaching
     found = {NOBODY: policy.nobody(cases)}
     asked = [arm for arm in of.of_model if known.loc[known["fold"] != known["test"], arm].notna().any()]
-    if asked:
+    if of.of_model:
         first = of.of_model[0]
         found |= {RANDOM: policy.everybody(cases, first), PUBLISHED: policy.published(cases, triage, first)}
         found[f"{PUBLISHED}, {RANDOM_ORDER}"] = policy.published(cases, triage, RANDOM_ORDER)
