@@ -5,7 +5,7 @@ EXPERIMENT ?= ml-100k
 ALL        := ml-100k ml-latest-small-2016 book-crossing
 PYTHON     ?= python3.11
 VENV       ?= .venv
-NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost
+NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost 08_allocation
 
 # Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
 # relative to this folder and none can be made to lead out of it: what is removed is always within. What may be given
@@ -87,7 +87,7 @@ models: .stamps/env  ## fetch, verify and convert the experiment's language mode
 estimate: .stamps/env  ## say what the language models would be asked, and what that would cost (asks nothing)
 	$(PY) -m hybridrec.study estimate $(EXPERIMENT)
 
-reproduce: $(STAMPS)/06_cost  ## run the six notebooks, as far as something changed, and print the four answers
+reproduce: $(STAMPS)/08_allocation  ## run the notebooks, as far as something changed, and print the four answers
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
 	@$(PY) -m hybridrec.study summary $(EXPERIMENT)
 
@@ -136,13 +136,14 @@ $(eval $(call stamp,03_user_triage,02_baselines,))
 $(eval $(call stamp,04_llm_prompting,03_user_triage,$(ANSWERS)))
 $(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
 $(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))
+$(eval $(call stamp,08_allocation,06_cost,data/prices.toml))
 
 notebooks/experiments/%.toml:
 	@echo "no experiment" $(call quoted,$*). "There are:" $(call quoted,$(basename $(notdir $(wildcard $(@D)/*.toml)))). >&2; exit 1
 
 # Only 04 asks the model: the notebooks after it read its tables, so they need not know that it ran live.
-record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then 05 and 06 (README says how long)
-	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost
+record: $(STAMPS)/03_user_triage  ## ask the language model everything anew, then what follows (README says how long)
+	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost $(STAMPS)/08_allocation
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
 	@"$(MAKE)" --no-print-directory reproduce
 

@@ -19,7 +19,15 @@ from pathlib import Path
 import measure
 import numpy as np
 
-NOTEBOOKS = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
+NOTEBOOKS = [
+    "01_data",
+    "02_baselines",
+    "03_user_triage",
+    "04_llm_prompting",
+    "05_evaluation",
+    "06_cost",
+    "08_allocation",
+]
 FILE = measure.ROOT / "benchmarks" / "pipeline.json"
 
 

@@ -1,4 +1,4 @@
-"""Any language model goes through the six notebooks: what it meant is what they rank, and what is missing is told."""
+"""Any language model goes through the notebooks: what it meant is what they rank, and what is missing is told."""
 
 import contextlib
 import re
@@ -22,7 +22,7 @@ from hybridrec.llm import prompts
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import config, models, notebooks, paths, tables
 
-NOTEBOOKS = sorted(file.stem for file in paths.NOTEBOOKS.glob("0[1-6]_*.ipynb"))
+NOTEBOOKS = sorted(file.stem for file in paths.NOTEBOOKS.glob("0[1-8]_*.ipynb"))
 FIRST, ASKING = NOTEBOOKS[:3], NOTEBOOKS[3:]
 MODEL = "acme/oracle-9000"
 VALUES: dict[str, Any] = {

@@ -17,7 +17,7 @@ import pytest
 
 from hybridrec.study import paths
 
-AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
+AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "08_allocation"]
 RELATIVE = 1e-6
 
 

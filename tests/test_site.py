@@ -15,7 +15,7 @@ from hybridrec.study import answers, paths
 
 pytestmark = pytest.mark.slow
 
-STUDY = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost"]
+STUDY = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "08_allocation"]
 EXPERIMENTS = sorted(page.stem for page in (paths.ROOT / "docs" / "results").glob("*.md"))
 SUMMARIES = ("overview.csv", "verdicts.csv", "seeds.csv", "overview.png")
 
