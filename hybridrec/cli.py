@@ -75,8 +75,9 @@ def _triage(given: argparse.Namespace) -> None:
 
 
 def _allocate(given: argparse.Namespace) -> None:
-    budget = {key: getattr(given, key) for key in ("budget_users", "budget_tokens", "budget_usd")}
-    _write(hr.allocate(given.triage, cost=given.cost, **budget), given.output)
+    budget = {key: getattr(given, key) for key in ("budget_users", "budget_tokens", "budget_usd", "budget_seconds")}
+    how = {key: getattr(given, key) for key in ("cost", "policy", "max_harm", "calibration")}
+    _write(hr.allocate(given.triage, **budget, **how), given.output)
 
 
 def _rank(given: argparse.Namespace) -> None:
@@ -174,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--budget-users", type=int)
     sub.add_argument("--budget-tokens", type=float)
     sub.add_argument("--budget-usd", type=float)
+    sub.add_argument("--budget-seconds", type=float)
+    sub.add_argument("--policy", type=Path, help="who is expected to gain instead: user, uplift")
+    sub.add_argument("--max-harm", type=float, help="the share of them who may be made worse, such as 0.1")
+    sub.add_argument("--calibration", type=Path, help="for --max-harm: user, uplift, worse, where outcomes are known")
 
     sub = command("rank", _rank, "let a language model rank users' candidates from their history")
     _ratings(sub)

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from hybridrec.evaluation import verdicts
-from hybridrec.study import answers, figures_overview, overview, paths
+from hybridrec.study import answers, overview, paths
+from hybridrec.study.figures import overview as figures_overview
 
 NAMES = overview.experiments()
 PRIMARY = {

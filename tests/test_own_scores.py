@@ -28,7 +28,8 @@ def study(tmp_path, monkeypatch, interactions, items) -> tuple[config.Experiment
 
 def build(**changed: object) -> config.Experiment:
     values = config.parameters(config.load("ml-100k"))
-    values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 3, "top": 10, "seed": SEED, "larger_models": []}
+    values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 3, "top": 10, "seed": SEED}
+    values["larger_models"] = []
     del values["name"]
     return config.build("toy", values | changed, "toy.toml")
 

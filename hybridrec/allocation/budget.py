@@ -11,6 +11,7 @@ from hybridrec.allocation import risk
 from hybridrec.errors import BudgetError
 from hybridrec.weak_users.triage import Triage
 
+_ROUTED = ["user", "performance", "tokens", "usd"]
 _COST = ["user", "prompt_tokens", "completion_tokens", "usd"]
 
 
@@ -80,7 +81,7 @@ def allocate(
         least = " and ".join(f"{spent[kind].min():g} {kind}" for kind in budgets if kind != "users")
         raise BudgetError(f"the budget reaches no {who}: the cheapest takes {least}. Raise it.")
     routed = priced[taken].reset_index(drop=True)
-    columns = [*schema.ROUTED, *(["uplift"] if policy is not None else [])]
+    columns = [*_ROUTED, *(["uplift"] if policy is not None else [])]
     routed = routed[columns]
     routed.attrs["left_out"] = len(chosen) - len(routed)
     routed.attrs["too_risky"] = too_risky

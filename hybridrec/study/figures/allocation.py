@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hybridrec.study import allocation_study as study
-from hybridrec.study.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _axes, _legend_below, use_style
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes, use_style
 
 _COLOURS = {
     study.RANDOM: GREY,
@@ -35,7 +35,7 @@ def reliability(table: pd.DataFrame) -> Figure:
     Args:
         table: arm, reliability, low, high, mean, sd, sd_low, sd_high.
     """
-    figure, (left, right) = _axes(2, 4.9, 3.1)
+    figure, (left, right) = new_axes(2, 4.9, 3.1)
     places = np.arange(len(table))[::-1]
     for axis, (value, low, high), label in (
         (left, ("reliability", "low", "high"), "reliability of a user's mean uplift (1: no luck in it)"),
@@ -89,7 +89,7 @@ def frontier(table: pd.DataFrame, policies: Sequence[str], ceiling: pd.DataFrame
         ceiling: share, corrected: the oracle less its noise, drawn for everybody.
     """
     names = list(table["group"].unique())
-    figure, axes = _axes(len(names), 3.9, 3.9)
+    figure, axes = new_axes(len(names), 3.9, 3.9)
     steps = {share: at for at, share in enumerate(sorted(table["share"].unique()))}
     for axis, name in zip(axes, names, strict=True):
         axis.axhline(0, color=GREY, lw=1)
@@ -105,7 +105,7 @@ def frontier(table: pd.DataFrame, policies: Sequence[str], ceiling: pd.DataFrame
         axis.set(xlabel="budget: share of all users", title=f"Gain of: {name}")
     axes[0].set_ylabel("gain over the recommender alone (AUC)")
     shown = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1]))
-    _legend_below(figure, shown, 3)
+    legend_below(figure, shown, 3)
     return figure
 
 
@@ -117,7 +117,7 @@ def dollars(table: pd.DataFrame, policies: Sequence[str], users: int) -> Figure:
         policies: which of its policies.
         users: for how many the bill is.
     """
-    figure, (axis,) = _axes(1, 7, 3.4)
+    figure, (axis,) = new_axes(1, 7, 3.4)
     axis.axhline(0, color=GREY, lw=1)
     for policy, colour in _colours(policies).items():
         rows = table[(table["policy"] == policy) & table["usd"].notna()].sort_values("share")
