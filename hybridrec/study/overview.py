@@ -136,9 +136,8 @@ def _told_of_rivals(names: list[str]) -> list[str]:
         table = pd.read_csv(paths.RESULTS / name / "rivals.csv", keep_default_na=False)
         auc = table.pivot(index="ranker", columns="group", values="auc").loc[table["ranker"].unique()]
         verdict = table.pivot(index="ranker", columns="group", values="over_plain_verdict")
-        groups = [group for group in table["group"].unique() if group in _GROUPS]
-        for ranker, of in auc[groups].iterrows():
-            said = [f"{float(of[one]):.3f} {verdict.loc[ranker, one]}".strip() for one in groups]
+        for ranker, of in auc.iterrows():
+            said = [f"{float(of[one]):.3f} {verdict.loc[ranker, one]}".strip() if one in of else "–" for one in _GROUPS]
             rows.append([f"`{name}`", str(ranker), *said])
     if not rows:
         return []
