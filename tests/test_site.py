@@ -180,4 +180,5 @@ def test_the_glossary_explains_the_words_of_the_study(pages):
     terms = {term.get_text(strip=True).rstrip("¶") for term in pages["docs/glossary.html"].select("dl.glossary dt")}
     assert {"weak user", "P(u)", "S_I(u)", "t_p", "t_s", "AUC", "NDCG@10", "CVaR10", "out-of-fold"} <= terms
     assert {"null control", "regression to the mean", "harm rate", "Holm", "bootstrap interval"} <= terms
+    assert {"arm", "uplift", "policy", "frontier", "conformal risk control", "adapter"} <= terms
     assert {"hand-over", "the bar", "smallest detectable effect", "verdict", "protocol cross"} <= terms
