@@ -5,7 +5,7 @@ EXPERIMENT ?= ml-100k
 ALL        := ml-100k ml-latest-small-2016 book-crossing
 PYTHON     ?= python3.11
 VENV       ?= .venv
-NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost 07_taught_model
+NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost 07_taught_model 08_allocation
 
 # Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
 # relative to this folder and none can be made to lead out of it: what is removed is always within. What may be given
@@ -41,7 +41,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach seeds fingerprint record pairs batch import compact notebooks \
+.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach rivals seeds fingerprint record pairs batch import compact notebooks \
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -88,7 +88,7 @@ models: .stamps/env  ## fetch, verify and convert the experiment's language mode
 estimate: .stamps/env  ## say what the language models would be asked, and what that would cost (asks nothing)
 	$(PY) -m hybridrec.study estimate $(EXPERIMENT)
 
-reproduce: $(STAMPS)/07_taught_model  ## run the notebooks, as far as something changed, and print the four answers
+reproduce: $(STAMPS)/08_allocation  ## run the notebooks, as far as something changed, and print the four answers
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
 	@$(PY) -m hybridrec.study summary $(EXPERIMENT)
 
@@ -109,6 +109,9 @@ lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 DEVICE := cpu
 teach: $(STAMPS)/01_data  ## teach the language model on ratings of users who are never routed (about an hour on two cores)
 	$(PY) -m hybridrec.study teach $(EXPERIMENT) --device $(DEVICE)
+
+rivals: $(STAMPS)/03_user_triage  ## train recommenders for the worst served, and judge whom they serve (minutes)
+	$(PY) -m hybridrec.study rivals $(EXPERIMENT)
 
 # What is done is found again by its fits and answers; the overview shows where the seeds differ.
 seeds: .stamps/env  ## judge protocol cross on a second seed of its folds, too (fits and, for weak users, answers)
@@ -138,13 +141,14 @@ $(eval $(call stamp,04_llm_prompting,03_user_triage,$(ANSWERS)))
 $(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
 $(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))
 $(eval $(call stamp,07_taught_model,06_cost,$(ANSWERS) $(ADAPTERS)))
+$(eval $(call stamp,08_allocation,07_taught_model,data/prices.toml))
 
 notebooks/experiments/%.toml:
 	@echo "no experiment" $(call quoted,$*). "There are:" $(call quoted,$(basename $(notdir $(wildcard $(@D)/*.toml)))). >&2; exit 1
 
 # Only 04 and 07 ask models: the others read their tables, so they need not know that these ran live.
-record: $(STAMPS)/03_user_triage  ## ask the language models everything anew, and all that follows (hours on a small machine)
-	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost $(STAMPS)/07_taught_model
+record: $(STAMPS)/03_user_triage  ## ask the language models everything anew, and all that follows (README says how long)
+	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost $(STAMPS)/07_taught_model $(STAMPS)/08_allocation
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
 	@"$(MAKE)" --no-print-directory $(STAMPS)/06_cost
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/07_taught_model

@@ -27,6 +27,7 @@ NOTEBOOKS = [
     "05_evaluation",
     "06_cost",
     "07_taught_model",
+    "08_allocation",
 ]
 FILE = measure.ROOT / "benchmarks" / "pipeline.json"
 

@@ -456,3 +456,54 @@ def refreshes_within(answer: Any, budget: float, per_call: float) -> None:
     _require(number * per_call <= budget, "that costs more than the budget.")
     _require((number + 1) * per_call > budget, "the budget would pay for more.")
     _passed("this is what the budget buys. The next cell asks what it is good for.")
+
+
+# --- 8: allocation ----------------------------------------------------------------------------------------------------
+
+
+def hindsight(answer: Any, uplift: pd.DataFrame) -> None:
+    """The mean gain over all lists if those that gain are handed over."""
+    gain = uplift["uplift"]
+    mistakes = {
+        "take the mean over all lists, also those that stay.": gain[gain > 0].mean(),
+        "this hands over everybody; only lists that gain are.": gain.mean(),
+        "this is the share of lists that gain: how much do they?": (gain > 0).mean(),
+    }
+    _equal(answer, gain.clip(lower=0).mean(), "the gain with hindsight", mistakes, 0.002)
+    _passed("what an oracle would gain. Nobody is one.")
+
+
+def foresight(routed: Any, gain: Any, past: pd.DataFrame, future: pd.DataFrame) -> None:
+    """Who is handed over by the past, and what all lists of the future gain."""
+    users = _users(routed)
+    mean, later = past.groupby("user")["uplift"].mean(), future.groupby("user")["uplift"].mean()
+    _require(users != set(later[later > 0].index), "these users gain in the future, which nobody knows yet.")
+    _require(users != set(past.loc[past["uplift"] > 0, "user"]), "take each user's mean over the past, not any fold.")
+    _require(users == set(mean[mean > 0].index), "hand over the users whose mean uplift in the past is above 0.")
+    inside = future["user"].isin(users)
+    mistakes = {
+        "take the mean over all lists of the future, also those that stay.": future.loc[inside, "uplift"].mean(),
+        "this is the past, on which the users were picked.": past["uplift"].where(past["user"].isin(users), 0).mean(),
+    }
+    _equal(gain, future["uplift"].where(inside, 0.0).mean(), "the gain with foresight", mistakes, 0.002)
+    _passed("picked on the past, judged on the future.")
+
+
+def made_worse(answer: Any, routed: Any, future: pd.DataFrame) -> None:
+    """The share of lists handed over that come out worse."""
+    gain = future.loc[future["user"].isin(_users(routed)), "uplift"]
+    mistakes = {
+        "a list that comes out the same is not worse.": (gain <= 0).mean(),
+        "this is the share that comes out better.": (gain > 0).mean(),
+        "count only lists that are handed over.": (future["uplift"] < 0).mean(),
+    }
+    _equal(answer, (gain < 0).mean(), "the share made worse", mistakes)
+    _passed("these pay for the others.")
+
+
+def _users(answer: Any) -> set[Any]:
+    _filled(answer)
+    try:
+        return set(answer)
+    except TypeError:
+        raise NotYet("the users to hand over must be a list of ids, such as an index.") from None

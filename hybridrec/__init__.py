@@ -6,6 +6,7 @@ The method in a dozen names, in the order in which they are used; each is loaded
     mine = FromTable(...)         a recommender: its scores from a file, or Cornac("EASE"), or any Scorer
     weak = triage(data, mine)     who is served badly, and how many of them luck alone would have shown
     llm = HuggingFace(...)        an open model on this machine, or Endpoint(...)
+    teach(llm, data, "adapter")   if it is to learn from others' ratings; HuggingFace(..., adapter="adapter") then
     ranker = Ranker(llm)          ranks a user's candidates from their history; every answer is recorded
     routed = allocate(weak)       who is handed over, within a budget
     final = combine(...)          final lists: the model's for those users, the recommender's for all others
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hybridrec.llm.models.endpoint import Endpoint as Endpoint
     from hybridrec.llm.models.local import HuggingFace as HuggingFace
     from hybridrec.llm.ranker import Ranker as Ranker
+    from hybridrec.llm.teach import teach as teach
     from hybridrec.recommenders.scorer import Cornac as Cornac
     from hybridrec.recommenders.scorer import FromTable as FromTable
     from hybridrec.recommenders.scorer import Scorer as Scorer
@@ -42,6 +44,7 @@ _WHERE = {
     "HuggingFace": "llm.models.local",
     "Endpoint": "llm.models.endpoint",
     "Ranker": "llm.ranker",
+    "teach": "llm.teach",
     "allocate": "allocation.budget",
     "combine": "evaluation.hybrid",
     "compare": "evaluation.compare",

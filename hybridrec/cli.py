@@ -2,6 +2,7 @@
 
     hybridrec triage ratings.csv --items items.csv --scores out_of_fold.csv -o weak.csv
     hybridrec rank ratings.csv --items items.csv --candidates candidates.csv --model MODEL --estimate -o cost.csv
+    hybridrec teach ratings.csv --items items.csv --users others.csv --model MODEL -o adapter    (if it is to learn)
     hybridrec allocate weak.csv --cost cost.csv --budget-usd 5 -o routed.csv
     hybridrec rank ratings.csv --items items.csv --candidates candidates.csv --model MODEL --users routed.csv -o new.csv
     hybridrec combine scores.csv new.csv --users routed.csv -o final.csv
@@ -74,8 +75,9 @@ def _triage(given: argparse.Namespace) -> None:
 
 
 def _allocate(given: argparse.Namespace) -> None:
-    budget = {key: getattr(given, key) for key in ("budget_users", "budget_tokens", "budget_usd")}
-    _write(hr.allocate(given.triage, cost=given.cost, **budget), given.output)
+    budget = {key: getattr(given, key) for key in ("budget_users", "budget_tokens", "budget_usd", "budget_seconds")}
+    how = {key: getattr(given, key) for key in ("cost", "policy", "max_harm", "calibration")}
+    _write(hr.allocate(given.triage, **budget, **how), given.output)
 
 
 def _rank(given: argparse.Namespace) -> None:
@@ -87,9 +89,23 @@ def _rank(given: argparse.Namespace) -> None:
     _write(step(data, given.candidates, users=users), given.output)
 
 
+def _teach(given: argparse.Namespace) -> None:
+    data, llm = _data(given), _model(given)
+    users = schema.read(given.users, ["user"], "users")["user"] if given.users else None
+    about = {"users": users, "noun": given.noun, "scale": given.scale}
+    card = hr.teach(llm, data, given.output, given.output.name, seed=given.seed, **about)
+    best = card["best"]
+    print(
+        f"AUC of {card['data']['held_back']} users who were held back: {card['curve'][0]['auc']:.3f} before, "
+        f"{best['auc']:.3f} after; by another user's history {best['another']:.3f}."
+    )
+    print(f"To rank: hybridrec rank ... --adapter {given.output} --mode {card['settings']['mode']}")
+
+
 def _model(given: argparse.Namespace) -> Any:
-    loaded = {key: getattr(given, key) for key in ("revision", "dtype", "device") if getattr(given, key) is not None}
-    if not given.endpoint:
+    keys = ("revision", "dtype", "device", "adapter")
+    loaded = {key: value for key in keys if (value := getattr(given, key, None)) is not None}
+    if not getattr(given, "endpoint", None):
         return hr.HuggingFace(given.model, **loaded)
     if loaded:
         raise errors.CommandError(
@@ -133,10 +149,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=hr.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable, text: str, output: bool = True) -> argparse.ArgumentParser:
+    table = "the table to write, .csv or .parquet"
+
+    def command(
+        name: str, run: Callable, text: str, output: bool = True, writes: str = table
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("-o", "--output", type=Path, required=output, help="the table to write, .csv or .parquet")
+        sub.add_argument("-o", "--output", type=Path, required=output, help=writes)
         return sub
 
     sub = command("triage", _triage, "say who is served badly, how surely, and how many of them by chance")
@@ -155,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--budget-users", type=int)
     sub.add_argument("--budget-tokens", type=float)
     sub.add_argument("--budget-usd", type=float)
+    sub.add_argument("--budget-seconds", type=float)
+    sub.add_argument("--policy", type=Path, help="who is expected to gain instead: user, uplift")
+    sub.add_argument("--max-harm", type=float, help="the share of them who may be made worse, such as 0.1")
+    sub.add_argument("--calibration", type=Path, help="for --max-harm: user, uplift, worse, where outcomes are known")
 
     sub = command("rank", _rank, "let a language model rank users' candidates from their history")
     _ratings(sub)
@@ -163,9 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--model", required=True, help="a folder, a .gguf file, a hub id, or the endpoint's name for its model"
     )
-    sub.add_argument("--revision", help="of a hub id: a branch, a tag or a commit (its main branch)")
-    sub.add_argument("--dtype", help="of a model on this machine: float32 or bfloat16 (float32)")
-    sub.add_argument("--device", help="of a model on this machine: cpu, cuda or cuda:1 (cpu)")
+    _local(sub)
+    sub.add_argument("--adapter", type=Path, help="of a model on this machine: what `hybridrec teach` wrote")
     sub.add_argument("--endpoint", type=Path, help="a .toml file with base_url, key_variable, ... of an endpoint")
     sub.add_argument("--mode", default="likelihood", help="how to ask: a name, or a .toml file of your own")
     sub.add_argument("--answers", type=Path, default=Path("answers.sqlite"), help="where answers are recorded")
@@ -174,6 +197,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--history-length", type=int, default=20, help="how many rated items the model is shown (20)")
     sub.add_argument("--seed", type=int, default=0, help="of the random order of what an answer left out (0)")
     sub.add_argument("--estimate", action="store_true", help="tell the cost for each user; nothing is asked")
+
+    text = "teach a language model on this machine to rate, on users it will not rank for"
+    sub = command("teach", _teach, text, writes="the folder of the adapter")
+    _ratings(sub)
+    sub.add_argument("--users", type=Path, help="on whom: a table with a column user; all if left out")
+    sub.add_argument("--model", required=True, help="a folder, a .gguf file or a hub id")
+    _local(sub)
+    sub.add_argument("--noun", default="item", help="what prompts call an item, such as film")
+    sub.add_argument("--scale", type=int, default=5, help="the highest rating there can be (5)")
+    sub.add_argument("--seed", type=int, default=0, help="of every random order (0)")
 
     sub = command("combine", _combine, "put the final lists together: the model's and the recommender's")
     sub.add_argument("own", type=Path, help="the recommender's scores: user, item, score")
@@ -185,6 +218,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("outcomes", type=Path, help="what users then did: user, item, rating")
     _ratings(sub)
     return parser
+
+
+def _local(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--revision", help="of a hub id: a branch, a tag or a commit (its main branch)")
+    sub.add_argument("--dtype", help="of a model on this machine: float32 or bfloat16 (float32)")
+    sub.add_argument("--device", help="of a model on this machine: cpu, cuda or cuda:1 (cpu)")
 
 
 def _ratings(sub: argparse.ArgumentParser) -> None:

@@ -43,12 +43,6 @@ TRIAGE = {
     "sd": "standard deviation of ``shrunken``",
     "upper": "upper end of its interval",
 }
-ROUTED = {
-    "user": "who is handed to the language model, worst served first",
-    "performance": "P(u), as in TRIAGE",
-    "tokens": "expected number of tokens; missing where no cost was given",
-    "usd": "expected price in US dollars; missing where no cost was given",
-}
 RANKINGS = SCORES | {
     "ranker": "name of the way to ask",
     "invalid": "names in the answer that are no candidates",

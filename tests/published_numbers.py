@@ -53,6 +53,7 @@ def of_datasets(made: Callable[[dict[str, Any]], str]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "four": lambda: of_datasets(answers.table),
     "families": lambda: of_datasets(answers.families),
+    "allocation": lambda: of_datasets(answers.allocation),
     "models": lambda: of_datasets(answers.models),
     "claims": lambda: answers.claims(results("ml-100k"), "listwise"),
 }

@@ -45,7 +45,6 @@ VALUES: dict[str, Any] = {
     "topk_modes": [],
     "topk_users": 5,
     "bootstrap_samples": 100,
-    "permutations": 100,
     "ratings": {"file": "songs.csv", "user": "user", "item": "item", "rating": "rating", "timestamp": "timestamp",
                 "title": "title"},
 }  # fmt: skip

@@ -220,6 +220,20 @@ def test_a_stack_needs_every_score(cross):
         arms.stack(cross, given)
 
 
+def test_a_test_fold_that_nobody_scored_has_no_stack_and_changes_no_other(cross):
+    given = recommenders(cross)
+    whole, weights = arms.stack(cross, given)
+    for values in given.values():
+        values[1] = np.nan
+    found, of_others = arms.stack(cross, given)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(np.delete(found, 1, axis=0), np.delete(whole, 1, axis=0))
+    pd.testing.assert_frame_equal(of_others, weights[weights["test"] != 1].reset_index(drop=True))
+    values[2] = np.nan  # of the last recommender alone
+    with pytest.raises(ScoresError, match="has no score for"):
+        arms.stack(cross, given)
+
+
 # --- nothing looks at the test fold -----------------------------------------------------------------------------------
 
 

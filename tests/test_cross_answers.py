@@ -14,7 +14,7 @@ from hybridrec.data import folds
 from hybridrec.errors import RecordingError
 from hybridrec.llm import calibration, rankers, ways
 from hybridrec.llm.recordings import Recordings
-from hybridrec.study import config, cross_answers, models, paths, steps
+from hybridrec.study import config, cross_answers, cross_tasks, models, paths, steps
 from hybridrec.weak_users import triage
 
 FOLDS, SEED = 3, 2024
@@ -29,7 +29,7 @@ def by_hash(asked):
 
 
 @functools.cache
-def made_up(scrambled: int | None = None) -> cross_answers.Cross:
+def made_up(scrambled: int | None = None) -> cross_tasks.Cross:
     """Ratings in folds; a fold's are turned round (None: as they are)."""
     rng = np.random.default_rng(7)
     pairs = pd.DataFrame([(user, item) for user in range(14) for item in range(24)], columns=["user", "item"])
@@ -41,7 +41,7 @@ def made_up(scrambled: int | None = None) -> cross_answers.Cross:
         hidden = divided["fold"] == scrambled
         divided["rating"] = divided["rating"].mask(hidden, 6 - divided["rating"])
     lists = folds.candidates(divided, 4, SEED)
-    return cross_answers.Cross(divided, lists, items, "film", 4, 5, SEED, triage.Thresholds())
+    return cross_tasks.Cross(divided, lists, items, "film", 4, 5, SEED, triage.Thresholds())
 
 
 def record_all(todo: cross_answers.Asking) -> cross_answers.Asking:
@@ -237,15 +237,15 @@ def test_a_larger_model_is_asked_about_whom_the_papers_recommenders_hand_over():
     ]
     table = pd.DataFrame(rows, columns=["recommender", "test", "user", "weak"])
     table["weak"] |= table["recommender"] == "EASE"  # not the paper's
-    tasks = cross_answers.routed_tasks(cross, ways.get("pointwise"), table)
+    tasks = cross_tasks.routed_tasks(cross, ways.get("pointwise"), table)
     for (way, (test, fold)), ones in tasks.items():
         assert way.name == "pointwise" and test == fold
         assert [task.user for task in ones] == [user for user in cross.users((test, test)) if (user + test) % 2 == 0]
-    some = cross_answers.routed_tasks(cross, ways.get("pointwise"), table, users=2)
+    some = cross_tasks.routed_tasks(cross, ways.get("pointwise"), table, users=2)
     counted = Counter(task.user for ones in some.values() for task in ones)
     assert len(counted) == 2 and sorted(keys(some)) == sorted(keys(tasks, users=counted))
     model, recordings = ToyModel(by_hash), Recordings()
-    cross_answers.record("toy", cross_answers.asked_in(some, cross), model, recordings)
+    cross_answers.record("toy", cross_tasks.asked_in(some, cross), model, recordings)
     arm = cross_answers.routed_arm(tasks, cross, model, recordings)
     assert set(arm["ranker"]) == {"toy: llm"} and set(arm["user"]) == set(counted)  # who was not asked has no row
 
@@ -257,8 +257,8 @@ def test_a_class_asks_in_the_ways_that_the_full_study_chose():
     full = config.load("ml-100k")
     if not any(paths.RAW.glob("ml-100k*")):
         pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
-    cross = cross_answers.prepare(full, steps.dataset(full.dataset))
-    llm = cross_answers.scoring(models.open_model(full.model, None, config.parameters(full)["local"]), full.model)
+    cross = cross_tasks.prepare(full, steps.dataset(full.dataset))
+    llm = cross_tasks.scoring(models.open_model(full.model, None, config.parameters(full)["local"]), full.model)
     todo = cross_answers.Asking(cross, llm, models.recorded(full.dataset, full.model), full.cross_ways)
     try:
         names = [way.name for way in todo.chosen.values()]

@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from hybridrec.data.sources import own
@@ -222,3 +223,76 @@ def test_the_readme_tells_the_time_and_memory_that_were_measured():
     for name, steps in measured.items():
         row = f"| `{name}` | {steps['all']['seconds'] / 60:.0f} min | {steps['all']['peak_mib']} MiB |"
         assert row in text_of(paths.ROOT / "README.md")
+
+
+# --- sections of notebooks --------------------------------------------------------------------------------------------
+
+_WHICH = r'sections? ("[^"]+"|\d+(?:(?: to | and |, )\d+)*)(?!\.\d)'
+_ELSEWHERE = re.compile(rf"(?:[Nn]otebook |`?0)(\d)(?:_\w+`)?, {_WHICH}")
+_OWN = re.compile(rf"(?<!\d, )(?<!`, )\b{_WHICH.replace('s', '[Ss]', 1)}")  # not of a paper: "00824, section 4"
+
+
+def headings(number: str) -> list[str]:
+    """A notebook's section headings, such as "3. Ask, or replay"."""
+    (path,) = paths.NOTEBOOKS.glob(f"0{number}_*.ipynb")
+    return re.findall(r"^##+ (.+)$", "\n".join(sources(path)), re.M)
+
+
+def sources(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, 4).cells]
+
+
+def wanted(which: str) -> list[str]:
+    """What a reference asks for: the beginnings of the headings, or a part of one where it is named."""
+    if which.startswith('"'):
+        return [which.strip('"')]
+    ends = [int(number) for number in re.findall(r"\d+", which)]
+    return [f"{one}. " for one in (range(ends[0], ends[1] + 1) if " to " in which else ends)]
+
+
+def lacking(number: str, which: str) -> list[str]:
+    """The sections of a reference that the notebook does not have."""
+    there = headings(number)
+    return [
+        one
+        for one in wanted(which)
+        if not any(one in head if one[0].isalpha() else head.startswith(one) for head in there)
+    ]
+
+
+def section_references() -> list[tuple[str, str, str]]:
+    """Every reference to a section of a notebook: where it stands, the notebook's number, and which."""
+    pages = [
+        *PAGES,
+        *paths.EXPERIMENTS.glob("*.md"),
+        *(paths.ROOT / "exercises").glob("*.md"),
+        paths.ROOT / "data/README.md",
+    ]
+    notebooks = [*paths.NOTEBOOKS.glob("0*.ipynb"), *(paths.ROOT / "exercises").rglob("0*.ipynb")]
+    texts = [(page.name, text_of(page)) for page in pages]
+    texts += [(path.name, "\n".join(sources(path))) for path in notebooks]
+    found = [(name, *one) for name, text in texts for one in _ELSEWHERE.findall(text)]
+    for path in paths.NOTEBOOKS.glob("0*.ipynb"):
+        found += [(path.name, path.name[1], which) for which in _OWN.findall("\n".join(sources(path)))]
+    for page in paths.EXPERIMENTS.glob("*.md"):  # a section of the page for each notebook
+        for number, text in re.findall(r"^## 0(\d)_\w+\n(.*?)(?=^## |\Z)", text_of(page), re.M | re.S):
+            found += [(page.name, number, which) for which in _OWN.findall(text)]
+    return found
+
+
+def test_every_section_of_a_notebook_that_is_referred_to_exists():
+    found = section_references()
+    assert {"glossary.md", "teaching.md", "README.md", "class.md", "03_user_triage.ipynb"} <= {
+        name for name, *_ in found
+    }
+    assert [one for one in found if lacking(*one[1:])] == []
+
+
+def test_a_section_that_is_not_there_is_found():
+    text = (
+        'notebook 5, section 7; `03_user_triage`, sections 6 to 99; notebook 5, section "No such"; arXiv:1, section 9.9'
+    )
+    assert [(number, lacking(number, which)[:1]) for number, which in _ELSEWHERE.findall(text)] == [
+        ("5", []), ("3", ["9. "]), ("5", ["No such"])
+    ]  # fmt: skip
+    assert _OWN.findall("Sections 1 to 5; 2405.00824, section 3; in section 12 and section 3.1") == ["1 to 5", "12"]

@@ -15,7 +15,7 @@ from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, cross_answers, estimate, models, notebooks, paths, steps, tables
+from hybridrec.study import config, cross_answers, cross_tasks, estimate, models, notebooks, paths, steps, tables
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_only_what_is_missing_is_counted_each_request_once(toy):
 def test_ways_that_are_not_compared_yet_are_counted_and_so_are_the_folds_in_one_of_them(toy):
     """Each user of a fold is asked by "likelihood", the first way, until another is chosen."""
     toy = toy.model_copy(update={"cross_ways": (config.COMPARE,)})
-    cross, llm = cross_answers.prepare(toy), named(toy.model)
-    compared = cross_answers.compared_tasks(cross, cross_answers.COMPARED_USERS, ways.WAYS)
-    asked = {llm.key(one) for one in cross_answers.asked_in(compared, cross)}
+    cross, llm = cross_tasks.prepare(toy), named(toy.model)
+    compared = cross_tasks.compared_tasks(cross, cross_answers.COMPARED_USERS, ways.WAYS)
+    asked = {llm.key(one) for one in cross_tasks.asked_in(compared, cross)}
     assert len(asked) > len(ways.WAYS)
     table = estimate.estimate(toy, from_tables=True).table.set_index("mode")["requests"]
     assert table.filter(like="ways to ask").sum() == len(asked)
@@ -257,7 +257,7 @@ def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_
 def test_a_batch_holds_what_is_asked_under_cross_and_whom_it_is_about(small_study):
     before = estimate.that_write(small_study)["listwise"]
     found = estimate.that_write(small_study.model_copy(update={"cross_ways": ("listwise",)}))["listwise"]
-    cross = cross_answers.prepare(small_study)
+    cross = cross_tasks.prepare(small_study)
     judged = sum(len(cross.users(cell)) for cell in cross.judged_cells)
     deciding = sum(len(set(cross.users(cell)) & set(cross.inactive())) for cell in cross.deciding_cells)
     assert len(found) == len(before) + 2 * judged + deciding and judged  # own and another's history

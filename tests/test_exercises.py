@@ -242,6 +242,10 @@ def make_world(seed: int) -> SimpleNamespace:
     w.calls = pd.DataFrame({"prompt_tokens": rng.integers(200, 900, 60), "completion_tokens": rng.integers(10, 80, 60)})
     w.calls = w.calls.assign(cached_tokens=0, seconds=rng.uniform(0.5, 6, 60))
     w.usd = w.calls.apply(PRICE.usd, axis=1)
+    folds = pd.MultiIndex.from_product([USERS, range(5)], names=["user", "fold"]).to_frame(index=False)
+    of_users = rng.normal(0, 0.3, len(USERS))[folds["user"] - 1]
+    w.uplift = folds.assign(uplift=(of_users + rng.normal(0, 0.2, 300)).round(1))  # some lists come out the same
+    w.past, w.future = w.uplift.query("fold < 2"), w.uplift.query("fold >= 2")
     w.bill = {"nobody": 0, "weak": 0.13 * 700 * 4 * 0.002, "everybody": 700 * 4 * 0.002}
     return w
 
@@ -260,6 +264,27 @@ def gain(rows: pd.DataFrame, by: list[str] | None = None) -> float:
     change = rows.assign(gain=rows["with_coin"] - rows["alone"])
     change = change.groupby(by)["gain"].mean().reset_index() if by else change
     return float(change.groupby("recommender")["gain"].mean().mean())
+
+
+def past_of(rows: pd.DataFrame) -> pd.Index:
+    """Users whose mean uplift is above 0."""
+    return rows.groupby("user")["uplift"].mean().loc[lambda gain: gain > 0].index
+
+
+def by_past(w: SimpleNamespace) -> pd.Index:
+    return past_of(w.past)
+
+
+by_past_of = lambda w: by_past(w)  # noqa: E731  # an answer that is worked out in the world
+
+
+def handed(w: SimpleNamespace) -> pd.Series:
+    """What the lists of the future gain whose users are handed over."""
+    return w.future.loc[w.future["user"].isin(by_past(w)), "uplift"]
+
+
+def of_future(w: SimpleNamespace) -> float:
+    return float(handed(w).sum() / len(w.future))
 
 
 def throw(candidates: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
@@ -292,6 +317,9 @@ RIGHT: dict[str, tuple[int, Case]] = {
     "bill": (1, lambda w: (w.bill, 700, 4, 0.13, 0.002)),
     "machine": (2, lambda w: (w.calls["seconds"].mean() / 3600 * 0.1, "machine", w.calls, 0.1, 0.01)),
     "refreshes_within": (1, lambda w: (33, 0.01, 0.0003)),
+    "hindsight": (1, lambda w: (w.uplift["uplift"].clip(lower=0).mean(), w.uplift)),
+    "foresight": (2, lambda w: (by_past(w), of_future(w), w.past, w.future)),
+    "made_worse": (1, lambda w: ((handed(w) < 0).mean(), by_past(w), w.future)),
     "prediction": (1, lambda w: (0.4, 0, 1)),
 }  # fmt: skip
 
@@ -411,6 +439,19 @@ WRONG: list[tuple[str, Case, str]] = [
     ("refreshes_within", answered_with(34), "more than the budget"),
     ("refreshes_within", answered_with(32), "would pay for more"),
     ("refreshes_within", answered_with(33.3), "whole number"),
+    ("hindsight", answered_with(lambda w: w.uplift.query("uplift > 0")["uplift"].mean()), "also those that stay"),
+    ("hindsight", answered_with(lambda w: w.uplift["uplift"].mean()), "hands over everybody"),
+    ("hindsight", answered_with(lambda w: (w.uplift["uplift"] > 0).mean()), "how much"),
+    ("hindsight", answered_with(0.9), "over whom"),
+    ("foresight", answered_with(lambda w: past_of(w.future)), "nobody knows yet"),
+    ("foresight", answered_with(lambda w: w.past.query("uplift > 0")["user"].unique()), "not any fold"),
+    ("foresight", answered_with(lambda w: USERS[:9]), "above 0"),
+    ("foresight", answered_with(3), "list of ids"),
+    ("foresight", answered_with(by_past_of, lambda w: handed(w).mean()), "also those that stay"),
+    ("foresight", answered_with(by_past_of, 0.7), "over whom"),
+    ("made_worse", answered_with(lambda w: (handed(w) <= 0).mean()), "the same is not worse"),
+    ("made_worse", answered_with(lambda w: (handed(w) > 0).mean()), "comes out better"),
+    ("made_worse", answered_with(lambda w: (w.future["uplift"] < 0).mean()), "handed over"),
     ("prediction", answered_with(7), "between"),
     ("prediction", answered_with(True), "number"),
 ]  # fmt: skip

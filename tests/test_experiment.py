@@ -96,7 +96,6 @@ def test_mistyped_value_names_file_key_value_and_type(key, value, wanted):
         ("shuffled_users", 1),
         ("shuffled_users", 100_001),
         ("bootstrap_samples", 99),
-        ("permutations", 99),
     ],
 )
 def test_value_out_of_range_names_file_key_and_limits(key, value):

@@ -65,6 +65,12 @@ def test_code_cells_are_short_and_stand_after_prose(notebook):
     assert max(code_lines(cell) for cell in read) <= 20
 
 
+def test_a_heading_begins_a_cell_of_its_own(notebook):
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert sum(text.startswith("## ") for text in prose) > 5
+    assert [text for text in prose if re.search(r"\n##+ ", text)] == []
+
+
 def test_a_notebook_shows_no_machines_paths(notebook):
     for cell in code_cells(notebook):
         for output in cell.outputs:

@@ -98,7 +98,7 @@ def users(number: int) -> list[dict]:
 
 @pytest.mark.live
 def test_a_batch_of_users_gets_the_scores_and_the_order_that_each_gets_alone(model):
-    requests = users(4)
+    requests = users(3)
     for together, request in zip(model.answer(requests), requests, strict=True):
         (alone,) = model.answer([request])
         one, other = (ranker_scores(response) for response in (together, alone))

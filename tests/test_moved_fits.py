@@ -17,7 +17,7 @@ import pytest
 
 from hybridrec.study import paths
 
-AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "07_taught_model"]
+AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "07_taught_model", "08_allocation"]
 RELATIVE = 1e-6
 
 
@@ -31,8 +31,9 @@ def move_fits(tables: Path) -> None:
     In each list the last title changes places with the first in reserve, as near ties may.
     """
     rng = np.random.default_rng(1)
-    scores = pd.read_parquet(tables / "scores.parquet")
-    scores.assign(score=moved(scores["score"], rng)).to_parquet(tables / "scores.parquet", index=False)
+    for name in ("scores", "cross_scores", "temporal_scores"):
+        scores = pd.read_parquet(tables / f"{name}.parquet")
+        scores.assign(score=moved(scores["score"], rng)).to_parquet(tables / f"{name}.parquet", index=False)
     lists = pd.read_parquet(tables / "retrieved.parquet")
     top = lists.loc[~lists["spare"], "position"].max() + 1
     places = lists["position"].replace({top - 1: top, top: top - 1})
@@ -54,6 +55,12 @@ def elsewhere(tmp_path_factory) -> Path:
     return scratch
 
 
+def of_both(elsewhere: Path, table: str) -> list[pd.DataFrame]:
+    """A table of the fresh run, and of the machine whose fits have moved."""
+    folders = (paths.ROOT / os.environ["HYBRIDREC_FRESH"], elsewhere)
+    return [pd.read_parquet(folder / "tables" / "ml-100k" / f"{table}.parquet") for folder in folders]
+
+
 @pytest.mark.fresh
 def test_moved_fits_ask_for_nothing_that_is_not_recorded_and_the_results_stay(elsewhere):
     own = {"HYBRIDREC_SCRATCH": str(elsewhere), "HYBRIDREC_LLM": "replay", "HYBRIDREC_PROGRESS": "off"}
@@ -61,10 +68,10 @@ def test_moved_fits_ask_for_nothing_that_is_not_recorded_and_the_results_stay(el
         call = [sys.executable, "-m", "hybridrec.study", "run", "ml-100k", name]
         done = subprocess.run(call, cwd=paths.ROOT, env=os.environ | own, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-    lists_before, lists_after = (
-        pd.read_parquet(folder / "tables" / "ml-100k" / "list_rankings.parquet")[["user", "item"]]
-        for folder in (paths.ROOT / os.environ["HYBRIDREC_FRESH"], elsewhere)
-    )
+    for table in ("triage", "cross_triage"):
+        before, after = (one["performance"] for one in of_both(elsewhere, table))
+        assert not before.equals(after), f"{table}: the scores moved, so the order of a tied pair must have changed"
+    lists_before, lists_after = (one[["user", "item"]] for one in of_both(elsewhere, "list_rankings"))
     new = lists_after.merge(lists_before, "left", indicator=True).query("_merge == 'left_only'")
     assert len(new), "no title came up from the reserve"
     judge = [sys.executable, "-m", "pytest", "-q", "tests/test_results.py", "-m", "fresh and not live"]

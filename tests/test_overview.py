@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from hybridrec.evaluation import verdicts
-from hybridrec.study import answers, figures_overview, overview, paths
+from hybridrec.study import answers, overview, paths
+from hybridrec.study.figures import overview as figures_overview
 
 NAMES = overview.experiments()
 PRIMARY = {
@@ -120,6 +121,26 @@ def test_seeds_stand_side_by_side_in_their_order(results):
     assert overview.other_seeds(["nobody"]).empty and "seed?" not in overview.index(["nobody"])
 
 
+def test_who_gains_at_a_tenth_stands_side_by_side_and_what_was_not_run_is_said_so():
+    row = {"worst decile": {"gain": -0.0664, "low": -0.087, "high": -0.0456}, "everybody": {"gain": 9}}
+    found = {"a": {"allocation": {"frontier": {"published rule": row, "nobody": row}}}, "b": {}}
+    head, _, *rows = answers.allocation(found).splitlines()
+    assert "`a` | `b`" in head
+    (only,) = rows
+    assert only.endswith("| −0.066 (−0.087 to −0.046) | **not run** |")
+
+
+def test_who_was_trained_for_the_worst_served_stands_beside_the_ordinary_objective(results):
+    assert "Does training repair" not in overview.index(["asked", "nobody"])
+    rows = [("weak", "MF-mean", 0.672, ""), ("weak", "MF-CVaR", 0.6631, "harms"), ("inactive", "MF-mean", 0.7, ""),
+            ("inactive", "MF-CVaR", 0.69, "cannot tell")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["group", "ranker", "auc", "over_plain_verdict"])
+    table.to_csv(results / "asked" / "rivals.csv", index=False)
+    text = overview.index(["asked", "nobody"])
+    assert "| `asked` | MF-mean | 0.672 | – | 0.700 | – |" in text
+    assert "| `asked` | MF-CVaR | 0.663 harms | – | 0.690 cannot tell | – |" in text
+
+
 def test_the_figure_shows_each_dataset_that_was_asked_and_says_where_nobody_was():
     left, right = figures_overview.overview({"a": PRIMARY, "b": None}, 0.05).axes
     (drawn,) = [line for line in left.get_lines() if len(line.get_xdata()) == 4]
@@ -153,7 +174,7 @@ def test_committed_overview_is_what_the_results_give(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
-    made = {result for result, *_ in overview.made_by()} | {"seeds"}
+    made = {result for result, *_ in overview.made_by()} | {"seeds", "rivals"}
     there = {file.stem for file in (paths.RESULTS / name).iterdir() if file.suffix in (".csv", ".png", ".svg")}
     assert there <= made, "a leftover, or made where the index does not look"
 

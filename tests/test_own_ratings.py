@@ -837,7 +837,6 @@ QUICK = {
     "shuffled_users": 2,
     "topk_users": 2,
     "bootstrap_samples": 100,
-    "permutations": 100,
 }
 
 

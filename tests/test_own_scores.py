@@ -29,6 +29,7 @@ def study(tmp_path, monkeypatch, interactions, items) -> tuple[config.Experiment
 def build(**changed: object) -> config.Experiment:
     values = config.parameters(config.load("ml-100k"))
     values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 3, "top": 10, "seed": SEED}
+    values["larger_models"] = []
     del values["name"]
     return config.build("toy", values | changed, "toy.toml")
 
@@ -148,7 +149,15 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
     tables.write("toy", sparsity=sparsity, cross_ratings=(mine := divided(prepared)))
     tables.write("toy", cross_candidates=folds.candidates(mine, settings.like_threshold, SEED))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    for name in ("02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "07_taught_model"):
+    for name in (
+        "02_baselines",
+        "03_user_triage",
+        "04_llm_prompting",
+        "05_evaluation",
+        "06_cost",
+        "07_taught_model",
+        "08_allocation",
+    ):
         names = {"experiment": "toy", **config.parameters(own)}
         for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
             if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):

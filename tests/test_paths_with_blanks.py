@@ -220,6 +220,7 @@ def test_every_recipe_run_for_real_leaves_what_is_not_its_own(checkout):
     asked = checkout.log.read_text(encoding="utf-8")
     for command in (
         "-m hybridrec.study run ml-100k 07_taught_model",
+        "-m hybridrec.study run ml-100k 08_allocation",
         "-m ruff check",
         "-m sphinx",
         "-m venv",
@@ -367,7 +368,7 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
     assert checkout.make("reproduce").returncode == 0
     assert "nothing to do" in checkout.make("reproduce").stdout
     checkout.log.unlink()
-    later = (checkout.root / ".stamps/ml-100k/07_taught_model").stat().st_mtime + 5
+    later = (checkout.root / ".stamps/ml-100k/08_allocation").stat().st_mtime + 5
     os.utime(file, (later, later))
     done = checkout.make("reproduce")
     assert done.returncode == 0, done.stderr
@@ -377,6 +378,7 @@ def test_recordings_of_any_name_are_waited_for(name, checkout):
         "05_evaluation",
         "06_cost",
         "07_taught_model",
+        "08_allocation",
     ]
 
 
@@ -386,7 +388,7 @@ def test_files_that_are_no_recordings_of_this_study_are_not_waited_for(name, che
     file = checkout.root / "data/recordings/ml-100k" / name
     file.touch()
     assert checkout.make("reproduce").returncode == 0
-    later = (checkout.root / ".stamps/ml-100k/07_taught_model").stat().st_mtime + 5
+    later = (checkout.root / ".stamps/ml-100k/08_allocation").stat().st_mtime + 5
     os.utime(file, (later, later))
     assert "nothing to do" in checkout.make("reproduce").stdout
 

@@ -856,8 +856,8 @@ def test_every_error_that_names_a_remedy_is_among_the_cases(tmp_path, monkeypatc
 
 # --- tables that were deleted -----------------------------------------------------------------------------------------
 
-NOTEBOOKS = sorted({*tables.WRITTEN_BY.values(), "06_cost"})
-LAST = ".stamps/mine/07_taught_model"
+NOTEBOOKS = sorted({*tables.WRITTEN_BY.values(), "06_cost", "08_allocation"})
+LAST = ".stamps/mine/08_allocation"
 
 
 @pytest.fixture
@@ -912,8 +912,8 @@ def test_a_table_that_was_deleted_is_written_again_by_the_command_that_the_error
 
 
 def test_the_results_of_a_notebook_that_were_deleted_are_made_again(finished):
-    (finished / "results" / "mine" / "07_taught_model.ipynb").unlink()
-    assert would_run(finished) == ["07_taught_model"]
+    (finished / "results" / "mine" / "08_allocation.ipynb").unlink()
+    assert would_run(finished) == ["08_allocation"]
 
 
 def test_the_error_about_a_missing_table_names_that_command(monkeypatch, tmp_path):

@@ -130,6 +130,7 @@ def test_committed_notebooks_are_the_executed_ones():
 PAGES = {
     "README.md": 50,
     "benchmarks/README.md": 10,
+    "docs/plan.md": 12,
     "docs/scale.md": 5,
     "notebooks/experiments/ml-latest-small-2016.md": 2,
     "notebooks/experiments/book-crossing.md": 3,
@@ -228,6 +229,7 @@ def test_no_number_of_the_findings_stands_without_its_source():
 # some moved, means may move as far as the fits' own AUC did. MostPop scores by whole numbers, so most of its pairs are
 # ties: a score that moved at all breaks them. No tolerance is met by a zero: it is less than the number.
 EXACT, LAST_DECIMALS = 2e-6, 1e-4
+EDGE = 3  # lists at the edge of the worst tenth that may change places
 BROKEN_TIES = {"auc": 0.02, "ndcg": 0.01, "rate": 0.05, "users": 5}
 
 
@@ -280,8 +282,11 @@ def test_means_under_cross_are_as_committed(committed):
     fresh = {tuple(row[key] for key in keys): row for row in read(fresh_folder())["cross"]["means"]}
     for row in committed["cross"]["means"]:
         other = fresh[tuple(row[key] for key in keys)]
+        # Users of one P(u) at the edge of the worst tenth: where a fit has moved, others of them are in it.
+        edge = EDGE / row["folds"] if row["group"] == "worst decile" else 0
         for key in ("auc", "ndcg_at_10"):
-            allowed = tolerance("auc", row[key], row["recommender"])
+            whose = "MostPop" if row["ranker"] == "MostPop" else row["recommender"]
+            allowed = tolerance("auc", row[key], whose) + edge * bool(moved())
             assert other[key] == pytest.approx(row[key], abs=allowed), (key, row["recommender"], row["ranker"])
         allowed = 0.1 * row["folds"] if moved() else 0
         assert other["folds"] == pytest.approx(row["folds"], abs=allowed), tuple(row[key] for key in keys)

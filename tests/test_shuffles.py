@@ -144,3 +144,24 @@ def test_without_a_complete_answer_there_is_nothing_to_say_of_echoes():
 def test_nobodys_shuffles_are_a_table_without_a_row():
     report = shuffles.report([[], []])
     assert report.empty and {"agreement", "echo", "named", "complete", "echoed exactly"} <= set(report)
+
+
+def test_the_closest_order_follows_the_majority_of_each_pair():
+    # Two of three say 1 before 2, 2 before 3 and 1 before 3; the third has it the other way round.
+    said = [ranking([1, 2, 3], [1, 2, 3]), ranking([3, 1, 2], [1, 2, 3]), ranking([2, 3, 1], [3, 2, 1])]
+    assert shuffles.central(said).to_dict() == {1: 2, 2: 1, 3: 0}
+
+
+def test_the_closest_order_may_differ_from_bordas_count():
+    # Three put 1 first and 2 second, two put 2 first and 1 last: Borda gives 2 the most points (3 x 1 + 2 x 2 > 3 x 2).
+    said = [ranking([1, 2, 3], order) for order in [[1, 2, 3]] * 3 + [[2, 3, 1]] * 2]
+    assert shuffles.borda(said).idxmax() == 2
+    assert shuffles.central(said).idxmax() == 1
+    table = shuffles.combined([[one] for one in said], shuffles.central)
+    assert table.sort_values("score")["item"].tolist() == [3, 2, 1]
+
+
+def test_beyond_its_longest_list_the_closest_order_is_bordas():
+    long = list(range(shuffles.LONGEST_CENTRAL + 1))
+    said = [ranking(long, long), ranking(long, long[::-1]), ranking(long, long)]
+    assert shuffles.central(said).equals(shuffles.borda(said))

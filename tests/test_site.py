@@ -15,7 +15,16 @@ from hybridrec.study import answers, paths
 
 pytestmark = pytest.mark.slow
 
-STUDY = ["01_data", "02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "07_taught_model"]
+STUDY = [
+    "01_data",
+    "02_baselines",
+    "03_user_triage",
+    "04_llm_prompting",
+    "05_evaluation",
+    "06_cost",
+    "07_taught_model",
+    "08_allocation",
+]
 EXPERIMENTS = sorted(page.stem for page in (paths.ROOT / "docs" / "results").glob("*.md"))
 SUMMARIES = ("overview.csv", "verdicts.csv", "seeds.csv", "overview.png")
 
@@ -180,4 +189,5 @@ def test_the_glossary_explains_the_words_of_the_study(pages):
     terms = {term.get_text(strip=True).rstrip("¶") for term in pages["docs/glossary.html"].select("dl.glossary dt")}
     assert {"weak user", "P(u)", "S_I(u)", "t_p", "t_s", "AUC", "NDCG@10", "CVaR10", "out-of-fold"} <= terms
     assert {"null control", "regression to the mean", "harm rate", "Holm", "bootstrap interval"} <= terms
+    assert {"arm", "uplift", "policy", "frontier", "conformal risk control", "adapter"} <= terms
     assert {"hand-over", "the bar", "smallest detectable effect", "verdict", "protocol cross"} <= terms

@@ -18,7 +18,18 @@ from hybridrec.evaluation.lists import Lists
 from hybridrec.llm import memory, rankers, teach
 from hybridrec.llm.models import weights
 from hybridrec.llm.recordings import Recordings
-from hybridrec.study import config, cross_answers, estimate, families, figures_taught, models, paths, taught, teaching
+from hybridrec.study import (
+    config,
+    cross_answers,
+    cross_tasks,
+    estimate,
+    families,
+    figures_taught,
+    models,
+    paths,
+    taught,
+    teaching,
+)
 from hybridrec.weak_users import triage
 from hybridrec.weak_users.cross import cross_triage
 
@@ -42,7 +53,7 @@ def named(name: str, kind=ToyModel) -> ToyModel:
     return model
 
 
-def made_up() -> cross_answers.Cross:
+def made_up() -> cross_tasks.Cross:
     """Sixty users of forty items, from a few ratings to nearly all."""
     rng = np.random.default_rng(7)
     rows = [(user, item) for user in range(60) for item in rng.permutation(40)[: 10 + user // 2]]
@@ -53,7 +64,7 @@ def made_up() -> cross_answers.Cross:
     items = pd.DataFrame({"item": range(40), "title": titles, "genres": ""})
     divided = folds.divide(rows, FOLDS, SEED)
     lists = folds.candidates(divided, LIKE, SEED)
-    return cross_answers.Cross(divided, lists, items, "film", LIKE, 5, SEED, LIMITS)
+    return cross_tasks.Cross(divided, lists, items, "film", LIKE, 5, SEED, LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +291,7 @@ def adapter(small_study, tmp_path, monkeypatch) -> config.Experiment:
     monkeypatch.setattr(paths, "ADAPTERS", tmp_path / "adapters")
     monkeypatch.setattr(paths, "RECORDINGS", tmp_path / "recordings")
     settings = small_study.model_copy(update={"taught": config.Taught(sample=5)})
-    about = teaching.material(cross_answers.prepare(settings))
+    about = teaching.material(cross_tasks.prepare(settings))
     write(settings, {"sha256": about.hash}, teach.Teaching())
     return settings
 
@@ -298,7 +309,7 @@ def write(settings: config.Experiment, data: dict, how: teach.Teaching) -> None:
 def prepared(settings: config.Experiment) -> taught.Taught | None:
     plain = config.parameters(settings)
     about = (settings.name, settings.dataset, settings.model, plain["taught"], plain["local"])
-    return taught.prepare(*about, cross_answers.prepare(settings))
+    return taught.prepare(*about, cross_tasks.prepare(settings))
 
 
 def test_where_nobody_was_taught_the_command_is_named(adapter, tmp_path, monkeypatch):
@@ -313,7 +324,7 @@ def test_where_nobody_was_taught_the_command_is_named(adapter, tmp_path, monkeyp
 
 
 def test_an_adapter_of_other_ratings_or_another_way_is_refused(adapter):
-    right = teaching.material(cross_answers.prepare(adapter)).hash
+    right = teaching.material(cross_tasks.prepare(adapter)).hash
     write(adapter, {"sha256": right}, teach.Teaching(lines=96))
     with pytest.raises(SettingError, match="'rating lines of 96'"):
         prepared(adapter)
@@ -327,7 +338,7 @@ def test_what_notebook_07_asks_is_told_before(adapter, monkeypatch):
     plain = adapter.model_copy(update={"modes": ("listwise",), "topk_modes": (), "larger_models": (), "cross_ways": ()})
     found = estimate.estimate(plain, from_tables=True).table
     of_taught = found[found["mode"].str.contains("notebook 07")].set_index("mode")["requests"]
-    cross = cross_answers.prepare(adapter)
+    cross = cross_tasks.prepare(adapter)
     asked = sum(len(cross.users(cell)) for cell in cross.judged_cells)
     assert of_taught["rate, notebook 07, own history"] == asked > 0
     assert of_taught["rate, notebook 07, another user's history"] == asked

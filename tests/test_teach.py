@@ -1,9 +1,11 @@
 """Teaching: what is taught is asked afterwards, nobody else's ratings matter, a killed run comes to the same."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 import tiny_model
 import torch
 
-from hybridrec.errors import DatasetError, ModelError
+from hybridrec import cli, progress
+from hybridrec.errors import DatasetError, EndpointError, ModelError
 from hybridrec.llm import modes, prompts, rankers, teach
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import packed, scoring
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.models.weights import ADAPTER_CARD, ADAPTER_WEIGHTS
 from hybridrec.llm.recordings import Recordings
@@ -218,6 +221,27 @@ def test_what_has_ended_is_not_run_again_and_another_teaching_does_not_take_its_
         HuggingFace(folder, adapter=tmp_path)
 
 
+def test_a_damaged_checkpoint_is_told_and_begun_anew(folder, tmp_path, heard):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"not whole")
+    card = teach.teach(HuggingFace(folder), material(), tmp_path, "t", teach.Teaching(**QUICK), 5)
+    assert card["curve"][0]["step"] == 0
+    assert any("damaged" in line for line in heard)
+
+
+@pytest.fixture
+def heard() -> Iterator[list[str]]:
+    """What long work tells."""
+    lines: list[str] = []
+
+    class Listener(progress._Nobody):
+        def tell(self, line: str) -> None:
+            lines.append(line)
+
+    before = progress.listen(Listener())
+    yield lines
+    progress.listen(before)
+
+
 @pytest.mark.parametrize("users", [1, 2])
 def test_too_few_users_are_told(folder, tmp_path, users):
     with pytest.raises(DatasetError, match="users"):
@@ -227,3 +251,31 @@ def test_too_few_users_are_told(folder, tmp_path, users):
 def test_a_mode_in_which_nothing_is_chosen_cannot_be_taught(folder, tmp_path):
     with pytest.raises(ModelError, match="listwise"):
         teach.teach(HuggingFace(folder), material(), tmp_path, "t", teach.Teaching(**QUICK | {"mode": "listwise"}), 5)
+
+
+def test_from_files_to_rankings_by_the_command(folder, tmp_path, capsys):
+    about = material()
+    rows = about.ratings.assign(title=about.ratings["item"].map(dict(enumerate(TITLES))))
+    rows.to_csv(tmp_path / "ratings.csv", index=False)
+    pd.DataFrame({"user": range(1, 12)}).to_csv(tmp_path / "others.csv", index=False)
+    pd.DataFrame({"user": 0, "item": sorted(set(range(24)) - set(rows.query("user == 0")["item"]))}).to_csv(
+        tmp_path / "candidates.csv", index=False
+    )
+    known = [str(tmp_path / "ratings.csv"), "--model", str(folder), "--noun", "film"]
+    taught = ["teach", *known, "--users", str(tmp_path / "others.csv"), "-o", str(tmp_path / "adapter")]
+    assert cli.main(taught) == 0
+    card = json.loads((tmp_path / "adapter" / ADAPTER_CARD).read_text())
+    assert card["data"]["users"] + card["data"]["held_back"] == 11
+    assert f"{card['best']['auc']:.3f} after" in capsys.readouterr().out
+    ranked = ["rank", *known, "--adapter", str(tmp_path / "adapter"), "--mode", "rating-lines"]
+    ranked += ["--candidates", str(tmp_path / "candidates.csv"), "--answers", str(tmp_path / "a.sqlite")]
+    assert cli.main([*ranked, "-o", str(tmp_path / "new.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "new.csv")) == 6
+    assert cli.main([*ranked[:-2], "--adapter", str(tmp_path / "nothing"), "-o", str(tmp_path / "new.csv")]) == 2
+    assert "teach it again" in capsys.readouterr().err
+
+
+def test_an_endpoint_is_not_asked_to_go_on_with_a_list():
+    request = {"kind": "rate", "instruction": "A list:\n", "candidates": ["- Alien:"], "choices": list("0123456789")}
+    with pytest.raises(EndpointError, match="pointwise"):
+        scoring.parts({"model": "m"}, request)

@@ -20,6 +20,7 @@ from fault_server import Reply, Request, error, ranked, serve
 
 from hybridrec.errors import EndpointError, HybridrecError, SettingError
 from hybridrec.llm import rankers
+from hybridrec.llm.models import endpoint
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.study import __main__ as commands
@@ -91,7 +92,10 @@ def test_a_host_that_nobody_knows_is_named(users, recordings, monkeypatch):
     assert_says(caught, "unknown host 'api.opneai.com'", "Check base_url")
 
 
-def test_a_host_that_does_not_answer_a_connection_is_named_before_the_timeout_for_answers(silent, recordings):
+def test_a_host_that_does_not_answer_a_connection_is_named_before_the_timeout_for_answers(
+    silent, recordings, monkeypatch
+):
+    monkeypatch.setattr(endpoint, "_LONGEST_CONNECT", 0.5)  # not to wait for five seconds
     caught = told({"base_url": silent, "timeout": 600.0}, recordings, 1_000)
     assert_says(caught, "cannot be reached", silent[7:-3], "firewall")
 

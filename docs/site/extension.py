@@ -63,7 +63,7 @@ class LinksToFolders(SphinxTransform):
 
 @functools.cache
 def drawn_by() -> dict[str, str]:
-    """The function of hybridrec.figures that draws each published figure, read from the notebooks' code."""
+    """The function of hybridrec.study.figures that draws each published figure, read from the notebooks' code."""
     cells = [cell.source for path in paths.NOTEBOOKS.glob("0*.ipynb") for cell in nbformat.read(path, 4).cells]
     found = [(_SAVED.search(cell), _DRAWN.search(cell)) for cell in cells]
     return {saved[1]: drawn[1] for saved, drawn in found if saved and drawn}

@@ -150,22 +150,22 @@ def stack(lists: Lists, recommenders: Scores) -> tuple[np.ndarray, pd.DataFrame]
 
     Args:
         lists: the lists.
-        recommenders: their scores; each must have one for every row.
+        recommenders: their scores; for a test fold either all have one for every row, or none has any.
 
     Returns:
-        Scores, shape (folds, rows). Weights: test, fold, ranker, weight; used for that fold's scores.
+        Scores, shape (folds, rows); NaN for a test fold that no recommender has scored. Weights: test, fold, ranker,
+        weight; used for that fold's scores.
 
     Raises:
         ScoresError: a recommender lacks a score.
 
     Source: stacking, Wolpert 1992; Breiman 1996.
     """
-    _refuse_incomplete(recommenders)
     names = list(recommenders)
     liked = _centred(lists, lists.relevant.astype(float))
     worth = np.where(lists.n_pairs > 0, 1 / np.bincount(lists.list), 0)[lists.list]
-    found, weights = np.empty((lists.folds, len(lists.table))), []
-    for test in range(lists.folds):
+    found, weights = np.full((lists.folds, len(lists.table)), np.nan), []
+    for test in _scored_tests(recommenders):
         scores = np.stack([_standard(lists, recommenders[name][test]) for name in names], axis=1)
         products, sides = [], []
         for fold in range(lists.folds):
@@ -184,10 +184,13 @@ def stack(lists: Lists, recommenders: Scores) -> tuple[np.ndarray, pd.DataFrame]
     return found.round(_DECIMALS), pd.concat(weights, ignore_index=True)
 
 
-def _refuse_incomplete(recommenders: Scores) -> None:
+def _scored_tests(recommenders: Scores) -> np.ndarray:
+    """The test folds that there are scores for."""
+    scored = np.any([~np.isnan(values).all(axis=1) for values in recommenders.values()], axis=0)
     for name, values in recommenders.items():
-        if lacking := int(np.isnan(values).sum()):
+        if lacking := int(np.isnan(values[scored]).sum()):
             raise ScoresError(f"{name} has no score for {lacking:,} rows of protocol cross: score all of them.")
+    return np.flatnonzero(scored)
 
 
 def _centred(lists: Lists, values: np.ndarray) -> np.ndarray:

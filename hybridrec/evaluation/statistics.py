@@ -1,4 +1,4 @@
-"""How sure we are: bootstrap intervals over users, paired permutation tests, Holm's correction."""
+"""How sure we are: bootstrap intervals over users, and Holm's correction."""
 
 import numpy as np
 import pandas as pd
@@ -28,26 +28,6 @@ def bootstrap_interval(
         rng=rng, batch=500,
     ).confidence_interval  # fmt: skip
     return float(low), float(high)
-
-
-def paired_permutation_p(differences: np.ndarray, rng: np.random.Generator, permutations: int = 10_000) -> float:
-    """Two-sided p-value of a mean paired difference under random sign flips.
-
-    Args:
-        differences: one difference a user, shape (users,).
-        rng: draws the flips.
-        permutations: how many (the smallest possible p is 1 / (permutations + 1)).
-    """
-    differences = np.asarray(differences)
-    if len(differences) < 2:
-        return np.nan
-    # Blocks keep memory flat; the observed arrangement counts as one permutation, so p is never 0.
-    extreme, observed = 1, abs(differences.sum()) - 1e-12
-    for start in range(0, permutations, 1000):
-        size = (min(1000, permutations - start), len(differences))
-        signs = rng.integers(0, 2, size, dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ differences) >= observed).sum())
-    return extreme / (permutations + 1)
 
 
 def holm(p_values: pd.Series) -> pd.Series:

@@ -130,9 +130,3 @@ def central_order(orders: Sequence[Sequence[int]]) -> list[int]:
     for (i, j), value in zip(pairs, np.round(found.x), strict=True):
         before[j if value else i] += 1
     return np.argsort(before, kind="stable").tolist()
-
-
-def disagreements(one: Sequence[int], other: Sequence[int]) -> int:
-    """Pairs that two orders of the same places order differently (Kendall's distance)."""
-    place = {item: at for at, item in enumerate(other)}
-    return sum(place[a] > place[b] for a, b in combinations(one, 2))

@@ -132,7 +132,8 @@ def get(mode: "Mode | str | Path") -> Mode:
     if str(mode).endswith(".toml"):
         return _read((files.base or Path()) / mode)
     raise SettingError(
-        f"unknown mode {mode!r}. Known: {', '.join((*BUILT_IN, *VARIANTS))}, or the path of a TOML file of your own."
+        f"unknown mode {mode!r}. Known: {', '.join((*BUILT_IN, *VARIANTS, *TAUGHT))}, or the path of a TOML file of "
+        "your own."
     )
 
 
@@ -187,5 +188,6 @@ _TEMPLATES = tomllib.loads((Path(__file__).parent / "templates.toml").read_text(
 HISTORY: str = _TEMPLATES.pop("history")["text"].strip()
 _VARIANTS = _TEMPLATES.pop("variants")
 _MODES = {name: _made({"name": name, **values}) for name, values in (_TEMPLATES | _VARIANTS).items()}
-BUILT_IN = tuple(name for name in _TEMPLATES if name != "prior")  # the prior ranks nobody: it has no history
+TAUGHT = ("rating-lines",)  # only for a model that was taught to be asked so
+BUILT_IN = tuple(name for name in _TEMPLATES if name not in ("prior", *TAUGHT))  # the prior ranks nobody
 VARIANTS = tuple(_VARIANTS)  # other wordings of "likelihood", to be compared with it (llm.ways)

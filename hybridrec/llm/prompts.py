@@ -36,8 +36,8 @@ class Item:
     title: str
     facts: str = ""
     rating: float | None = None
-    grade: int | None = None
     liked: bool | None = None
+    grade: int | None = None
 
 
 def grade(rating: float, scale: float) -> int:

@@ -23,12 +23,13 @@ _CHARACTERS_PER_TOKEN = 4
 class Ranker:
     """Ranks each user's candidates by asking a language model.
 
-    The model is shown titles the user rated, in decreasing order of rating (the newest first among equals), and asked
-    about the candidates in the way that ``mode`` says.
+    The model is shown titles the user rated, in decreasing order of rating (the newest first among equals; by chance in
+    a mode of kind "rate", as it was taught), and asked about the candidates in the way that ``mode`` says.
 
     Args:
         llm: an open model (``HuggingFace``) or one behind an endpoint (``Endpoint``).
-        mode: a way to ask: a ``Mode``, a name of ``modes.BUILT_IN``, or the path of a TOML file with one's own.
+        mode: a way to ask: a ``Mode``, a name of ``modes.BUILT_IN`` or ``modes.TAUGHT``, or the path of a TOML file
+            with one's own.
         cache: file in which answers are kept: what is there is not asked again. One process at a time ranks with it,
             others wait. None: kept in memory only.
         noun: what prompts call an item, such as "film".
@@ -119,8 +120,9 @@ class Ranker:
         if isinstance(users, pd.DataFrame):
             users = schema.read(users, ["user"], "users")["user"]
         wanted = pd.unique(table["user"] if users is None else pd.Series(list(users)))
+        shown = "mixed" if self.mode.grades else "best"
         return build_tasks(
-            wanted, data.interactions, table, data.items, self.history_length, self.scale, like=data.like
+            wanted, data.interactions, table, data.items, self.history_length, self.scale, shown, data.like
         )
 
     def _cost(self, task: Task) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Position bias: the same candidates shown in several orders, and the rankings compared and combined."""
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -11,9 +11,12 @@ import pandas as pd
 from scipy import stats
 
 from hybridrec.evaluation.statistics import bootstrap_interval
+from hybridrec.llm.calibration import central_order
 from hybridrec.llm.rankers import Ranking
 from hybridrec.llm.tasks import Task
 from hybridrec.randomness import generator
+
+LONGEST_CENTRAL = 30  # candidates of which the central order is sought: for more that may take minutes a user
 
 
 def sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
@@ -57,13 +60,33 @@ def borda(rankings: Sequence[Ranking]) -> pd.Series:
     return pd.concat(points, axis=1).mean(axis=1)
 
 
-def combined(rankings: Sequence[Sequence[Ranking]]) -> pd.DataFrame:
-    """Borda's scores of all users as a table: user, item, score.
+def central(rankings: Sequence[Ranking]) -> pd.Series:
+    """One score per item from several rankings of one user's candidates: the order that is closest to all of them.
+
+    Returns:
+        The number of items below it in ``calibration.central_order``, indexed by item. With more than LONGEST_CENTRAL
+        candidates it is ``borda``.
+
+    Source: permutation self-consistency, Tang et al. 2023.
+    """
+    items = rankings[0].candidates
+    if len(items) > LONGEST_CENTRAL:
+        return borda(rankings)
+    scores = [pd.Series(one.scores, index=one.candidates).loc[list(items)].to_numpy() for one in rankings]
+    order = central_order([np.argsort(-one, kind="stable").tolist() for one in scores])
+    return pd.Series(np.arange(len(items))[::-1].astype(float), index=[items[place] for place in order])
+
+
+def combined(
+    rankings: Sequence[Sequence[Ranking]], together: Callable[[Sequence[Ranking]], pd.Series] = borda
+) -> pd.DataFrame:
+    """One order of each user from several, as a table: user, item, score.
 
     Args:
         rankings: for each shuffle the rankings of the same users.
+        together: how a user's rankings become one: ``borda`` or ``central``.
     """
-    scores = {user: borda(of_user) for user, of_user in _by_user(rankings).items()}
+    scores = {user: together(of_user) for user, of_user in _by_user(rankings).items()}
     return pd.concat(scores, names=["user", "item"]).rename("score").reset_index()
 
 

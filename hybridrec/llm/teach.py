@@ -15,7 +15,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import save_file
 
 from hybridrec import files, progress
+from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, ModelError
 from hybridrec.evaluation import metrics
 from hybridrec.llm import modes, prompts, rankers
@@ -328,11 +329,15 @@ def divide(material: Material, settings: Teaching, seed: int) -> tuple[list[Any]
 
 def teach(
     model: HuggingFace,
-    material: Material,
-    folder: Path,
-    name: str,
+    material: Material | Dataset,
+    folder: str | Path,
+    name: str = "taught",
     settings: Teaching | None = None,
     seed: int = 0,
+    *,
+    users: Iterable[Hashable] | None = None,
+    noun: str = "item",
+    scale: float = 5.0,
     checkpoint_every: float = 60.0,
 ) -> dict[str, Any]:
     """Teach a model, and save what it learned as an adapter (LoRA).
@@ -343,11 +348,14 @@ def teach(
     Args:
         model: on this machine; its dtype and device are those of the computation. It is changed: it knows afterwards
             what it was taught.
-        material: ratings of users who will never be ranked for.
+        material: ratings of users who will never be ranked for; or data, with the next three.
         folder: of the adapter: its weights and configuration as peft reads them, and ``card.json``.
         name: what the taught model is called.
         settings: the format, the objective, and how long; None: the usual ones.
         seed: root of every random order.
+        users: with data: whose ratings are taught; None: everybody's. Whoever is ranked for later should not be among
+            them: the model would have been told what it is to predict.
+        noun, scale: with data: what prompts call an item, and the highest rating there can be.
         checkpoint_every: seconds.
 
     Returns:
@@ -359,6 +367,10 @@ def teach(
         DatasetError: too few users; an item without a title. ModelError: a folder with another adapter, or a mode that
         cannot be taught.
     """
+    if isinstance(material, Dataset):
+        rows = material.interactions
+        rows = rows if users is None else rows[rows["user"].isin(list(users))]
+        material = Material(rows, material.items, noun, scale, material.like or 4.0)
     run = _Run(model, material, Path(folder), name, settings or Teaching(), seed, checkpoint_every)
     return run.card_there() or run.run()
 
@@ -514,7 +526,12 @@ class _Run:
         path = self.folder / _CHECKPOINT
         if not path.is_file():
             return
-        with safetensors.safe_open(path, "pt") as held:
+        try:
+            held = safetensors.safe_open(path, "pt")
+        except safetensors.SafetensorError as error:
+            progress.tell(f"{files.shown(path)} is damaged ({error}): it begins anew.")
+            return
+        with held:
             about = json.loads(held.metadata()["about"])
             if about["hash"] != self.hash:
                 progress.tell(f"{files.shown(path)} is of another teaching: it begins anew.")

@@ -17,7 +17,7 @@ from hybridrec.study import models as study_models
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
-_WRITING = ("pairs", "batch", "import", "seeds", "teach", "compact", "fingerprint")
+_WRITING = ("pairs", "batch", "import", "seeds", "rivals", "teach", "compact", "fingerprint")
 
 
 def summary(settings: config.Experiment) -> None:
@@ -190,6 +190,22 @@ def seeds(settings: config.Experiment) -> None:
     print(paths.within_root(paths.results(settings.name) / "seeds.csv"))
 
 
+def rivals(settings: config.Experiment) -> None:
+    """Train matrix factorisations for the worst served, and judge whom they serve; needs notebooks 01 to 03."""
+    from hybridrec.study import rivals as trained
+    from hybridrec.study import tables
+
+    names = ("cross_ratings", "items", "cross_triage", "cross_candidates", "cross_scores")
+    divided, items, triage, candidates, recommended = (tables.read(settings.name, name) for name in names)
+    _, found = trained.scores(divided, items, triage, settings.like_threshold, settings.seed)
+    judged = trained.table(found, recommended, divided, candidates, items, triage, settings.like_threshold)
+    tables.publish(settings.name, "rivals", judged)
+    said = judged[judged["ranker"].isin(trained.RIVALS)].groupby("over_plain_verdict").size()
+    counted = ", ".join(f"{verdict} in {number}" for verdict, number in said.items())
+    print(f"Against the ordinary objective, by group and rival: {counted}.")
+    print(paths.within_root(paths.results(settings.name) / "rivals.csv"))
+
+
 def fits(settings: config.Experiment) -> None:
     """Print whether this machine's fits are those behind the committed results."""
     print(_fits_compared(settings) or f"fits: no fingerprint of {settings.name} to compare with here.")
@@ -256,6 +272,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "import": (import_results, "record the answers in a batch's result files"),
         "teach": (teach, "teach the language model on the ratings of users who are never routed"),
         "seeds": (seeds, "judge protocol cross on a second seed of its folds, too"),
+        "rivals": (rivals, "train matrix factorisations for the worst served, and judge whom they serve"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
         "compact": (compact, "fold new recordings into the file that is committed"),

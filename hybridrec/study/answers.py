@@ -67,6 +67,29 @@ def models(found: Mapping[str, Metrics]) -> str:
     return markdown(["dataset", "ranker", "against the bar, weak users"], rows) if rows else NOT_RUN
 
 
+def allocation(found: Mapping[str, Metrics]) -> str:
+    """What the worst served tenth gains at a budget of a tenth of all users, as a Markdown table: a row a policy."""
+    at_a_tenth = {name: metrics.get("allocation", {}).get("frontier", {}) for name, metrics in found.items()}
+    policies = dict.fromkeys(policy for of in at_a_tenth.values() for policy in of if policy in POLICIES)
+
+    def said(of: Metrics, policy: str) -> str:
+        row = of.get(policy, {}).get("worst decile")
+        return f"{signed(row['gain'])} ({signed(row['low'])} to {signed(row['high'])})" if row else NOT_RUN
+
+    rows = [[POLICIES[policy], *(said(of, policy) for of in at_a_tenth.values())] for policy in policies]
+    return markdown(["who is handed over", *(f"`{name}`" for name in found)], rows)
+
+
+# Policies of notebook 08 that are shown, and in words.
+POLICIES = {
+    "published rule": "weak users, to the language model (the published rule)",
+    "published rule, random order": "the same users, to a random order",
+    "best single arm, worst served first": "the worst served, to the best other ranker or fusion",
+    "predicted uplift": "who is predicted to gain, to whichever ranker",
+    "predicted uplift, LLM only": "who is predicted to gain from the language model",
+}
+
+
 def claims(metrics: Metrics, ranker: str) -> str:
     """The paper's claims as a Markdown table: replicated with a ranker, and under ``cross`` with the best way to ask.
 

@@ -181,7 +181,6 @@ class Experiment(Settings):
     larger_models: Annotated[tuple[LargerModel, ...], Field(strict=False)] = ()
     taught: Taught | None = None
     bootstrap_samples: int = Field(ge=100, le=100_000)
-    permutations: int = Field(ge=100, le=1_000_000)
 
     @pydantic.field_validator("name", "dataset")
     @classmethod

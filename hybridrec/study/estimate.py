@@ -17,7 +17,7 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.randomness import in_random_order
-from hybridrec.study import cross_answers, models, paths, steps, tables, taught
+from hybridrec.study import cross_answers, cross_tasks, models, paths, steps, tables, taught
 from hybridrec.study.config import Experiment, mode, parameters
 
 # Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
@@ -213,8 +213,8 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
     larger = {one.model: ways.get(one.cross_way) for one in settings.larger_models if one.cross_way}
     if not (settings.cross_ways or larger):
         return
-    cross = cross_answers.prepare(settings, None if from_tables else steps.dataset(settings.dataset, settings.ratings))
-    llm = cross_answers.scoring(models.open_model(settings.model, plain["endpoint"], plain["local"]), settings.model)
+    cross = cross_tasks.prepare(settings, None if from_tables else steps.dataset(settings.dataset, settings.ratings))
+    llm = cross_tasks.scoring(models.open_model(settings.model, plain["endpoint"], plain["local"]), settings.model)
     recordings = models.recordings_for(settings.dataset, settings.model)
     todo = cross_answers.Asking(cross, llm, recordings, settings.cross_ways, settings.cross_users)
     yield from _by_mode(todo.compared, todo, "ways to ask")
@@ -230,8 +230,8 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
         yield from _by_mode(todo.borrowed, todo, f"{CROSS}, {ANOTHER}")
     for one in plain["larger_models"]:
         if one["model"] in larger and routed is not None:
-            tasks = cross_answers.routed_tasks(cross, larger[one["model"]], routed, one.get("cross_users"))
-            other = cross_answers.scoring(models.open_larger(one, plain["local"]), one["model"])
+            tasks = cross_tasks.routed_tasks(cross, larger[one["model"]], routed, one.get("cross_users"))
+            other = cross_tasks.scoring(models.open_larger(one, plain["local"]), one["model"])
             of_other = replace(todo, model=other, recordings=models.recordings_for(settings.dataset, one["model"]))
             yield from _by_mode(tasks, of_other, CROSS)
 
@@ -242,16 +242,16 @@ def _taught_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
     if not taught.why_not(settings.name, settings.model, plain["taught"]):
         data = None if from_tables else steps.dataset(settings.dataset, settings.ratings)
         about = (settings.name, settings.dataset, settings.model, plain["taught"], plain["local"])
-        todo = taught.prepare(*about, cross_answers.prepare(settings, data))
+        todo = taught.prepare(*about, cross_tasks.prepare(settings, data))
         for stage, asked, model, recordings in todo.stages() if todo else ():
             name = asked[0].request["kind"] if asked else "rate"
             yield Group(model, recordings, name, asked, what=f"notebook 07, {stage}")
 
 
-def _by_mode(tasks: cross_answers.Tasks, todo: cross_answers.Asking, what: str) -> Iterator[Group]:
+def _by_mode(tasks: cross_tasks.Tasks, todo: cross_answers.Asking, what: str) -> Iterator[Group]:
     for name in dict.fromkeys(way.mode for way, _ in tasks):
         of_mode = {key: ones for key, ones in tasks.items() if key[0].mode == name}
-        yield Group(todo.model, todo.recordings, name, cross_answers.asked_in(of_mode, todo.cross), what=what)
+        yield Group(todo.model, todo.recordings, name, cross_tasks.asked_in(of_mode, todo.cross), what=what)
 
 
 def _cross_triage(settings: Experiment) -> pd.DataFrame | None:

@@ -15,6 +15,7 @@ from hybridrec.study import answers, paths, tables
 from hybridrec.study.config import read as read_settings
 
 _MADE = re.compile(r'tables\.publish\(\s*experiment,\s*"(\w+)"|figures\w*\.save\(.*,\s*output,\s*"(\w+)"', re.S)
+_GROUPS = ["weak", "worst decile", "inactive", "everybody"]
 _KEYS = ["dataset", "family", "comparison"]
 
 
@@ -101,6 +102,7 @@ def index(names: list[str]) -> str:
         answers.families(found),
         "",
         *_told_of_seeds(other_seeds(names)),
+        *_told_of_rivals(names),
         "## Every table and figure",
         "",
         "A cell's number counts all cells of the notebook in `notebooks/`.",
@@ -111,6 +113,7 @@ def index(names: list[str]) -> str:
         for name, notebook, section, cell in made_by()
     ]
     made.append(["`make seeds`", "Other seeds of the folds", "`seeds`", *(_link(name, "seeds") for name in names)])
+    made.append(["`make rivals`", "Trained for the worst served", "`rivals`", *(_link(one, "rivals") for one in names)])
     lines.append(answers.markdown(["made by", "section", "table or figure", *names], made))
     return "\n".join(lines) + "\n"
 
@@ -126,6 +129,28 @@ def _told_of_seeds(seeds: pd.DataFrame) -> list[str]:
     return ["## Is it the seed?", "", *told, "", "Where they differ: [seeds.csv](seeds.csv).", ""]
 
 
+def _told_of_rivals(names: list[str]) -> list[str]:
+    """Whom recommenders serve that are trained for the worst served; no line where ``make rivals`` has not run."""
+    rows = []
+    for name in (name for name in names if _link(name, "rivals") != "–"):
+        table = pd.read_csv(paths.RESULTS / name / "rivals.csv", keep_default_na=False)
+        auc = table.pivot(index="ranker", columns="group", values="auc").loc[table["ranker"].unique()]
+        verdict = table.pivot(index="ranker", columns="group", values="over_plain_verdict")
+        for ranker, of in auc.iterrows():
+            said = [f"{float(of[one]):.3f} {verdict.loc[ranker, one]}".strip() if one in of else "–" for one in _GROUPS]
+            rows.append([f"`{name}`", str(ranker), *said])
+    if not rows:
+        return []
+    told = (
+        "Instead of routing weak users, one can train for them: for the worst served 30 % of users (CVaR), for the "
+        "worse of inactive and active users (group DRO), or re-rank for both. Mean AUC on the fold left out; the word "
+        "is the verdict against the same factorisation with the ordinary objective, MF-mean. Intervals: `rivals.csv` "
+        "of each experiment."
+    )
+    header = ["dataset", "ranker", *_GROUPS]
+    return ["## Does training repair what routing cannot?", "", told, "", answers.markdown(header, rows), ""]
+
+
 def _link(experiment: str, name: str) -> str:
     for kind in ("csv", "png"):
         if (paths.RESULTS / experiment / f"{name}.{kind}").is_file():
@@ -135,7 +160,8 @@ def _link(experiment: str, name: str) -> str:
 
 def write(folder: Path) -> list[str]:
     """Write README.md, three tables (overview, verdicts, seeds) and the figure; return the experiments covered."""
-    from hybridrec.study import figures, figures_overview
+    from hybridrec.study import figures
+    from hybridrec.study.figures import overview as figures_overview
 
     names = experiments()
     tables.write_csv(folder / "overview.csv", four_answers(names))

@@ -15,7 +15,7 @@ from hybridrec.evaluation import cross
 from hybridrec.llm import rankers
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.llm.ways import Way
-from hybridrec.study import cross_answers, families, steps
+from hybridrec.study import cross_answers, cross_tasks, families, steps
 from hybridrec.study import models as study_models
 from hybridrec.study.config import Experiment, compared_recommenders, parameters
 from hybridrec.weak_users import triage
@@ -56,8 +56,8 @@ def _asking(settings: Experiment, data: datasets.Dataset) -> cross_answers.Askin
     plain = parameters(settings)
     model = study_models.open_model(settings.model, plain["endpoint"], plain["local"])
     return cross_answers.Asking(
-        cross_answers.prepare(settings, data),
-        cross_answers.scoring(model, settings.model),
+        cross_tasks.prepare(settings, data),
+        cross_tasks.scoring(model, settings.model),
         study_models.recordings_for(settings.dataset, settings.model),
         settings.cross_ways,
         settings.cross_users,
@@ -142,13 +142,9 @@ def judged(made: Made, like_threshold: float, model: str = "", answers: pd.DataF
     """
     tests = sorted(made.scores["test"].unique())
     routed = made.triage[made.triage["recommender"].isin(compared_recommenders(made.triage["recommender"].unique()))]
-    every = pd.concat([made.scores] + [
-        made.scores[made.scores["test"] == tests[0]].assign(test=test)  # not judged, but the stack wants each fold
-        for test in sorted(set(made.divided["fold"]) - set(tests))
-    ])  # fmt: skip
     answers = pd.DataFrame(columns=_ANSWERS) if answers is None else answers
     tables = (made.divided, made.candidates, like_threshold, made.items, steps.title_embeddings(made.items))
-    arms = steps.cross_arms(*tables, every, answers, routed)
+    arms = steps.cross_arms(*tables, made.scores, answers, routed)
     arms = replace(arms, lists=arms.lists[arms.lists["test"].isin(tests)])
     by_plan = steps.cross_judged_by_plan(arms, routed, answers, model)
     lists, weak = by_plan.judged_only().lists, by_plan.groups["weak"]

@@ -22,7 +22,7 @@ from hybridrec.llm.models import weights
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.randomness import generator, in_random_order
-from hybridrec.study import config, cross_answers, families, models, paths, steps, teaching
+from hybridrec.study import config, cross_answers, cross_tasks, families, models, paths, steps, teaching
 from hybridrec.study.cross_answers import Asking, Cross
 from hybridrec.study.families import Compared
 
@@ -97,7 +97,7 @@ class Taught:
         return rows[rows["user"].isin(self.divided[1])]
 
     @cached_property
-    def same_way(self) -> cross_answers.Tasks:
+    def same_way(self) -> cross_tasks.Tasks:
         """What the untaught model is asked: judged lists of a sample, in the way of the taught one."""
         able = self.asking.drawn or self.cross.inactive(ratings=self.cross.everybody)
         drawn = in_random_order(able, self.cross.seed, "untaught")[: self.settings.sample]
@@ -125,10 +125,10 @@ class Taught:
         """What is asked, by name, and of whom."""
         todo, cross = self.asking, self.cross
         mine = (todo.model, todo.recordings)
-        yield "own history", cross_answers.asked_in(todo.own, cross), *mine
-        yield "folds that decide", cross_answers.asked_in(todo.deciding, cross), *mine
-        yield "another user's history", cross_answers.asked_in(todo.borrowed, cross), *mine
-        yield UNTAUGHT, cross_answers.asked_in(self.same_way, cross), self.untaught, self.recordings
+        yield "own history", cross_tasks.asked_in(todo.own, cross), *mine
+        yield "folds that decide", cross_tasks.asked_in(todo.deciding, cross), *mine
+        yield "another user's history", cross_tasks.asked_in(todo.borrowed, cross), *mine
+        yield UNTAUGHT, cross_tasks.asked_in(self.same_way, cross), self.untaught, self.recordings
         for whose, model, recordings in (("taught", *mine), ("untaught", self.untaught, self.recordings)):
             yield f"memory, {whose}", [one for asked in self.probes.values() for one in asked], model, recordings
 
@@ -178,7 +178,7 @@ def prepare(
         raise SettingError(
             f"[taught]: way is {settings.way!r}, but the model was taught to be asked by {way!r}: set it."
         )
-    loaded = {**(local or {}), "dtype": cross_answers.DTYPE}
+    loaded = {**(local or {}), "dtype": cross_tasks.DTYPE}
     opened = models.local(models.taught_name(model, settings.adapter_of or experiment), **loaded)
     deciding = min(cross_answers.DECIDING_USERS, settings.users or cross_answers.DECIDING_USERS)
     asking = Asking(
@@ -452,7 +452,7 @@ def cost(todo: Taught, usd_per_hour: float) -> pd.DataFrame:
         ("a list, taught", *mine), ("a list, untaught, same way", todo.same_way, todo.untaught, todo.recordings),
     ):  # fmt: skip
         device = getattr(getattr(model, "loaded", None), "device", "cpu")
-        keys = {model.key(one) for one in cross_answers.asked_in(tasks, todo.cross)}
+        keys = {model.key(one) for one in cross_tasks.asked_in(tasks, todo.cross)}
         used = pd.DataFrame([recordings[key] for key in sorted(keys) if key in recordings])
         tokens, seconds = (used[name].mean() if len(used) else np.nan for name in ("prompt_tokens", "seconds"))
         usd = seconds / 3600 * usd_per_hour if device == "cpu" else np.nan

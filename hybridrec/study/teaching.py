@@ -19,9 +19,9 @@ from hybridrec.llm.tasks import with_anothers_history
 from hybridrec.llm.teach import Teaching
 from hybridrec.llm.ways import Way
 from hybridrec.randomness import in_random_order
-from hybridrec.study import cross_answers, models, paths, tables
+from hybridrec.study import cross_tasks, models, paths, tables
 from hybridrec.study.config import Experiment
-from hybridrec.study.cross_answers import Cross
+from hybridrec.study.cross_tasks import Cross
 
 # What is compared: one thing changed at a time against the first.
 _USUAL: dict[str, Any] = {"passes": 1, "tokens_per_step": 4096, "learning_rate": 8e-4}
@@ -78,7 +78,7 @@ def run(settings: Experiment, model: str, variant: str = CHOSEN, **loaded: Any) 
     if variant not in VARIANTS:
         raise SettingError(f"unknown way to teach {variant!r}. Known: {', '.join(VARIANTS)}.")
     opened = models.local(model, **loaded)
-    about = material(cross_answers.prepare(settings))
+    about = material(cross_tasks.prepare(settings))
     name = models.taught_name(opened.name, settings.name)
     where = folder(settings.name, opened.name, variant)
     return teach.teach(opened, about, where, name, VARIANTS[variant], settings.seed)
@@ -91,7 +91,7 @@ def compare(settings: Experiment, model: str, variants: Iterable[str], **loaded:
         variant, held_back (AUC of active users who were held back), held_back_another, and what ``ways.compare``
         returns for "own" and "another": ranker, users, answered, auc, low, high, difference and its interval.
     """
-    cross = cross_answers.prepare(settings)
+    cross = cross_tasks.prepare(settings)
     parts = []
     for variant in variants:
         at = folder(settings.name, model, variant)

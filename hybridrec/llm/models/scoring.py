@@ -27,7 +27,15 @@ def parts(body: dict[str, Any], request: dict[str, Any]) -> list[tuple[dict[str,
     Args:
         body: what is sent whatever is asked: the model's name and the declared parameters.
         request: of kind "choose" or "score".
+
+    Raises:
+        EndpointError: a request of kind "rate".
     """
+    if request["kind"] == "rate":
+        raise EndpointError(
+            "a list of grades has to go on as plain text, which a chat endpoint does not do: ask a model on this "
+            "machine, or take another mode, such as pointwise."
+        )
     bound = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     if request["kind"] == "choose":
         asked = {"top_logprobs": _MOST} | body | {"logprobs": True, bound: 1}

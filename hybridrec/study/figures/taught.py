@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrec.study import taught as study
-from hybridrec.study.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _axes, _differences, _legend_below
-from hybridrec.study.figures import _verdict_legend as verdict_legend
+from hybridrec.study.figures.evaluation import differences, verdict_legend
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes
 
 _COLOURS = (ORANGE, PURPLE, GREEN, BLUE, RED, GREY)
 
@@ -22,7 +22,7 @@ def curve(card: Mapping[str, Any]) -> Figure:
         card: of the adapter: curve (step, auc, another, loss) and best.
     """
     rows = pd.DataFrame(card["curve"])
-    figure, (left, right) = _axes(2, 4.8, 3.3)
+    figure, (left, right) = new_axes(2, 4.8, 3.3)
     left.plot(rows["step"], rows["auc"], "o-", color=ORANGE, ms=4, label="own history")
     left.plot(rows["step"], rows["another"], "s--", color=PURPLE, ms=4, label="another user's history")
     left.axvline(card["best"]["step"], color=GREY, lw=1, ls=":", label="kept")
@@ -42,7 +42,7 @@ def means(table: pd.DataFrame) -> Figure:
         table: ``study.MEANS``.
     """
     groups, names = list(table["group"].unique()), list(dict.fromkeys(table["ranker"]))
-    figure, axes = _axes(len(groups), 5.4, 1.2 + 0.25 * len(names))
+    figure, axes = new_axes(len(groups), 5.4, 1.2 + 0.25 * len(names))
     places = {name: len(names) - 1 - at for at, name in enumerate(names)}
     for axis, group in zip(axes, groups, strict=True):
         rows = table[table["group"] == group]
@@ -65,10 +65,10 @@ def verdicts(table: pd.DataFrame) -> Figure:
     """
     called = table["ranker"] + "\nminus " + table["against"]
     groups, names = list(table["group"].unique()), list(dict.fromkeys(called))
-    figure, axes = _axes(len(groups), 9.6 / len(groups), 1.4 + 0.42 * len(names))
+    figure, axes = new_axes(len(groups), 9.6 / len(groups), 1.4 + 0.42 * len(names))
     for axis, group in zip(axes, groups, strict=True):
         rows = table.assign(place=called.map({name: len(names) - 1 - at for at, name in enumerate(names)}))
-        _differences(axis, rows[table["group"] == group])
+        differences(axis, rows[table["group"] == group])
         axis.set_yticks(np.arange(len(names))[::-1], names if axis is axes[0] else [""] * len(names), fontsize=8)
         axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="difference in AUC (shaded: within ±0.05)")
         axis.set_title(f"{group} users")
@@ -83,7 +83,7 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
         tables: by what the number is of: ``study.BY``.
         rankers: which of its rankers.
     """
-    figure, axes = _axes(len(tables), 5.2, 3.9)
+    figure, axes = new_axes(len(tables), 5.2, 3.9)
     for axis, (called, table) in zip(axes, tables.items(), strict=True):
         bins = list(dict.fromkeys(table["ratings"]))
         for at, (ranker, colour) in enumerate(zip(rankers, _COLOURS, strict=False)):
@@ -96,7 +96,7 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
         axis.axhline(0.5, color="black", ls=":", lw=0.8)
         axis.yaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
         axis.set(xlabel=called, ylabel="mean AUC over users", xlim=(-0.5, len(bins) - 0.5))
-    _legend_below(figure, axes[0], 3)
+    legend_below(figure, axes[0], 3)
     return figure
 
 
@@ -107,7 +107,7 @@ def memory(table: pd.DataFrame) -> Figure:
         table: what ``memory.table`` returned: model, probe, n, auc, low, high.
     """
     probes, models = list(dict.fromkeys(table["probe"])), list(dict.fromkeys(table["model"]))
-    figure, (axis,) = _axes(1, 7.4, 1.3 + 0.5 * len(probes))
+    figure, (axis,) = new_axes(1, 7.4, 1.3 + 0.5 * len(probes))
     for at, (model, colour) in enumerate(zip(models, (GREY, ORANGE), strict=False)):
         rows = table[table["model"] == model]
         places = len(probes) - 1 - rows["probe"].map(probes.index) - (at - 0.5) * 0.24
@@ -117,5 +117,5 @@ def memory(table: pd.DataFrame) -> Figure:
     axis.axvline(0.5, color="black", ls=":", lw=0.8)
     axis.set_yticks(np.arange(len(probes))[::-1], [f"{name} (n = {sizes[name]:,})" for name in probes])
     axis.set(xlabel="AUC of real titles against controls (dotted: cannot tell)", ylim=(-0.6, len(probes) - 0.4))
-    _legend_below(figure, axis, 2)
+    legend_below(figure, axis, 2)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hybridrec.study import answers
-from hybridrec.study.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, use_style
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, use_style
 
 LOOKS = list(zip((BLUE, ORANGE, GREEN, PURPLE, RED), "osD^v", strict=True))
 

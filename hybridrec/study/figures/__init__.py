@@ -1,0 +1,55 @@
+"""Every figure of the study, one function each; notebooks say ``figures.name(...)``, wherever it is drawn."""
+
+from hybridrec.study.figures.baselines import quality_bars, tuning_curves
+from hybridrec.study.figures.cost import quality_cost
+from hybridrec.study.figures.evaluation import (
+    VERDICT_COLOURS,
+    forest,
+    planted_shares,
+    primary,
+    published_pattern,
+    topk_gain,
+)
+from hybridrec.study.figures.prompting import position_bias, reading, validity_bars
+from hybridrec.study.figures.ratings import candidates_portrait, data_portrait, sparsity_portrait
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, save, use_style
+from hybridrec.study.figures.triage import (
+    flagged_and_rest,
+    regression_to_the_mean,
+    sensitivity,
+    triage_map,
+    truly_weak,
+    worlds,
+)
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PURPLE",
+    "RED",
+    "VERDICT_COLOURS",
+    "candidates_portrait",
+    "data_portrait",
+    "flagged_and_rest",
+    "forest",
+    "planted_shares",
+    "position_bias",
+    "primary",
+    "published_pattern",
+    "quality_bars",
+    "quality_cost",
+    "reading",
+    "regression_to_the_mean",
+    "save",
+    "sensitivity",
+    "sparsity_portrait",
+    "topk_gain",
+    "triage_map",
+    "truly_weak",
+    "tuning_curves",
+    "use_style",
+    "validity_bars",
+    "worlds",
+]
