@@ -41,7 +41,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach rivals seeds fingerprint record pairs batch import compact notebooks \
+.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach teach-ways rivals seeds fingerprint record pairs batch import compact notebooks \
         site site-check test bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -109,6 +109,9 @@ lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 DEVICE := cpu
 teach: $(STAMPS)/01_data  ## teach the language model on ratings of users who are never routed (about an hour on two cores)
 	$(PY) -m hybridrec.study teach $(EXPERIMENT) --device $(DEVICE)
+
+teach-ways: $(STAMPS)/01_data  ## compare ways to teach, on the folds that decide (minutes on a GPU, a day without)
+	$(PY) -m hybridrec.study teach-ways $(EXPERIMENT) --device $(DEVICE)
 
 rivals: $(STAMPS)/03_user_triage  ## train recommenders for the worst served, and judge whom they serve (minutes)
 	$(PY) -m hybridrec.study rivals $(EXPERIMENT)

@@ -1,13 +1,12 @@
 """One call judges the final lists: gains by hand, and the verdicts of ``verdicts`` over all alternatives."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.evaluation.compare import compare
 from hybridrec.evaluation.hybrid import combine
@@ -15,12 +14,11 @@ from hybridrec.evaluation.hybrid import combine
 ITEMS = range(6)
 
 
-def known(like: float | None = 4) -> SimpleNamespace:
+def known(like: float | None = 4) -> Dataset:
     """What was known before: item 0 is popular and disliked, item 5 was rated once and liked, 1 and 2 lie between."""
     rows = [(900 + n, 0, 1.0) for n in range(5)] + [(900, 1, 3.0), (901, 1, 3.0), (900, 2, 4.0), (900, 5, 5.0)]
-    return SimpleNamespace(
-        name="shop", like=like, interactions=pd.DataFrame(rows, columns=["user", "item", "rating"]), items=None
-    )
+    ratings = pd.DataFrame(rows, columns=["user", "item", "rating"])
+    return Dataset("shop", ratings, pd.DataFrame({"item": ITEMS}), "made up", like)
 
 
 def study(users: int, skill: float, seed: int = 0, own_skill: float = 0.0) -> tuple[pd.DataFrame, pd.DataFrame]:

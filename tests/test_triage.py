@@ -1,13 +1,11 @@
 """Who is weak: P(u) by hand, and the thresholds to the letter."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from hybridrec.data.datasets import sparsity_index
+from hybridrec.data.datasets import Dataset, sparsity_index
 from hybridrec.errors import DatasetError, ScoresError
 from hybridrec.weak_users import performance, triage
 from hybridrec.weak_users.triage import Thresholds
@@ -150,7 +148,7 @@ class Scorer:
         return self.table
 
 
-def shop(users: int, ratings: int, seed: int = 0, like: float | None = 4) -> SimpleNamespace:
+def shop(users: int, ratings: int, seed: int = 0, like: float | None = 4) -> Dataset:
     """Users with text ids, the first fifth of whom have rated four times as much; half of what they rate they like."""
     rng = np.random.default_rng(seed)
     parts = [
@@ -161,10 +159,10 @@ def shop(users: int, ratings: int, seed: int = 0, like: float | None = 4) -> Sim
     ]
     rows = pd.concat(parts, ignore_index=True)
     rows["rating"] = np.where(rng.random(len(rows)) < 0.5, 5.0, 2.0)
-    return SimpleNamespace(name="shop", interactions=rows, items=pd.DataFrame({"item": range(400)}), like=like)
+    return Dataset("shop", rows, pd.DataFrame({"item": range(400)}), "made up", like)
 
 
-def scored(data: SimpleNamespace, skill: float | pd.Series, seed: int = 1) -> Scorer:
+def scored(data: Dataset, skill: float | pd.Series, seed: int = 1) -> Scorer:
     """Scores N(skill, 1) of liked items and N(0, 1) of others, in three folds with a level each."""
     rng, rows = np.random.default_rng(seed), data.interactions
     fold = rng.integers(3, size=len(rows))

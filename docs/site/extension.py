@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import operator
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -24,7 +25,7 @@ LOG = logging.getLogger(__name__)
 ROWS_SHOWN = 40  # a longer table is for a spreadsheet
 _SVG = "{http://www.w3.org/2000/svg}"
 _SAVED = re.compile(r'figures\.save\(.*,\s*output,\s*"(\w+)"', re.S)
-_DRAWN = re.compile(r"figures\.(?!save\b)(\w+)\(")
+_DRAWN = re.compile(r"figures\.(?!save\b)((?:\w+\.)?\w+)\(")  # or of a module: figures.allocation.frontier(
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -99,8 +100,7 @@ def words_of(svg: Path) -> str:
 
 def alternative_text(experiment: str, figure: str) -> str:
     """What a published figure shows: what its function says of itself, and the words in the picture."""
-    says = getattr(figures, drawn_by()[figure]).__doc__.split("\n\n")[0]
-    return f"{' '.join(says.split())} {words_of(paths.RESULTS / experiment / f'{figure}.svg')}"
+    return f"{_says(drawn_by()[figure])} {words_of(paths.RESULTS / experiment / f'{figure}.svg')}"
 
 
 class AlternativeTexts(SphinxTransform):
@@ -133,7 +133,12 @@ def _text_for(code: str, experiment: str) -> str | None:
     saved, drawn = _SAVED.search(code), _DRAWN.search(code)
     if saved:
         return alternative_text(experiment, saved[1])
-    return " ".join(getattr(figures, drawn[1]).__doc__.split("\n\n")[0].split()) if drawn else None
+    return _says(drawn[1]) if drawn else None
+
+
+def _says(function: str) -> str:
+    """What a function of hybridrec.study.figures says of its figure."""
+    return " ".join(operator.attrgetter(function)(figures).__doc__.split("\n\n")[0].split())
 
 
 # --- pages of results -------------------------------------------------------------------------------------------------

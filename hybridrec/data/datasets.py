@@ -34,6 +34,19 @@ class Dataset:
     like: float | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def known_like(self) -> float:
+        """``like``, where it has to be known.
+
+        Raises:
+            DatasetError: it is not.
+        """
+        if self.like is None:
+            raise DatasetError(
+                f"{self.name}: nothing says from which rating on an item is liked. Read the data with like=."
+            )
+        return self.like
+
     @classmethod
     def read(
         cls,

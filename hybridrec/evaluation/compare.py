@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hybridrec import schema
-from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.errors import ScoresError
 from hybridrec.evaluation import controls, metrics, statistics, verdicts
 from hybridrec.evaluation.controls import CONTROLS
 from hybridrec.evaluation.hybrid import NO_ANSWER, RECOMMENDER
@@ -82,10 +82,7 @@ def compare(
 
     Source: AUC of each user, Kaur & Shah 2024, eq. 1; intervals and verdicts: see ``verdicts.judge``.
     """
-    if data.like is None:
-        raise DatasetError(
-            f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
-        )
+    like = data.known_like
     final = schema.scores(schema.read(final, schema.FINAL, "the final lists"), "the final lists")
     outcomes = schema.read(outcomes, schema.OUTCOMES, "the outcomes", unique=schema.IDS)
     outcomes["rating"] = schema.finite(outcomes, "rating", "the outcomes")
@@ -104,7 +101,7 @@ def compare(
         raise ScoresError("no candidate of a routed user has an outcome: are users and items called alike in both?")
 
     rows = routed.assign(rating=rating.to_numpy()).dropna(subset="rating")
-    rows["relevant"] = rows["rating"] >= data.like
+    rows["relevant"] = rows["rating"] >= like
     left_out = tuple(name for name in against if name == "best-other" and name not in final)
     names = [name for name in against if name not in left_out]
     scores = {RECOMMENDER: rows["own"], **{name: _alternative(name, rows, data.interactions) for name in names}}

@@ -315,18 +315,25 @@ def _scored(
 def _scores(mode: Mode, task: Task, response: runner.Response, prior: pd.DataFrame | None) -> list[float]:
     """A score for each candidate from the log-probabilities of one response, in the order of the candidates.
 
-    For a mode that puts questions: log P(first choice) - log P(second choice). For one that grades: the grade that is
-    expected, given that one follows. For one that scores titles: the title's
-    log-likelihood, less the prior's if there is one, divided by its number of tokens.
+    For a mode that offers choices: see ``of_choices``. For one that scores titles: the title's log-likelihood, less the
+    prior's if there is one, divided by its number of tokens.
     """
-    if mode.grades:
-        odds = np.exp(response["log_probs"])
-        return (odds @ np.arange(odds.shape[1]) / odds.sum(axis=1)).tolist()
     if mode.asks:
-        return [first - second for first, second in response["log_probs"]]
+        return of_choices(mode, np.array(response["log_probs"])).tolist()
     expected = [0.0] * len(task.candidates) if prior is None else prior["log_prob"].loc[list(task.candidates)]
     known = zip(response["log_probs"], expected, response["lengths"], strict=True)
     return [float((value - usual) / length) for value, usual, length in known]
+
+
+def of_choices(mode: Mode, log_probs: np.ndarray) -> np.ndarray:
+    """A score for each candidate, of shape (n,), from the log-probabilities of a mode's choices, (n, choices).
+
+    The grade that is expected, given that one follows; where there are two choices, log P(first) - log P(second).
+    """
+    if not mode.grades:
+        return log_probs[:, 0] - log_probs[:, 1]
+    odds = np.exp(log_probs)
+    return odds @ np.arange(odds.shape[1]) / odds.sum(axis=1)
 
 
 def prior_of(

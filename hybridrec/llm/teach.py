@@ -252,9 +252,8 @@ def usual_grades(material: Material, users: Sequence[Any], mode: Mode) -> dict[A
 
 @dataclass(frozen=True)
 class Check:
-    """Users who are held back, their lists, and the histories of others that each list is tried with, too."""
+    """The lists of users who are held back: asked with their own history, and with that of another of them."""
 
-    users: list[Any]
     candidates: list[pd.DataFrame]
     own: list[packed.Prompt]
     another: list[packed.Prompt]
@@ -264,7 +263,7 @@ def held_back(
     material: Material, users: Sequence[Any], writer: Writer, rng: np.random.Generator, most: int = 30
 ) -> Check:
     """For each user a history of random length, up to the writer's lines, and up to ``most`` other items to order."""
-    histories, lists, asked = [], [], []
+    histories, lists = [], []
     for user in users:
         rows = material.by_user[user]
         rows = rows.iloc[rng.permutation(len(rows))]
@@ -274,10 +273,9 @@ def held_back(
             history = rows.iloc[:length]
             histories.append(history if writer.mode.grades else history.sort_values("rating", ascending=False))
             lists.append(rest)
-            asked.append(user)
-    if len(asked) < 2:
+    if len(lists) < 2:
         raise DatasetError(
-            f"{len(asked)} of {len(users)} users who are held back have a liked and another item to be judged by; two "
+            f"{len(lists)} of {len(users)} users who are held back have a liked and another item to be judged by; two "
             "are needed. Teach on more users, or hold back more of them."
         )
     pairs = zip(histories[1:] + histories[:1], lists, strict=True)
@@ -286,7 +284,7 @@ def held_back(
         [writer.prompt(history, rest, material.like) for history, rest in zip(shown, lists, strict=True)]
         for shown in (histories, others)
     )
-    return Check(asked, lists, own_prompts, other_prompts)
+    return Check(lists, own_prompts, other_prompts)
 
 
 def validate(model: Any, check: Check, mode: Mode, like: float) -> dict[str, float]:
@@ -297,23 +295,18 @@ def validate(model: Any, check: Check, mode: Mode, like: float) -> dict[str, flo
     """
     found: dict[str, float] = {}
     for name, asked in (("auc", check.own), ("another", check.another)):
-        values = [torch.stack(one).exp().double().numpy() for one in packed.log_probs(model, asked)]
+        values = [torch.stack(one).double().numpy() for one in packed.log_probs(model, asked)]
         rows = [
             pd.DataFrame({
-                "user": at, "relevant": (rest["rating"] >= like).to_numpy(), "score": _expected(odds, mode),
+                "user": at, "relevant": (rest["rating"] >= like).to_numpy(),
+                "score": rankers.of_choices(mode, log_probs),
             })
-            for at, (rest, odds) in enumerate(zip(check.candidates, values, strict=True))
+            for at, (rest, log_probs) in enumerate(zip(check.candidates, values, strict=True))
         ]  # fmt: skip
         found[name] = float(metrics.auc(pd.concat(rows)).mean())
         if name == "auc":
-            found["answered"] = float(np.concatenate([odds.sum(axis=1) for odds in values]).mean())
+            found["answered"] = float(np.exp(np.concatenate(values)).sum(axis=1).mean())
     return found
-
-
-def _expected(odds: np.ndarray, mode: Mode) -> np.ndarray:
-    if mode.grades:
-        return odds @ np.arange(odds.shape[1]) / odds.sum(axis=1)
-    return np.log(odds[:, 0]) - np.log(odds[:, 1])
 
 
 # --- teaching ---------------------------------------------------------------------------------------------------------
@@ -364,13 +357,13 @@ def teach(
         seconds, peak memory and parameters.
 
     Raises:
-        DatasetError: too few users; an item without a title. ModelError: a folder with another adapter, or a mode that
-        cannot be taught.
+        DatasetError: too few users; data that does not say what is a like; an item without a title.
+        ModelError: a folder with another adapter, or a mode that cannot be taught.
     """
     if isinstance(material, Dataset):
         rows = material.interactions
         rows = rows if users is None else rows[rows["user"].isin(list(users))]
-        material = Material(rows, material.items, noun, scale, material.like or 4.0)
+        material = Material(rows, material.items, noun, scale, material.known_like)
     run = _Run(model, material, Path(folder), name, settings or Teaching(), seed, checkpoint_every)
     return run.card_there() or run.run()
 
@@ -522,7 +515,6 @@ class _Run:
             save_file(plain, path, metadata={"about": json.dumps(about)})
 
     def _resume(self) -> None:
-        self.losses = []
         path = self.folder / _CHECKPOINT
         if not path.is_file():
             return

@@ -17,7 +17,7 @@ from hybridrec.study import models as study_models
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
-_WRITING = ("pairs", "batch", "import", "seeds", "rivals", "teach", "compact", "fingerprint")
+_WRITING = ("pairs", "batch", "import", "seeds", "rivals", "teach", "teach-ways", "compact", "fingerprint")
 
 
 def summary(settings: config.Experiment) -> None:
@@ -171,6 +171,27 @@ def teach(settings: config.Experiment, variant: str | None, device: str, dtype: 
     print(paths.within_root(teaching.folder(settings.name, settings.model, variant or teaching.CHOSEN)))
 
 
+def ways_to_teach(settings: config.Experiment, device: str, dtype: str | None) -> None:
+    """Teach in every way that is compared, and ask about the folds that decide; the table grows way by way."""
+    import pandas as pd
+
+    from hybridrec.llm.models import devices
+    from hybridrec.study import tables, teaching
+
+    how = {"device": device, "dtype": dtype or ("bfloat16" if devices.fast_bfloat16() else "float32")}
+    done: list[pd.DataFrame] = []
+    for row in teaching.compare(settings, settings.model, **how):
+        done.append(row)
+        tables.publish(settings.name, "teaching", pd.concat(done, ignore_index=True))
+        one = row.iloc[0]
+        print(
+            f"{one['way']}: AUC {one['auc']:.3f} by the own history, {one['another']:.3f} by another's "
+            f"(difference {one['own_less_another']:+.3f}, {one['apart_low']:+.3f} to {one['apart_high']:+.3f}; "
+            f"n = {one['users']})."
+        )
+    print(paths.within_root(paths.results(settings.name) / "teaching.csv"))
+
+
 def seeds(settings: config.Experiment) -> None:
     """Judge protocol cross on a second seed of its folds, too; the table is written after each seed."""
     import pandas as pd
@@ -271,6 +292,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "batch": (batch, "write what an endpoint has not answered yet as batch files"),
         "import": (import_results, "record the answers in a batch's result files"),
         "teach": (teach, "teach the language model on the ratings of users who are never routed"),
+        "teach-ways": (ways_to_teach, "teach in every way that is compared, and ask about the folds that decide"),
         "seeds": (seeds, "judge protocol cross on a second seed of its folds, too"),
         "rivals": (rivals, "train matrix factorisations for the worst served, and judge whom they serve"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
@@ -290,10 +312,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["run"].add_argument("notebook", metavar="NOTEBOOK", help="such as 01_data")
     text = "ask the language models also for more than the experiment's consent_above_... allow"
     commands.choices["run"].add_argument("--yes", action="store_true", help=text)
-    taught = commands.choices["teach"]
-    taught.add_argument("--variant", help="another way to teach (hybridrec/study/teaching.py), to be compared")
-    taught.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (cpu)")
-    taught.add_argument("--dtype", help="float32 or bfloat16; left out, whichever the processor computes faster")
+    commands.choices["teach"].add_argument("--variant", help="another way to teach (hybridrec/study/teaching.py)")
+    for taught in (commands.choices["teach"], commands.choices["teach-ways"]):
+        taught.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (cpu)")
+        taught.add_argument("--dtype", help="float32 or bfloat16; left out, whichever the processor computes faster")
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -43,7 +43,8 @@ class LargerModel(Settings):
     ``published_weak`` names modes in which the model is also asked for everybody whom a recommender of the paper calls
     weak on the test items: they were picked by the outcome, so they count under the published protocol alone.
     ``cross_way`` names the way in which it is asked under protocol ``cross`` for everybody whom a recommender of the
-    paper hands over; left out, it is not asked there. ``cross_users`` asks for so many of them, a seeded sample.
+    paper hands over; left out, it is not asked there. With ``cross_group`` "inactive" it is asked for every inactive user
+    as the first model is, with another user's history, too. ``cross_users`` asks for so many of them, a seeded sample.
     ``dtype`` and ``device`` left out are those of the first model; ``revision`` left out is the main branch.
     """
 
@@ -55,6 +56,7 @@ class LargerModel(Settings):
     another_history: int = Field(0, ge=0, le=100_000)
     published_weak: Names = ()
     cross_way: str | None = None
+    cross_group: Literal["weak", "inactive"] = "weak"
     cross_users: int | None = Field(None, ge=2, le=1_000_000)
     revision: str | None = None
     dtype: str | None = None
@@ -113,13 +115,15 @@ class Taught(Settings):
 
     ``way`` is how it was taught to be asked; ``users`` asks about so many inactive users, a seeded sample. ``sample``
     is how many of them the model is asked about untaught in the same way, and how many titles and taught users show
-    what it remembers. ``adapter_of`` is the experiment that it was taught on, if not this one.
+    what it remembers. ``adapter_of`` is the experiment that it was taught on, if not this one. ``device`` left out is
+    that of the experiment's own model.
     """
 
     way: str = "rating lines"
     users: int | None = Field(None, ge=2, le=1_000_000)
     sample: int = Field(100, ge=2, le=100_000)
     adapter_of: str | None = None
+    device: str | None = None
 
     @pydantic.field_validator("way")
     @classmethod

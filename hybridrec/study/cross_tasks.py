@@ -223,18 +223,31 @@ def deciding_tasks(cross: Cross, chosen: Mapping[int, Way], drawn: Collection[in
     return found
 
 
-def routed_tasks(cross: Cross, way: Way, triage: pd.DataFrame, users: int | None = None) -> Tasks:
-    """The judged lists of users whom a compared recommender hands over (the paper's three, where they are there).
+def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) -> dict[str, Tasks]:
+    """The judged lists that a larger model is asked about, by the arm that its answers are.
 
     Args:
         cross: the folds.
-        way: the way to ask.
+        larger: a table ``[[larger_models]]`` with ``cross_way``, as a notebook gets it.
         triage: recommender, test, user, weak (``steps.cross_triage``).
-        users: how many of these users, in a seeded order; None: all.
+
+    Returns:
+        "llm": users whom a compared recommender hands over (the paper's three, where they are there), or all who are
+        inactive, who are then also asked about with another user's history.
     """
-    compared = compared_recommenders(triage["recommender"].unique())
-    weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
-    routed = {test: set(weak.loc[weak["test"] == test, "user"]) & set(cross.users((test, test)))
-              for test, _ in cross.judged_cells}  # fmt: skip
-    drawn = set(in_random_order(set().union(*routed.values()), cross.seed, "cross-routed")[:users])
-    return {(way, (test, test)): cross.tasks(way, (test, test), sorted(ones & drawn)) for test, ones in routed.items()}
+    way = ways.get(larger["cross_way"])
+    everybody = {test: set(cross.users((test, test))) for test, _ in cross.judged_cells}
+    whole = larger.get("cross_group") == "inactive"
+    if not whole:
+        compared = compared_recommenders(triage["recommender"].unique())
+        weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
+        everybody = {test: ones & set(weak.loc[weak["test"] == test, "user"]) for test, ones in everybody.items()}
+    able = in_random_order(set().union(*everybody.values()), cross.seed, "cross-routed")
+    drawn = set(able[: larger.get("cross_users")])
+    own = {(way, (test, test)): cross.tasks(way, (test, test), sorted(ones & drawn)) for test, ones in everybody.items()}
+    if not whole or cross.everybody is not None:  # in a subset others would lend than among all users
+        return {"llm": own}
+    return {
+        "llm": own,
+        "llm another's history": {key: with_anothers_history(tasks, cross.seed) for key, tasks in own.items()},
+    }

@@ -210,7 +210,7 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
     As long as the way is not chosen, the folds are counted as if it were the first of those compared.
     """
     plain, routed = parameters(settings), _cross_triage(settings)
-    larger = {one.model: ways.get(one.cross_way) for one in settings.larger_models if one.cross_way}
+    larger = [one for one in plain["larger_models"] if one.get("cross_way")]
     if not (settings.cross_ways or larger):
         return
     cross = cross_tasks.prepare(settings, None if from_tables else steps.dataset(settings.dataset, settings.ratings))
@@ -228,12 +228,11 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
         yield Group(llm, recordings, PRIOR, todo.usual_requests(), what=CROSS)
         yield from _by_mode(todo.deciding, todo, f"{CROSS}, folds that decide")
         yield from _by_mode(todo.borrowed, todo, f"{CROSS}, {ANOTHER}")
-    for one in plain["larger_models"]:
-        if one["model"] in larger and routed is not None:
-            tasks = cross_tasks.routed_tasks(cross, larger[one["model"]], routed, one.get("cross_users"))
-            other = cross_tasks.scoring(models.open_larger(one, plain["local"]), one["model"])
-            of_other = replace(todo, model=other, recordings=models.recordings_for(settings.dataset, one["model"]))
-            yield from _by_mode(tasks, of_other, CROSS)
+    for one in larger if routed is not None else ():
+        other = cross_tasks.scoring(models.open_larger(one, plain["local"]), one["model"])
+        of_other = replace(todo, model=other, recordings=models.recordings_for(settings.dataset, one["model"]))
+        for arm, tasks in cross_tasks.larger_tasks(cross, one, routed).items():
+            yield from _by_mode(tasks, of_other, CROSS if arm == "llm" else f"{CROSS}, {ANOTHER}")
 
 
 def _taught_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:

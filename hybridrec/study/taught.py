@@ -179,6 +179,8 @@ def prepare(
             f"[taught]: way is {settings.way!r}, but the model was taught to be asked by {way!r}: set it."
         )
     loaded = {**(local or {}), "dtype": cross_tasks.DTYPE}
+    if settings.device is not None:
+        loaded["device"] = settings.device
     opened = models.local(models.taught_name(model, settings.adapter_of or experiment), **loaded)
     deciding = min(cross_answers.DECIDING_USERS, settings.users or cross_answers.DECIDING_USERS)
     asking = Asking(

@@ -1,27 +1,25 @@
 """Which models of this study are taught, on whom, and how the ways to teach compare.
 
 Only users are taught on who are active by the ratings outside any fold, so that no list of any protocol fold is theirs:
-one adapter serves all folds. The way to teach is chosen on users who are held back of these, and shown beside that: how
-it does on the folds that decide, of inactive users.
+one adapter serves all folds. Ways to teach are compared on the folds that decide, in users who are never taught on
+(``compare``); the step that is kept is chosen on taught users who are held back.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hybridrec.errors import SettingError
-from hybridrec.llm import rankers, teach, ways
-from hybridrec.llm.models.local import HuggingFace
-from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.tasks import with_anothers_history
+from hybridrec.llm import teach, ways
 from hybridrec.llm.teach import Teaching
 from hybridrec.llm.ways import Way
+from hybridrec.llm.tasks import with_anothers_history
 from hybridrec.randomness import in_random_order
-from hybridrec.study import cross_tasks, models, paths, tables
+from hybridrec.study import cross_answers, cross_tasks, models, paths
 from hybridrec.study.config import Experiment
-from hybridrec.study.cross_tasks import Cross
+from hybridrec.study.cross_tasks import Cross, Tasks
 
 # What is compared: one thing changed at a time against the first.
 _USUAL: dict[str, Any] = {"passes": 1, "tokens_per_step": 4096, "learning_rate": 8e-4}
@@ -33,8 +31,14 @@ VARIANTS = {
     "yes or no": Teaching(**_USUAL | {"mode": "pointwise", "lines": 20, "passes": 3}),
 }
 CHOSEN = "lines, pairs"
-# How many inactive users are asked about the folds that decide, to compare what was taught.
-COMPARED_USERS = 200
+# In how many inactive users ways to teach are compared.
+COMPARED_USERS = 100
+OWN, ANOTHERS = "own history", "another user's history"
+# Of the table ``compare``: what was taught, on users held back, and on the folds that decide.
+COMPARED = [
+    *("way", "mode", "objective", "lines", "passes", "steps", "device", "seconds", "held_back", "held_back_another"),
+    *("users", "auc", "low", "high", "another", "own_less_another", "apart_low", "apart_high"),
+]
 
 
 def way(settings: Teaching) -> Way:
@@ -84,46 +88,42 @@ def run(settings: Experiment, model: str, variant: str = CHOSEN, **loaded: Any) 
     return teach.teach(opened, about, where, name, VARIANTS[variant], settings.seed)
 
 
-def compare(settings: Experiment, model: str, variants: Iterable[str], **loaded: Any) -> pd.DataFrame:
-    """Each way to teach, on the folds that decide: the AUC of inactive users by their own and another's history.
+def compared_tasks(cross: Cross, variant: Teaching) -> dict[str, Tasks]:
+    """What ways to teach are compared by: lists of the folds that decide, by whose history is shown."""
+    able = cross.inactive(ratings=cross.everybody)
+    drawn = in_random_order(able, cross.seed, "ways to teach")[:COMPARED_USERS]
+    own = cross_tasks.deciding_tasks(cross, dict.fromkeys(range(cross.folds), way(variant)), drawn)
+    return {OWN: own, ANOTHERS: {key: with_anothers_history(tasks, cross.seed) for key, tasks in own.items()}}
 
-    Returns:
-        variant, held_back (AUC of active users who were held back), held_back_another, and what ``ways.compare``
-        returns for "own" and "another": ranker, users, answered, auc, low, high, difference and its interval.
+
+def compare(settings: Experiment, model: str, **loaded: Any) -> Iterator[pd.DataFrame]:
+    """Teach a model in each way of ``VARIANTS``, and ask it about the folds that decide, for the same users.
+
+    What is taught or answered already is found again. Nothing of a judged fold is asked.
+
+    Args:
+        settings, model, loaded: as for ``run``.
+
+    Yields:
+        The row of each way, in COMPARED; ``auc`` is the mean over users, each with an interval over them.
     """
     cross = cross_tasks.prepare(settings)
-    parts = []
-    for variant in variants:
-        at = folder(settings.name, model, variant)
+    for variant, taught in VARIANTS.items():
         card = run(settings, model, variant, **loaded)
-        taught = HuggingFace(model, adapter=at, folder=paths.MODELS, search=paths.data_folders(), **loaded)
-        found = ways.compare(deciding(taught, way(VARIANTS[variant]), cross), "ranker", cross.seed)
-        best = card["best"]
-        parts.append(found.assign(variant=variant, held_back=best["auc"], held_back_another=best["another"]))
-    return pd.concat(parts, ignore_index=True)
-
-
-def deciding(model: HuggingFace, asked: Way, cross: Cross, users: int = COMPARED_USERS) -> pd.DataFrame:
-    """A model's rankings of inactive users' lists in the folds that decide, by their own and another's history.
-
-    Returns:
-        ranker ("own", "another"), test, fold, user, item, score, relevant, failure.
-    """
-    drawn = set(in_random_order(cross.inactive(ratings=cross.everybody), cross.seed, "cross-deciding")[:users])
-    labels, parts = cross.candidates[["fold", "user", "item", "relevant"]], []
-    for test, fold in cross.deciding_cells:
-        able = [user for user in cross.users((test, fold)) if user in drawn]
-        own = cross.tasks(asked, (test, fold), able)
-        for name, tasks in (("own", own), ("another", with_anothers_history(own, cross.seed))):
-            rankings = rankers.rank(tasks, asked.mode, model, Recordings(None), noun=cross.noun, seed=cross.seed)
-            parts.append(rankers.table(rankings)[["user", "item", "score", "failure"]].assign(
-                ranker=name, test=test, fold=fold
-            ))  # fmt: skip
-    return pd.concat(parts).merge(labels, on=["fold", "user", "item"])
-
-
-def publish(settings: Experiment, model: str, compared: pd.DataFrame) -> Path:
-    """Write the comparison beside the adapter."""
-    path = folder(settings.name, model) / "compared.csv"
-    tables.write_csv(path, compared)
-    return path
+        opened = models.local(
+            model, **{**loaded, "dtype": cross_tasks.DTYPE, "adapter": str(folder(settings.name, model, variant))}
+        )
+        recordings = models.recordings_for(settings.dataset, f"{opened.name}, {variant}")
+        parts = []
+        for whose, tasks in compared_tasks(cross, taught).items():
+            cross_answers.record(f"{variant}: {whose}", cross_tasks.asked_in(tasks, cross), opened, recordings)
+            parts.append(cross_answers.answers(tasks, cross, opened, recordings).assign(ranker=whose))
+        own, another = (row for _, row in ways.compare(pd.concat(parts), "ranker", settings.seed).iterrows())
+        best, what = card["best"], card["settings"]
+        apart = (-another["difference"], -another["difference_high"], -another["difference_low"])
+        values = (
+            *(variant, what["mode"], what["objective"], what["lines"], what["passes"], card["steps"], card["device"]),
+            *(card["seconds"], best["auc"], best["another"]),
+            *(own["users"], own["auc"], own["low"], own["high"], another["auc"], *apart),
+        )
+        yield pd.DataFrame([values], columns=COMPARED)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from hybridrec import schema
 from hybridrec.data.datasets import Dataset, sparsity_index
-from hybridrec.errors import DatasetError, ScoresError
+from hybridrec.errors import ScoresError
 from hybridrec.randomness import generator
 from hybridrec.weak_users import nulls
 from hybridrec.weak_users.performance import (
@@ -167,10 +167,7 @@ def triage(
 
     Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
     """
-    if data.like is None:
-        raise DatasetError(
-            f"{data.name}: nothing says from which rating on an item is liked. Read the data with like=."
-        )
+    like = data.known_like
     what = f"the out-of-fold scores of {scorer.name}"
     users, items = data.interactions["user"], data.items["item"]
     table = schema.read(scorer.out_of_fold(data), schema.OUT_OF_FOLD, what)
@@ -180,7 +177,7 @@ def triage(
         _, pair = schema.first(judged, unrated)
         named = f"user {pair['user']!r} has not rated item {pair['item']!r}"
         raise ScoresError(f"{what}: {named}{schema.and_more(unrated)}. Score ratings alone.")
-    judged["relevant"] = judged["rating"] >= data.like
+    judged["relevant"] = judged["rating"] >= like
 
     known = evidence(judged)
     variance = sampling_variance(known)

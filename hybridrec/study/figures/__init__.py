@@ -1,5 +1,9 @@
-"""Every figure of the study, one function each; notebooks say ``figures.name(...)``, wherever it is drawn."""
+"""Every figure of the study, one function each; notebooks say ``figures.name(...)``, wherever it is drawn.
 
+Those of notebook 07 stand in ``figures.taught``, those of notebook 08 in ``figures.allocation``.
+"""
+
+from hybridrec.study.figures import allocation, taught
 from hybridrec.study.figures.baselines import quality_bars, tuning_curves
 from hybridrec.study.figures.cost import quality_cost
 from hybridrec.study.figures.evaluation import (
@@ -30,6 +34,7 @@ __all__ = [
     "PURPLE",
     "RED",
     "VERDICT_COLOURS",
+    "allocation",
     "candidates_portrait",
     "data_portrait",
     "flagged_and_rest",
@@ -45,6 +50,7 @@ __all__ = [
     "save",
     "sensitivity",
     "sparsity_portrait",
+    "taught",
     "topk_gain",
     "triage_map",
     "truly_weak",
