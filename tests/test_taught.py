@@ -24,7 +24,7 @@ from hybridrec.study import (
     cross_tasks,
     estimate,
     families,
-    figures_taught,
+    figures,
     models,
     paths,
     taught,
@@ -268,16 +268,16 @@ def test_cost_is_that_of_the_card_and_of_the_recorded_answers(todo, asked):
 def test_figures_show_every_row(todo, judged):
     of, *_ = judged
     means, verdicts = taught.means(of), taught.verdicts(of).query("family == 'taught'")
-    left, right = figures_taught.means(means).axes
+    left, right = figures.taught.means(means).axes
     assert [len(axis.collections[1].get_offsets()) for axis in (left, right)] == means.groupby("group").size().tolist()
-    drawn = sum(len(axis.collections[-1].get_offsets()) for axis in figures_taught.verdicts(verdicts).axes)
+    drawn = sum(len(axis.collections[-1].get_offsets()) for axis in figures.taught.verdicts(verdicts).axes)
     assert drawn == len(verdicts)
     table = taught.by_history(of, SEED, 100)
-    (axis,) = figures_taught.by_number({"known": table}, [taught.TAUGHT, arms.STACK]).axes
+    (axis,) = figures.taught.by_number({"known": table}, [taught.TAUGHT, arms.STACK]).axes
     counts = table[table["ranker"] == taught.TAUGHT].set_index("ratings")["users"]
     assert [one.get_text() for one in axis.get_xticklabels()] == [f"{name}\n(n = {n})" for name, n in counts.items()]
     found = {name: pd.DataFrame({"probe": "p", "auc": [0.2, 0.8]}) for name in ("untaught", "taught")}
-    (axis,) = figures_taught.memory(memory.table(found, SEED, 100)).axes
+    (axis,) = figures.taught.memory(memory.table(found, SEED, 100)).axes
     assert [one.get_text() for one in axis.get_yticklabels()] == ["p (n = 2)"]
     pyplot.close("all")
 

@@ -18,12 +18,18 @@ from hybridrec.llm.tasks import Task
 from hybridrec.llm.ways import Way
 from hybridrec.randomness import in_random_order
 from hybridrec.study.config import COMPARE
-from hybridrec.study.cross_tasks import Cross, Tasks, asked_in, compared_tasks, deciding_tasks, judged_tasks
+from hybridrec.study.cross_tasks import (
+    Cross,
+    Tasks,
+    asked_in,
+    compared_tasks,
+    deciding_tasks,
+    deciding_users,
+    judged_tasks,
+)
 
 # In how many users of each neighbouring pair of folds ways to ask are compared.
 COMPARED_USERS = 24
-# How many inactive users are also asked about the folds that decide.
-DECIDING_USERS = 200
 
 # The columns of the answers; ``draw`` is always 0, and a failure says why the order is a random one.
 COLUMNS = ["model", "ranker", "draw", "test", "fold", "user", "item", "score", "answered", "failure"]
@@ -77,7 +83,6 @@ class Asking:
         recordings: its answers.
         ways: the setting ``cross_ways``.
         users: the setting ``cross_users``.
-        deciding_users: how many inactive users are also asked about the folds that decide.
     """
 
     cross: Cross
@@ -85,7 +90,6 @@ class Asking:
     recordings: Recordings
     ways: tuple[str, ...]
     users: int | None = None
-    deciding_users: int = DECIDING_USERS
 
     @cached_property
     def compared(self) -> Tasks:
@@ -142,9 +146,7 @@ class Asking:
     @cached_property
     def deciding(self) -> Tasks:
         """What weights are chosen on: a sample of inactive users, whom no rating's value draws, and those compared."""
-        able = self.cross.inactive(ratings=self.cross.everybody)
-        drawn = in_random_order(able, self.cross.seed, "cross-deciding")[: self.deciding_users]
-        tasks = deciding_tasks(self.cross, self.chosen, set(drawn))
+        tasks = deciding_tasks(self.cross, self.chosen, deciding_users(self.cross, self.users))
         for key, ones in tasks.items():
             there = {task.user for task in ones}
             ones += [task for task in self.compared.get(key, []) if task.user not in there]

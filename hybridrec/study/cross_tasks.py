@@ -25,6 +25,9 @@ from hybridrec.weak_users import triage
 # A model on this machine scores in this precision: half again as fast on a processor that multiplies it.
 DTYPE = "bfloat16"
 
+# How many inactive users are also asked about the folds that decide.
+DECIDING_USERS = 200
+
 Cell = tuple[int, int]  # (test, fold): test fold k, and the fold that is asked about
 Tasks = dict[tuple[Way, Cell], list[Task]]
 
@@ -223,6 +226,17 @@ def deciding_tasks(cross: Cross, chosen: Mapping[int, Way], drawn: Collection[in
     return found
 
 
+def deciding_users(cross: Cross, users: int | None = None) -> list[int]:
+    """Inactive users who are asked about the folds that decide: a sample that no rating's value draws.
+
+    Args:
+        cross: the folds.
+        users: how many at most, if fewer than DECIDING_USERS.
+    """
+    able = in_random_order(cross.inactive(ratings=cross.everybody), cross.seed, "cross-deciding")
+    return able[:DECIDING_USERS][:users]
+
+
 def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) -> dict[str, Tasks]:
     """The judged lists that a larger model is asked about, by the arm that its answers are.
 
@@ -233,21 +247,21 @@ def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) 
 
     Returns:
         "llm": users whom a compared recommender hands over (the paper's three, where they are there), or all who are
-        inactive, who are then also asked about with another user's history.
+        inactive. These are also asked about with another user's history, and a sample of them about the folds that
+        decide.
     """
-    way = ways.get(larger["cross_way"])
-    everybody = {test: set(cross.users((test, test))) for test, _ in cross.judged_cells}
-    whole = larger.get("cross_group") == "inactive"
-    if not whole:
-        compared = compared_recommenders(triage["recommender"].unique())
-        weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
-        everybody = {test: ones & set(weak.loc[weak["test"] == test, "user"]) for test, ones in everybody.items()}
-    able = in_random_order(set().union(*everybody.values()), cross.seed, "cross-routed")
-    drawn = set(able[: larger.get("cross_users")])
-    own = {(way, (test, test)): cross.tasks(way, (test, test), sorted(ones & drawn)) for test, ones in everybody.items()}
-    if not whole or cross.everybody is not None:  # in a subset others would lend than among all users
-        return {"llm": own}
-    return {
-        "llm": own,
-        "llm another's history": {key: with_anothers_history(tasks, cross.seed) for key, tasks in own.items()},
-    }
+    way, users = ways.get(larger["cross_way"]), larger.get("cross_users")
+    chosen = dict.fromkeys(range(cross.folds), way)
+    if larger.get("cross_group") == "inactive":
+        able = set().union(*(cross.users(cell) for cell in cross.judged_cells))
+        drawn = in_random_order(able, cross.seed, "cross-judged")[:users]
+        own = judged_tasks(cross, chosen, drawn) | deciding_tasks(cross, chosen, deciding_users(cross, users))
+        lent = {} if cross.everybody is not None else judged_tasks(cross, chosen, drawn, another=True)
+        return {"llm": own, "llm another's history": lent}
+    compared = compared_recommenders(triage["recommender"].unique())
+    weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
+    routed = {test: set(weak.loc[weak["test"] == test, "user"]) & set(cross.users((test, test)))
+              for test, _ in cross.judged_cells}  # fmt: skip
+    sample = set(in_random_order(set().union(*routed.values()), cross.seed, "cross-routed")[:users])
+    found = {(test, test): sorted(ones & sample) for test, ones in routed.items()}
+    return {"llm": {(way, cell): cross.tasks(way, cell, ones) for cell, ones in found.items()}}

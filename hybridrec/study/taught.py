@@ -182,10 +182,8 @@ def prepare(
     if settings.device is not None:
         loaded["device"] = settings.device
     opened = models.local(models.taught_name(model, settings.adapter_of or experiment), **loaded)
-    deciding = min(cross_answers.DECIDING_USERS, settings.users or cross_answers.DECIDING_USERS)
-    asking = Asking(
-        cross, opened, models.recordings_for(dataset, opened.name), (settings.way,), settings.users, deciding
-    )
+    recordings = models.recordings_for(dataset, opened.name)
+    asking = Asking(cross, opened, recordings, (settings.way,), settings.users)
     found = Taught(
         asking, dataset, models.local(model, **loaded), models.recordings_for(dataset, model), settings, card
     )

@@ -13,9 +13,9 @@ import pandas as pd
 
 from hybridrec.errors import SettingError
 from hybridrec.llm import teach, ways
+from hybridrec.llm.tasks import with_anothers_history
 from hybridrec.llm.teach import Teaching
 from hybridrec.llm.ways import Way
-from hybridrec.llm.tasks import with_anothers_history
 from hybridrec.randomness import in_random_order
 from hybridrec.study import cross_answers, cross_tasks, models, paths
 from hybridrec.study.config import Experiment
