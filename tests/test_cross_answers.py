@@ -238,26 +238,24 @@ def test_a_larger_model_is_asked_about_whom_the_papers_recommenders_hand_over():
     table = pd.DataFrame(rows, columns=["recommender", "test", "user", "weak"])
     table["weak"] |= table["recommender"] == "EASE"  # not the paper's
     larger = {"model": "toy", "cross_way": "pointwise"}
-    (tasks,) = cross_tasks.larger_tasks(cross, larger, table).values()
+    tasks = cross_tasks.larger_tasks(cross, larger, table)
     for (way, (test, fold)), ones in tasks.items():
         assert way.name == "pointwise" and test == fold
         assert [task.user for task in ones] == [user for user in cross.users((test, test)) if (user + test) % 2 == 0]
-    (some,) = cross_tasks.larger_tasks(cross, larger | {"cross_users": 2}, table).values()
+    some = cross_tasks.larger_tasks(cross, larger | {"cross_users": 2}, table)
     counted = Counter(task.user for ones in some.values() for task in ones)
     assert len(counted) == 2 and sorted(keys(some)) == sorted(keys(tasks, users=counted))
     model, recordings = ToyModel(by_hash), Recordings()
     cross_answers.record("toy", cross_tasks.asked_in(some, cross), model, recordings)
-    arm = cross_answers.larger_arms({"llm": tasks}, cross, model, recordings)
+    arm = cross_answers.larger_arm(tasks, cross, model, recordings)
     assert set(arm["ranker"]) == {"toy: llm"} and set(arm["user"]) == set(counted)  # who was not asked has no row
 
 
-def test_a_larger_model_is_asked_about_every_inactive_user_as_the_first_one_is():
+def test_a_larger_model_can_be_asked_about_every_inactive_user():
     cross, nobody = made_up(), pd.DataFrame(columns=["recommender", "test", "user", "weak"])
     first = cross_answers.Asking(cross, ToyModel(by_hash), Recordings(), ("pointwise",))
-    larger = {"model": "toy", "cross_way": "pointwise", "cross_group": "inactive"}
-    asked = cross_tasks.larger_tasks(cross, larger, nobody)
-    assert keys(asked["llm"]) == keys(first.own | first.deciding)
-    assert keys(asked["llm another's history"]) == keys(first.borrowed) != keys(first.own)
+    asked = cross_tasks.larger_tasks(cross, {"cross_way": "pointwise", "cross_group": "inactive"}, nobody)
+    assert keys(asked) == keys(first.own)
 
 
 # --- the experiments --------------------------------------------------------------------------------------------------

@@ -43,9 +43,8 @@ class LargerModel(Settings):
     ``published_weak`` names modes in which the model is also asked for everybody whom a recommender of the paper calls
     weak on the test items: they were picked by the outcome, so they count under the published protocol alone.
     ``cross_way`` names the way in which it is asked under protocol ``cross`` for everybody whom a recommender of the
-    paper hands over; left out, it is not asked there. With ``cross_group`` "inactive" it is asked for every inactive
-    user, as the first model is: with another user's history, too, and about the folds that decide. ``cross_users``
-    asks for so many of them, a seeded sample.
+    paper hands over, or for every inactive user if ``cross_group`` says so; left out, it is not asked there.
+    ``cross_users`` asks for so many of them, a seeded sample; ``cross_device`` is where it computes there.
     ``dtype`` and ``device`` left out are those of the first model; ``revision`` left out is the main branch.
     """
 
@@ -59,6 +58,7 @@ class LargerModel(Settings):
     cross_way: str | None = None
     cross_group: Literal["weak", "inactive"] = "weak"
     cross_users: int | None = Field(None, ge=2, le=1_000_000)
+    cross_device: str | None = None
     revision: str | None = None
     dtype: str | None = None
     writing_dtype: str | None = None

@@ -3,7 +3,7 @@
 Whom and what it is asked about is in ``cross_tasks``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -216,12 +216,10 @@ def arms(done: Asking) -> pd.DataFrame:
     return as_table(parts, model.name)
 
 
-def larger_arms(asked: Mapping[str, Tasks], cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
-    """A larger model's answers to ``larger_tasks`` as the rankers "MODEL: llm" and so on, in COLUMNS."""
-    parts = [
-        answers(tasks, cross, model, recordings).assign(ranker=f"{model.name}: {arm}") for arm, tasks in asked.items()
-    ]
-    return as_table(parts, model.name)
+def larger_arm(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:
+    """A larger model's answers to ``larger_tasks`` as the ranker "MODEL: llm", in COLUMNS."""
+    found = answers(tasks, cross, model, recordings)
+    return as_table([found.assign(ranker=f"{model.name}: llm")], model.name)
 
 
 def as_table(parts: Sequence[pd.DataFrame], model: str) -> pd.DataFrame:

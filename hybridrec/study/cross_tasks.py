@@ -165,17 +165,21 @@ def compared_users(cross: Cross, users: int) -> dict[Cell, list[int]]:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def scoring(opened: Model, name: str) -> Model:
+def scoring(opened: Model, name: str, device: str | None = None) -> Model:
     """A model of an experiment; one on this machine scores in ``DTYPE``, whatever the precision it was opened in.
 
     Args:
         opened: the model as the rest of the study asks it.
         name: what the experiment calls it.
+        device: where it computes under this protocol, if not where it does for the rest of the study.
     """
     loaded = getattr(opened, "loaded", None)
-    if loaded is None or loaded.dtype == DTYPE:
+    if loaded is None:
         return opened
-    return study_models.local(name, **{**loaded.model_dump(), "dtype": DTYPE})
+    wanted = {"dtype": DTYPE, "device": device or loaded.device}
+    if all(getattr(loaded, key) == value for key, value in wanted.items()):
+        return opened
+    return study_models.local(name, **{**loaded.model_dump(), **wanted})
 
 
 def asked_in(tasks: Tasks, cross: Cross) -> list[Asked]:
@@ -237,8 +241,8 @@ def deciding_users(cross: Cross, users: int | None = None) -> list[int]:
     return able[:DECIDING_USERS][:users]
 
 
-def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) -> dict[str, Tasks]:
-    """The judged lists that a larger model is asked about, by the arm that its answers are.
+def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) -> Tasks:
+    """The judged lists that a larger model is asked about.
 
     Args:
         cross: the folds.
@@ -246,22 +250,17 @@ def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) 
         triage: recommender, test, user, weak (``steps.cross_triage``).
 
     Returns:
-        "llm": users whom a compared recommender hands over (the paper's three, where they are there), or all who are
-        inactive. These are also asked about with another user's history, and a sample of them about the folds that
-        decide.
+        Those of users whom a compared recommender hands over (the paper's three, where they are there), or of all who
+        are inactive, as ``cross_group`` says; of a seeded sample of ``cross_users`` of them.
     """
-    way, users = ways.get(larger["cross_way"]), larger.get("cross_users")
-    chosen = dict.fromkeys(range(cross.folds), way)
-    if larger.get("cross_group") == "inactive":
-        able = set().union(*(cross.users(cell) for cell in cross.judged_cells))
-        drawn = in_random_order(able, cross.seed, "cross-judged")[:users]
-        own = judged_tasks(cross, chosen, drawn) | deciding_tasks(cross, chosen, deciding_users(cross, users))
-        lent = {} if cross.everybody is not None else judged_tasks(cross, chosen, drawn, another=True)
-        return {"llm": own, "llm another's history": lent}
-    compared = compared_recommenders(triage["recommender"].unique())
-    weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
-    routed = {test: set(weak.loc[weak["test"] == test, "user"]) & set(cross.users((test, test)))
-              for test, _ in cross.judged_cells}  # fmt: skip
-    sample = set(in_random_order(set().union(*routed.values()), cross.seed, "cross-routed")[:users])
-    found = {(test, test): sorted(ones & sample) for test, ones in routed.items()}
-    return {"llm": {(way, cell): cross.tasks(way, cell, ones) for cell, ones in found.items()}}
+    way = ways.get(larger["cross_way"])
+    asked = {test: set(cross.users((test, test))) for test, _ in cross.judged_cells}
+    if larger.get("cross_group") != "inactive":
+        compared = compared_recommenders(triage["recommender"].unique())
+        weak = triage[triage["weak"] & triage["recommender"].isin(compared)]
+        asked = {test: users & set(weak.loc[weak["test"] == test, "user"]) for test, users in asked.items()}
+    order = in_random_order(set().union(*asked.values()), cross.seed, "cross-routed")
+    sample = set(order[: larger.get("cross_users")])
+    return {
+        (way, (test, test)): cross.tasks(way, (test, test), sorted(users & sample)) for test, users in asked.items()
+    }

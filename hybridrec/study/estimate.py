@@ -229,10 +229,10 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
         yield from _by_mode(todo.deciding, todo, f"{CROSS}, folds that decide")
         yield from _by_mode(todo.borrowed, todo, f"{CROSS}, {ANOTHER}")
     for one in larger if routed is not None else ():
-        other = cross_tasks.scoring(models.open_larger(one, plain["local"]), one["model"])
+        opened = models.open_larger(one, plain["local"])
+        other = cross_tasks.scoring(opened, one["model"], one.get("cross_device"))
         of_other = replace(todo, model=other, recordings=models.recordings_for(settings.dataset, one["model"]))
-        for arm, tasks in cross_tasks.larger_tasks(cross, one, routed).items():
-            yield from _by_mode(tasks, of_other, CROSS if arm == "llm" else f"{CROSS}, {ANOTHER}")
+        yield from _by_mode(cross_tasks.larger_tasks(cross, one, routed), of_other, CROSS)
 
 
 def _taught_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
