@@ -171,19 +171,17 @@ def teach(settings: config.Experiment, variant: str | None, device: str, dtype: 
     print(paths.within_root(teaching.folder(settings.name, settings.model, variant or teaching.CHOSEN)))
 
 
-def ways_to_teach(settings: config.Experiment, device: str, dtype: str | None) -> None:
-    """Teach in every way that is compared, and ask about the folds that decide; the table grows way by way."""
+def ways_to_teach(settings: config.Experiment, device: str, dtype: str | None, only: list[str]) -> None:
+    """Teach in several ways, and ask about the folds that decide; each way's row takes the place of an earlier one."""
     import pandas as pd
 
     from hybridrec.llm.models import devices
     from hybridrec.study import tables, teaching
 
     how = {"device": device, "dtype": dtype or ("bfloat16" if devices.fast_bfloat16() else "float32")}
-    done: list[pd.DataFrame] = []
-    for row in teaching.compare(settings, settings.model, **how):
-        done.append(row)
-        tables.publish(settings.name, "teaching", pd.concat(done, ignore_index=True))
-        one = row.iloc[0]
+    for row in teaching.compare(settings, settings.model, only, **how):
+        one, before = row.iloc[0], teaching.compared(settings.name)
+        tables.publish(settings.name, "teaching", pd.concat([before[before["way"] != one["way"]], row]))
         print(
             f"{one['way']}: AUC {one['auc']:.3f} by the own history, {one['another']:.3f} by another's "
             f"(difference {one['own_less_another']:+.3f}, {one['apart_low']:+.3f} to {one['apart_high']:+.3f}; "
@@ -316,6 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     for taught in (commands.choices["teach"], commands.choices["teach-ways"]):
         taught.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (cpu)")
         taught.add_argument("--dtype", help="float32 or bfloat16; left out, whichever the processor computes faster")
+    commands.choices["teach-ways"].add_argument("--only", metavar="WAY", nargs="+", default=[], help="not all of them")
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

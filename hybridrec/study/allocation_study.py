@@ -13,6 +13,7 @@ from hybridrec.evaluation import costs, cross, fusion, verdicts
 from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.evaluation.prices import Price
 from hybridrec.study import families
+from hybridrec.study.taught import TAUGHT
 
 BEST_OTHER, STACK, LLM = "best other", controls.STACK, "llm"
 ALL = "all recommenders"
@@ -71,6 +72,19 @@ class Allocation:
         return known.reset_index(drop=True), gained.reset_index(drop=True)
 
 
+def with_taught(answers: pd.DataFrame, taught: pd.DataFrame) -> pd.DataFrame:
+    """The answers of all language models: those in context, and those of the taught model with the user's own history.
+
+    Args:
+        answers: the table cross_answers.
+        taught: the table taught_answers; it may be empty.
+    """
+    own = taught[taught["ranker"] == TAUGHT]
+    if own.empty:
+        return answers
+    return pd.concat([answers, own.assign(ranker=own["model"] + f": {families.OWN_HISTORY}")], ignore_index=True)
+
+
 def prepare(
     divided: Lists, scores: pd.DataFrame, answers: pd.DataFrame, triage: pd.DataFrame, model: str, catalogue: int
 ) -> Allocation:
@@ -83,7 +97,7 @@ def prepare(
     Args:
         divided: the ratings, in folds.
         scores: ``lists.COLUMNS``, of all recommenders.
-        answers: cross_answers; it may be empty. Lists whose request failed have no uplift.
+        answers: ``with_taught``; it may be empty. Lists whose request failed have no uplift.
         triage: of the recommenders whose users may be handed over.
         model: the experiment's own.
         catalogue: how many items there are.

@@ -102,6 +102,7 @@ def index(names: list[str]) -> str:
         answers.families(found),
         "",
         *_told_of_seeds(other_seeds(names)),
+        *_told_of_teaching(names),
         *_told_of_rivals(names),
         "## Every table and figure",
         "",
@@ -113,6 +114,7 @@ def index(names: list[str]) -> str:
         for name, notebook, section, cell in made_by()
     ]
     made.append(["`make seeds`", "Other seeds of the folds", "`seeds`", *(_link(name, "seeds") for name in names)])
+    made.append(["`make teach-ways`", "Ways to teach", "`teaching`", *(_link(one, "teaching") for one in names)])
     made.append(["`make rivals`", "Trained for the worst served", "`rivals`", *(_link(one, "rivals") for one in names)])
     lines.append(answers.markdown(["made by", "section", "table or figure", *names], made))
     return "\n".join(lines) + "\n"
@@ -127,6 +129,25 @@ def _told_of_seeds(seeds: pd.DataFrame) -> list[str]:
         for name, rows in seeds.groupby("dataset", sort=False)
     ]
     return ["## Is it the seed?", "", *told, "", "Where they differ: [seeds.csv](seeds.csv).", ""]
+
+
+def _told_of_teaching(names: list[str]) -> list[str]:
+    """How ways to teach a language model compare; no line where ``make teach-ways`` has not run."""
+    rows = []
+    for name in (name for name in names if _link(name, "teaching") != "–"):
+        for one in pd.read_csv(paths.RESULTS / name / "teaching.csv").itertuples():
+            apart = f"{one.own_less_another:+.3f} ({one.apart_low:+.3f} to {one.apart_high:+.3f})"
+            auc = f"{one.auc:.3f} ({one.low:.3f} to {one.high:.3f})"
+            rows.append([f"`{name}`", one.way, one.device, f"{one.seconds:,.0f} s", auc, apart, str(one.users)])
+    if not rows:
+        return []
+    told = (
+        "AUC of inactive users on the folds that decide (`make teach-ways`; no judged list is among them), with the "
+        "95 % interval over users, and how much of it is lost with another user's history: what is read of the user. "
+        "Ways that are not in the table were not run. `teaching.csv` of each experiment has more."
+    )
+    header = ["dataset", "way to teach", "taught on", "in", "AUC", "own less another's history", "users"]
+    return ["## Can it be taught to read the user?", "", told, "", answers.markdown(header, rows), ""]
 
 
 def _told_of_rivals(names: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ one adapter serves all folds. Ways to teach are compared on the folds that decid
 (``compare``); the step that is kept is chosen on taught users who are held back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +96,27 @@ def compared_tasks(cross: Cross, variant: Teaching) -> dict[str, Tasks]:
     return {OWN: own, ANOTHERS: {key: with_anothers_history(tasks, cross.seed) for key, tasks in own.items()}}
 
 
-def compare(settings: Experiment, model: str, **loaded: Any) -> Iterator[pd.DataFrame]:
-    """Teach a model in each way of ``VARIANTS``, and ask it about the folds that decide, for the same users.
+def compare(settings: Experiment, model: str, only: Sequence[str] = (), **loaded: Any) -> Iterator[pd.DataFrame]:
+    """Teach a model in several ways, and ask it about the folds that decide, for the same users.
 
     What is taught or answered already is found again. Nothing of a judged fold is asked.
 
     Args:
         settings, model, loaded: as for ``run``.
+        only: some of ``VARIANTS``; left out, all of them.
 
     Yields:
         The row of each way, in COMPARED; ``auc`` is the mean over users, each with an interval over them.
     """
     cross = cross_tasks.prepare(settings)
-    for variant, taught in VARIANTS.items():
+    for variant in only or VARIANTS:
         card = run(settings, model, variant, **loaded)
         opened = models.local(
             model, **{**loaded, "dtype": cross_tasks.DTYPE, "adapter": str(folder(settings.name, model, variant))}
         )
         recordings = models.recordings_for(settings.dataset, f"{opened.name}, {variant}")
         parts = []
-        for whose, tasks in compared_tasks(cross, taught).items():
+        for whose, tasks in compared_tasks(cross, VARIANTS[variant]).items():
             cross_answers.record(f"{variant}: {whose}", cross_tasks.asked_in(tasks, cross), opened, recordings)
             parts.append(cross_answers.answers(tasks, cross, opened, recordings).assign(ranker=whose))
         own, another = (row for _, row in ways.compare(pd.concat(parts), "ranker", settings.seed).iterrows())
@@ -127,3 +128,12 @@ def compare(settings: Experiment, model: str, **loaded: Any) -> Iterator[pd.Data
             *(own["users"], own["auc"], own["low"], own["high"], another["auc"], *apart),
         )
         yield pd.DataFrame([values], columns=COMPARED)
+
+
+def compared(experiment: str) -> pd.DataFrame:
+    """The table of ``compare`` as far as it was made: those of ``VARIANTS`` that were run, in their order."""
+    path = paths.results(experiment) / "teaching.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=COMPARED)
+    table = pd.read_csv(path).set_index("way")
+    return table.reindex([name for name in VARIANTS if name in table.index]).reset_index()[COMPARED]

@@ -79,14 +79,14 @@ def primary(means: pd.DataFrame, differences: pd.DataFrame, group: str) -> Figur
     left.set_yticks(places, means["name"])
     left.set(xlabel=f"mean AUC of {group}\n(95 % intervals; dotted: a random order)", ylim=(-0.6, len(means) - 0.4))
     rows = differences.assign(place=differences["name"].map(places))
-    differences(right, rows)
+    draw_differences(right, rows)
     right.set_yticks(places, [""] * len(places))
     right.set(ylim=left.get_ylim(), xlabel="the language model's AUC minus that of the row\n(shaded: within ±0.05)")
     verdict_legend(figure)
     return figure
 
 
-def differences(axis: plt.Axes, rows: pd.DataFrame, margin: float = 0.05) -> None:
+def draw_differences(axis: plt.Axes, rows: pd.DataFrame, margin: float = 0.05) -> None:
     """Differences with their intervals, coloured by verdict; columns place, mean, low, high, verdict."""
     axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     axis.axvline(0, color="black", lw=0.8)

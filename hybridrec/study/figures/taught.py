@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrec.study import taught as study
-from hybridrec.study.figures.evaluation import differences, verdict_legend
+from hybridrec.study.figures.evaluation import draw_differences, verdict_legend
 from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes
 
 _COLOURS = (ORANGE, PURPLE, GREEN, BLUE, RED, GREY)
@@ -68,7 +68,7 @@ def verdicts(table: pd.DataFrame) -> Figure:
     figure, axes = new_axes(len(groups), 9.6 / len(groups), 1.4 + 0.42 * len(names))
     for axis, group in zip(axes, groups, strict=True):
         rows = table.assign(place=called.map({name: len(names) - 1 - at for at, name in enumerate(names)}))
-        differences(axis, rows[table["group"] == group])
+        draw_differences(axis, rows[table["group"] == group])
         axis.set_yticks(np.arange(len(names))[::-1], names if axis is axes[0] else [""] * len(names), fontsize=8)
         axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="difference in AUC (shaded: within ±0.05)")
         axis.set_title(f"{group} users")
