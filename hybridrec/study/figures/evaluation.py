@@ -116,7 +116,7 @@ def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", m
     places = {name: len(names) - 1 - at for at, name in enumerate(names)}
     for axis, (panel, over) in zip(axes, panels.items(), strict=True):
         rows = table[table[by] == panel]
-        differences(axis, rows.assign(place=rows["ranker"].map(places)), margin)
+        draw_differences(axis, rows.assign(place=rows["ranker"].map(places)), margin)
         axis.set_yticks(list(places.values()), names if axis is axes[0] else [""] * len(names), fontsize=8)
         axis.set(ylim=(-0.6, len(names) - 0.4), xlabel=f"AUC minus that of\n{over}")
     verdict_legend(figure)
