@@ -94,3 +94,13 @@ def test_what_is_at_risk_are_the_lists_that_may_be_handed_over(world):
     row = chosen.query("test == @one.test and fold == @one.test and user == @one.user and score == @one.score").iloc[0]
     gain = of.outcomes.query("recommender == @row.recommender and test == @row.test and user == @row.user")[row["arm"]]
     assert one["worse"] == (gain.item() < 0)
+
+
+def test_the_taught_model_is_one_more_model_by_the_users_own_history_alone(world):
+    said = world[2]
+    in_context = said[said["model"] == OWN]
+    own = said[said["model"] == TAUGHT].assign(model="SmolLM2 taught on a", ranker="taught")
+    table = pd.concat([own, own.assign(ranker="taught, another's history"), own.assign(ranker="untaught, same way")])
+    both = study.with_taught(in_context, table)
+    pd.testing.assert_frame_equal(both, pd.concat([in_context, said[said["model"] == TAUGHT]], ignore_index=True))
+    pd.testing.assert_frame_equal(study.with_taught(in_context, table.iloc[:0]), in_context.reset_index(drop=True))

@@ -73,16 +73,14 @@ class Allocation:
 
 
 def with_taught(answers: pd.DataFrame, taught: pd.DataFrame) -> pd.DataFrame:
-    """The answers of all language models: those in context, and those of the taught model with the user's own history.
+    """The answers of all language models: in context, and of the taught one with the user's own history ("taught: llm").
 
     Args:
         answers: the table cross_answers.
         taught: the table taught_answers; it may be empty.
     """
-    own = taught[taught["ranker"] == TAUGHT]
-    if own.empty:
-        return answers
-    return pd.concat([answers, own.assign(ranker=own["model"] + f": {families.OWN_HISTORY}")], ignore_index=True)
+    own = taught[taught["ranker"] == TAUGHT].assign(model=TAUGHT, ranker=f"{TAUGHT}: {families.OWN_HISTORY}")
+    return pd.concat([one for one in (answers, own) if len(one)] or [answers], ignore_index=True)
 
 
 def prepare(

@@ -38,8 +38,8 @@ def reliability(table: pd.DataFrame) -> Figure:
     figure, (left, right) = new_axes(2, 4.9, 3.1)
     places = np.arange(len(table))[::-1]
     for axis, (value, low, high), label in (
-        (left, ("reliability", "low", "high"), "reliability of a user's mean uplift (1: no luck in it)"),
-        (right, ("sd", "sd_low", "sd_high"), "standard deviation of true uplift over users (AUC)"),
+        (left, ("reliability", "low", "high"), "reliability of a user's mean uplift\n(1: no luck in it)"),
+        (right, ("sd", "sd_low", "sd_high"), "standard deviation of true uplift\nover users (AUC)"),
     ):
         axis.hlines(places, table[low], table[high], color=BLUE, lw=2)
         axis.scatter(table[value], places, color=BLUE, s=36, zorder=3)
