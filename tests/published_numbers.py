@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "four": lambda: of_datasets(answers.table),
     "families": lambda: of_datasets(answers.families),
     "allocation": lambda: of_datasets(answers.allocation),
+    "taught": lambda: of_datasets(answers.taught),
     "models": lambda: of_datasets(answers.models),
     "claims": lambda: answers.claims(results("ml-100k"), "listwise"),
 }

@@ -141,6 +141,27 @@ def test_who_was_trained_for_the_worst_served_stands_beside_the_ordinary_objecti
     assert "| `asked` | MF-CVaR | 0.663 harms | – | 0.690 cannot tell | – |" in text
 
 
+def test_the_taught_model_stands_beside_what_it_has_to_beat():
+    mean = {"group": "inactive", "ranker": "taught", "auc": 0.642, "low": 0.632, "high": 0.653, "n": 601}
+    row = {"group": "inactive", "ranker": "taught", "against": "taught, another's history", "mean": -0.003, "low": -0.008,
+           "high": 0.003, "n": 601, "smallest_detectable": 0.007, "verdict": "equivalent"}  # fmt: skip
+    found = {"means": [mean | {"group": "weak", "auc": 0.1}, mean], "verdicts": [row | {"group": "weak"}, row]}
+    lines = answers.taught({"a": {"taught": found}, "b": {}}).splitlines()
+    assert "| the taught model | 0.642 (0.632 to 0.653), 601 users | **not run** |" in lines
+    said = "**equivalent**: −0.003 AUC (−0.008 to +0.003), 601 users"
+    assert f"| own history, less another user's | {said} | **not run** |" in lines
+
+
+def test_ways_to_teach_stand_in_the_index_once_they_are_run(results):
+    assert "taught to read" not in overview.index(["asked"])
+    columns = ["way", "device", "seconds", "users", "auc", "low", "high"]
+    columns += ["own_less_another", "apart_low", "apart_high"]
+    row = ("lines", "cpu", 5917.5, 100, 0.648, 0.62, 0.676, -0.002, -0.013, 0.009)
+    pd.DataFrame([row], columns=columns).to_csv(results / "asked" / "teaching.csv", index=False)
+    told = "| `asked` | lines | cpu | 5,918 s | 0.648 (0.620 to 0.676) | -0.002 (-0.013 to +0.009) | 100 |"
+    assert told in overview.index(["asked", "nobody"])
+
+
 def test_the_figure_shows_each_dataset_that_was_asked_and_says_where_nobody_was():
     left, right = figures_overview.overview({"a": PRIMARY, "b": None}, 0.05).axes
     (drawn,) = [line for line in left.get_lines() if len(line.get_xdata()) == 4]

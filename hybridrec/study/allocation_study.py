@@ -73,7 +73,7 @@ class Allocation:
 
 
 def with_taught(answers: pd.DataFrame, taught: pd.DataFrame) -> pd.DataFrame:
-    """The answers of all language models: in context, and of the taught one with the user's own history ("taught: llm").
+    """The answers of all language models: in context, and of the taught one by the own history ("taught: llm").
 
     Args:
         answers: the table cross_answers.

@@ -82,11 +82,53 @@ def allocation(found: Mapping[str, Metrics]) -> str:
 
 # Policies of notebook 08 that are shown, and in words.
 POLICIES = {
-    "published rule": "weak users, to the language model (the published rule)",
+    "published rule": "weak users, to the language model in context (the published rule)",
     "published rule, random order": "the same users, to a random order",
+    "published rule, taught: llm": "the same users, to the taught language model",
     "best single arm, worst served first": "the worst served, to the best other ranker or fusion",
+    "best single arm, worst served first, LLM only": "the worst served, to the best language model or fusion with one",
     "predicted uplift": "who is predicted to gain, to whichever ranker",
-    "predicted uplift, LLM only": "who is predicted to gain from the language model",
+    "predicted uplift, LLM only": "who is predicted to gain from a language model, to that",
+}
+
+
+def taught(found: Mapping[str, Metrics]) -> str:
+    """The taught model on inactive users, as a Markdown table: mean AUCs, then paired differences with verdicts."""
+    of = {name: metrics.get("taught", {}) for name, metrics in found.items()}
+    rows = []
+    for ranker, called in TAUGHT.items():
+        means = {name: _inactive(one.get("means", []), ranker=ranker) for name, one in of.items()}
+        said = [
+            f"{row['auc']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} users" if row else NOT_RUN
+            for row in means.values()
+        ]
+        rows.append([called, *said])
+    for (ranker, against), called in TAUGHT_AGAINST.items():
+        verdicts = [_inactive(one.get("verdicts", []), ranker=ranker, against=against) for one in of.values()]
+        rows.append([called, *(effect(row).partition(";")[0] if row else NOT_RUN for row in verdicts)])
+    return markdown(["inactive users, AUC", *(f"`{name}`" for name in found)], rows)
+
+
+def _inactive(rows: Sequence[Metrics], **which: str) -> Metrics | None:
+    """The row of inactive users that is about this."""
+    wanted = {"group": "inactive", **which}
+    return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
+
+
+# Rankers of notebook 07 that are shown, and in words; and which of them are compared.
+TAUGHT = {
+    "taught": "the taught model",
+    "language model, best way in context": "the same model in context, in its best way",
+    "item-mean, taught users": "item means of the ratings that were taught",
+    "the bar": "the bar",
+}
+_TITLES = "recommender + item-mean + sentence-embedding"
+TAUGHT_AGAINST = {
+    ("taught", "language model, best way in context"): "taught, less in context",
+    ("taught", "item-mean, taught users"): "taught, less these item means",
+    ("taught", "taught, another's history"): "own history, less another user's",
+    ("recommender + taught", "own recommender"): "what it adds to the recommender",
+    (f"{_TITLES} + taught", _TITLES): "what it adds to recommender, item means and title similarity",
 }
 
 
