@@ -101,6 +101,14 @@ def test_the_taught_model_is_one_more_model_by_the_users_own_history_alone(world
     in_context = said[said["model"] == OWN]
     own = said[said["model"] == TAUGHT].assign(model="SmolLM2 taught on a", ranker="taught")
     table = pd.concat([own, own.assign(ranker="taught, another's history"), own.assign(ranker="untaught, same way")])
-    both = study.with_taught(in_context, table)
+    both = study.with_taught(in_context, table, OWN)
     pd.testing.assert_frame_equal(both, pd.concat([in_context, said[said["model"] == TAUGHT]], ignore_index=True))
-    pd.testing.assert_frame_equal(study.with_taught(in_context, table.iloc[:0]), in_context.reset_index(drop=True))
+
+
+def test_a_taught_model_that_was_asked_about_a_part_is_no_arm(world):
+    said = world[2]
+    in_context, own = said[said["model"] == OWN], said[said["model"] == TAUGHT].assign(ranker="taught")
+    for part in (own[own["user"] > 10], own.iloc[:0]):
+        pd.testing.assert_frame_equal(study.with_taught(in_context, part, OWN), in_context)
+    nobody = in_context.iloc[:0]
+    assert study.with_taught(nobody, own, OWN).empty

@@ -17,6 +17,7 @@ from hybridrec.study.taught import TAUGHT
 
 BEST_OTHER, STACK, LLM = "best other", controls.STACK, "llm"
 ALL = "all recommenders"
+TAUGHT_ARM = f"{TAUGHT}: {families.OWN_HISTORY}"
 RANDOM_ORDER = "random order"  # no arm: what anybody could do without knowing anything
 
 
@@ -72,15 +73,22 @@ class Allocation:
         return known.reset_index(drop=True), gained.reset_index(drop=True)
 
 
-def with_taught(answers: pd.DataFrame, taught: pd.DataFrame) -> pd.DataFrame:
-    """The answers of all language models: in context, and of the taught one by the own history ("taught: llm").
+def with_taught(answers: pd.DataFrame, taught: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The answers of all language models: in context, and of the taught one by the own history (the arm TAUGHT_ARM).
+
+    If the taught model was asked about a part only of those whom the model in context was asked about, it is left out:
+    the others would count as if they gained nothing.
 
     Args:
         answers: the table cross_answers.
         taught: the table taught_answers; it may be empty.
+        model: the experiment's own.
     """
-    own = taught[taught["ranker"] == TAUGHT].assign(model=TAUGHT, ranker=f"{TAUGHT}: {families.OWN_HISTORY}")
-    return pd.concat([one for one in (answers, own) if len(one)] or [answers], ignore_index=True)
+    own = taught[taught["ranker"] == TAUGHT]
+    asked = families.judged_lists(answers, model)
+    if asked.empty or len(asked.merge(own[["test", "user"]].drop_duplicates())) < len(asked):
+        return answers
+    return pd.concat([answers, own.assign(model=TAUGHT, ranker=TAUGHT_ARM)], ignore_index=True)
 
 
 def prepare(
