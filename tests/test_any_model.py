@@ -251,8 +251,9 @@ def test_larger_models_stand_beside_one_behind_an_endpoint(study, monkeypatch, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["", "I'm sorry, but I cannot help with that."], ids=["empty", "refused"])
-@pytest.mark.parametrize("where", ["endpoint", "local"])
+@pytest.mark.parametrize(
+    ("where", "text"), [("local", ""), ("endpoint", "I'm sorry, I cannot help with that.")], ids=["empty", "refused"]
+)
 def test_a_model_of_failures_only_is_told(study, monkeypatch, capsys, where, text):
     local(monkeypatch, of_toy(lambda _: text))
     plain = contextlib.nullcontext(config.build("any", VALUES, "any.toml"))
@@ -267,8 +268,9 @@ def test_a_model_of_failures_only_is_told(study, monkeypatch, capsys, where, tex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("users", ["one", "one without a pair", "two"])
-@pytest.mark.parametrize("answers", [True, False], ids=["answered", "refused"])
+@pytest.mark.parametrize(
+    ("users", "answers"), [("one", True), ("one", False), ("one without a pair", True), ("two", True)]
+)
 def test_one_user_or_two(study, capsys, users, answers):
     pairs = splits.with_a_pair(tables.read("any", "candidates"))
     with_a_pair, without = whom().index.intersection(pairs), whom().index.difference(pairs)

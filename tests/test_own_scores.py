@@ -29,7 +29,8 @@ def study(tmp_path, monkeypatch, interactions, items) -> tuple[config.Experiment
 def build(**changed: object) -> config.Experiment:
     values = config.parameters(config.load("ml-100k"))
     values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 3, "top": 10, "seed": SEED}
-    values["larger_models"] = []
+    values |= {"larger_models": [], "modes": ["listwise", "likelihood"], "everybody_modes": [], "shuffles": 2}
+    values |= {"cross_ways": ["history of 10"], "shuffled_users": 2, "topk_users": 2, "bootstrap_samples": 100}
     del values["name"]
     return config.build("toy", values | changed, "toy.toml")
 
