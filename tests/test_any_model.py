@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
+import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
 from fault_server import Reply, Request, Seen, candidates, completion, error, serve
-from matplotlib import pyplot
+from notebooks_here import run
 from toy_model import ToyModel, reply
 
 from hybridrec.data import splits
@@ -22,8 +22,7 @@ from hybridrec.llm import prompts
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import config, models, notebooks, paths, tables
 
-NOTEBOOKS = sorted(file.stem for file in paths.NOTEBOOKS.glob("0[1-8]_*.ipynb"))
-FIRST, ASKING = NOTEBOOKS[:3], NOTEBOOKS[3:]
+FIRST, ASKING = notebooks_here.NAMES[:3], notebooks_here.NAMES[3:]
 MODEL = "acme/oracle-9000"
 VALUES: dict[str, Any] = {
     "dataset": "mine",
@@ -31,8 +30,8 @@ VALUES: dict[str, Any] = {
     "like_threshold": 4.0,
     "rating_scale": 5,
     "seed": 5,
-    "recommenders": ["MostPop", "MF", "EASE"],
-    "grids": {"MF": [0.06], "EASE": [300]},
+    "recommenders": ["MostPop", "EASE"],
+    "grids": {"EASE": [300]},
     "folds": 3,
     "top": 10,
     "performance_threshold": 0.5,
@@ -69,20 +68,6 @@ def songs() -> pd.DataFrame:
     table["timestamp"] = rng.integers(880_000_000, 890_000_000, len(table))
     table["title"] = [f"{'ZYXWVUTSRQ'[n % 10]}olka number {n}" for n in table["item"]]
     return table[rng.random(len(table)) < share]
-
-
-def run(settings: config.Experiment, names: list[str]) -> None:
-    """Execute notebooks' code here, with their parameters cells overridden as papermill does it."""
-    for name in names:
-        space: dict[str, Any]
-        notebook, space = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4), {}
-        declared = notebooks.declared_parameters(notebook, name)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                exec(compile(cell.source, f"{name}, cell {cell.id}", "exec"), space)
-            if "parameters" in cell.metadata.get("tags", []):
-                space |= notebooks.changed_parameters(settings, declared, name)
-        pyplot.close("all")
 
 
 # --- models that answer as declared -----------------------------------------------------------------------------------

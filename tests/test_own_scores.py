@@ -1,6 +1,6 @@
 """Scores of the user's own recommender, from files, are a recommender of the study like any other."""
 
-import nbformat
+import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
@@ -150,11 +150,7 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
     tables.write("toy", sparsity=sparsity, cross_ratings=(mine := divided(prepared)))
     tables.write("toy", cross_candidates=folds.candidates(mine, settings.like_threshold, SEED))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    for name in ("02_baselines", "03_user_triage", "04_llm_prompting", "05_evaluation", "06_cost", "08_allocation"):
-        names = {"experiment": "toy", **config.parameters(own)}
-        for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
-            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
-                exec(cell.source, names)
+    notebooks_here.run(own, notebooks_here.NAMES[1:])
     assert set(tables.read("toy", "triage")["recommender"]) == {"MostPop", "EASE", "Mine"}
     assert set(pd.read_csv(paths.results("toy") / "weak_counts.csv")["recommender"]) == {"MostPop", "EASE", "Mine"}
     assert set(tables.read("toy", "cross_scores")["ranker"]) == {"MostPop", "EASE"}
