@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ COMMITTED = read(paths.RESULTS)
 
 
 @pytest.fixture(scope="module", params=[pytest.param("fresh", marks=pytest.mark.fresh)])
-def found() -> Iterator[dict]:
+def found() -> dict:
     """The metrics of a run of the whole study, beside that of ml-100k which `make test` has just made."""
     if "HYBRIDREC_FRESH" not in os.environ:
         pytest.fail("nowhere to run: `make test` names a scratch folder in HYBRIDREC_FRESH")
@@ -31,7 +30,7 @@ def found() -> Iterator[dict]:
         patch.setenv("HYBRIDREC_SCRATCH", os.environ["HYBRIDREC_FRESH"])
         for name in notebooks.names():
             commands.run(SETTINGS, name)
-        yield read(paths.results("class").parent)
+        return read(paths.results("class").parent)
 
 
 # --- the findings -----------------------------------------------------------------------------------------------------
