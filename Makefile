@@ -188,9 +188,9 @@ lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module ma
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 # A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice. The tests of a file
-# run in one process, and files side by side in as many as WORKERS, in the order they are given (long ones first).
+# run one after the other in one process; WORKERS such processes take the files in the order they are named.
 WORKERS := 2
-AFTER   := moved_fits class exercises results
+JUDGES  := moved_fits class exercises results
 TEST     = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
@@ -198,7 +198,7 @@ test: lint models  ## lint, all unit tests, then the notebooks for real, replayi
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
-	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(TEST) $(AFTER:%=tests/test_%.py) -m "fresh or exercises"
+	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(TEST) $(JUDGES:%=tests/test_%.py) -m "fresh or exercises"
 
 # Peers lie apart from the environment, and are found in it for this command alone.
 bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)
