@@ -194,15 +194,18 @@ lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module ma
 	$(PY) -m mypy
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
-# A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice.
+# A plain `pytest` leaves out what is slow (about a minute); here -m takes the place of that choice. The tests of a file
+# run one after the other in one process; WORKERS such processes take the files in the order they are named.
+WORKERS := 2
+JUDGES  := moved_fits class exercises results
+TEST     = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(PY) -m pytest tests -m "not fresh and not browser and not exercises"
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(TEST) tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
-	HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m pytest tests/test_exercises.py -m exercises
-	@for name in $(NOTEBOOKS); do HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study run class $$name || exit 1; done
-	HYBRIDREC_FRESH=$(SCRATCH) $(PY) -m pytest tests/test_results.py tests/test_class.py tests/test_moved_fits.py -m fresh
+	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(TEST) $(JUDGES:%=tests/test_%.py) -m "fresh or exercises"
 
 # Peers lie apart from the environment, and are found in it for this command alone.
 bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)

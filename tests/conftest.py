@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 os.environ["HYBRIDREC_PROGRESS"] = "off"
 
+# `make test` runs several of these processes side by side. Each has a core of its own, so that it fits recommenders
+# itself (machine.cores) instead of starting processes, which would take turns with those of the other.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    usable, number = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.sched_setaffinity(0, {usable[number % len(usable)]})
+
 # `make test` looks further, HYPOTHESIS_PROFILE=long much further; the deadline is off because CI machines stall.
 settings.register_profile("quick", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
+import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
 from fault_server import Reply, Request, Seen, candidates, completion, error, serve
-from matplotlib import pyplot
+from notebooks_here import run
 from toy_model import ToyModel, reply
 
 from hybridrec.data import splits
@@ -22,8 +22,7 @@ from hybridrec.llm import prompts
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import config, models, notebooks, paths, tables
 
-NOTEBOOKS = sorted(file.stem for file in paths.NOTEBOOKS.glob("0[1-8]_*.ipynb"))
-FIRST, ASKING = NOTEBOOKS[:3], NOTEBOOKS[3:]
+FIRST, ASKING = notebooks_here.NAMES[:3], notebooks_here.NAMES[3:]
 MODEL = "acme/oracle-9000"
 VALUES: dict[str, Any] = {
     "dataset": "mine",
@@ -31,8 +30,8 @@ VALUES: dict[str, Any] = {
     "like_threshold": 4.0,
     "rating_scale": 5,
     "seed": 5,
-    "recommenders": ["MostPop", "MF", "EASE"],
-    "grids": {"MF": [0.06], "EASE": [300]},
+    "recommenders": ["MostPop", "EASE"],
+    "grids": {"EASE": [300]},
     "folds": 3,
     "top": 10,
     "performance_threshold": 0.5,
@@ -69,20 +68,6 @@ def songs() -> pd.DataFrame:
     table["timestamp"] = rng.integers(880_000_000, 890_000_000, len(table))
     table["title"] = [f"{'ZYXWVUTSRQ'[n % 10]}olka number {n}" for n in table["item"]]
     return table[rng.random(len(table)) < share]
-
-
-def run(settings: config.Experiment, names: list[str]) -> None:
-    """Execute notebooks' code here, with their parameters cells overridden as papermill does it."""
-    for name in names:
-        space: dict[str, Any]
-        notebook, space = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4), {}
-        declared = notebooks.declared_parameters(notebook, name)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                exec(compile(cell.source, f"{name}, cell {cell.id}", "exec"), space)
-            if "parameters" in cell.metadata.get("tags", []):
-                space |= notebooks.changed_parameters(settings, declared, name)
-        pyplot.close("all")
 
 
 # --- models that answer as declared -----------------------------------------------------------------------------------
@@ -251,8 +236,9 @@ def test_larger_models_stand_beside_one_behind_an_endpoint(study, monkeypatch, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["", "I'm sorry, but I cannot help with that."], ids=["empty", "refused"])
-@pytest.mark.parametrize("where", ["endpoint", "local"])
+@pytest.mark.parametrize(
+    ("where", "text"), [("local", ""), ("endpoint", "I'm sorry, I cannot help with that.")], ids=["empty", "refused"]
+)
 def test_a_model_of_failures_only_is_told(study, monkeypatch, capsys, where, text):
     local(monkeypatch, of_toy(lambda _: text))
     plain = contextlib.nullcontext(config.build("any", VALUES, "any.toml"))
@@ -267,8 +253,9 @@ def test_a_model_of_failures_only_is_told(study, monkeypatch, capsys, where, tex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("users", ["one", "one without a pair", "two"])
-@pytest.mark.parametrize("answers", [True, False], ids=["answered", "refused"])
+@pytest.mark.parametrize(
+    ("users", "answers"), [("one", True), ("one", False), ("one without a pair", True), ("two", True)]
+)
 def test_one_user_or_two(study, capsys, users, answers):
     pairs = splits.with_a_pair(tables.read("any", "candidates"))
     with_a_pair, without = whom().index.intersection(pairs), whom().index.difference(pairs)
@@ -309,20 +296,20 @@ def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monk
     values = tomllib.loads((paths.EXPERIMENTS / "ml-100k-gpt-4o-mini.toml").read_text(encoding="utf-8"))
     for variable in ("SCRATCH", "RECORDINGS"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
+    monkeypatch.setattr(paths, "RECORDINGS", tmp_path)  # for what runs here; the variable is for kernels
     monkeypatch.setenv(values["endpoint"]["key_variable"], "a-key-that-is-long-enough")
     with serve(with_faults({})) as server:
         pace = {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000}
         endpoint = values["endpoint"] | {"base_url": server.url} | pace
         full = config.build("closed", values | {"users": 50, "endpoint": endpoint}, "closed.toml")
         poor = config.build("closed", values | {"users": 50, "endpoint": endpoint | {"spending_cap_usd": 0.002}}, "")
-        for name in FIRST:
-            notebooks.run(full, name)
+        run(full, FIRST)
         with pytest.raises(NotebookError, match="SpendingCapError"):
             notebooks.run(poor, ASKING[0])
         spent = len(server.log)
         assert 0 < sum(usd(seen) for seen in server.log) <= 0.002
-        for name in ASKING:
-            notebooks.run(full, name)
+        notebooks.run(full, ASKING[0])
+        run(full, ASKING[1:])
     assert 0 < spent < len(server.log) == len({seen.body for seen in server.log}), "no answer was paid for twice"
     rows = tables.read("closed", "rankings").merge(tables.read("closed", "items"), on="item")
     for (ranker, user), ranking in rows.groupby(["ranker", "user"]):

@@ -559,11 +559,11 @@ else:
 
 
 @pytest.mark.exercises
-def test_an_untouched_exercise_stops_at_its_first_check_and_says_why(name):
+def test_an_untouched_exercise_stops_at_its_first_check_and_says_why():
     from papermill import PapermillExecutionError
 
     with pytest.raises(PapermillExecutionError) as stopped:
-        blank.run(read(EXERCISES[name]), blank.EXERCISES, {"experiment": "ml-100k"})
+        blank.run(read(EXERCISES["01_data"]), blank.EXERCISES, {"experiment": "ml-100k"})
     assert stopped.value.ename == "NotYet"
     assert stopped.value.evalue == "nothing filled in yet. Put your answer where the dots are."
     assert stopped.value.traceback == [f"Not yet: {stopped.value.evalue}"]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_model import ToyModel
 
 import hybridrec as hr
 from hybridrec import errors, reading
@@ -24,7 +26,7 @@ from hybridrec.evaluation import verdicts
 from hybridrec.llm import rankers, runner
 from hybridrec.recommenders import fits, fitting
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, enough, figures, notebooks, paths, steps
+from hybridrec.study import config, enough, figures, models, notebooks, paths, steps
 from hybridrec.weak_users import found, triage
 
 VALUES = tomllib.loads((paths.EXPERIMENTS / "ml-latest-small-2016.toml").read_text(encoding="utf-8"))
@@ -854,17 +856,17 @@ def event_log() -> pd.DataFrame:
     return table.loc[table.index.repeat(table["rating"].astype(int)), ["user", "item", "timestamp", "name"]]
 
 
-@pytest.mark.live
 @pytest.mark.slow
 def test_counts_with_missing_titles_go_through_all_six_notebooks(tmp_path, monkeypatch, capsys):
     event_log().to_parquet(tmp_path / "log.parquet")
     ratings = {"file": "log.parquet", "rating": "", "timestamp": "timestamp", "title": "name", "feedback": "counts"}
     mine = settings(ratings, **QUICK, larger_models=[])
-    for variable in ("DATA", "SCRATCH", "RECORDINGS"):
+    for variable in ("DATA", "SCRATCH"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
+    monkeypatch.setattr(paths, "RECORDINGS", tmp_path)
+    monkeypatch.setattr(models, "open_model", lambda *_, **__: ToyModel())
     commands.data(mine)
-    for notebook in sorted(file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")):
-        notebooks.run(mine, notebook)
+    notebooks_here.run(mine, notebooks_here.NAMES)
     said = capsys.readouterr().out
     assert "rated items have no title" in said
     assert "took none more often than their median" in said

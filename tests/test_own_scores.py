@@ -1,6 +1,6 @@
 """Scores of the user's own recommender, from files, are a recommender of the study like any other."""
 
-import nbformat
+import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +29,8 @@ def study(tmp_path, monkeypatch, interactions, items) -> tuple[config.Experiment
 def build(**changed: object) -> config.Experiment:
     values = config.parameters(config.load("ml-100k"))
     values |= {"recommenders": ["MostPop", "EASE"], "grids": {"EASE": [30]}, "folds": 3, "top": 10, "seed": SEED}
-    values["larger_models"] = []
+    values |= {"larger_models": [], "modes": ["listwise", "likelihood"], "everybody_modes": [], "shuffles": 2}
+    values |= {"cross_ways": ["history of 10"], "shuffled_users": 2, "topk_users": 2, "bootstrap_samples": 100}
     del values["name"]
     return config.build("toy", values | changed, "toy.toml")
 
@@ -149,19 +150,7 @@ def test_all_notebooks_after_the_first_run_with_own_scores(study, tmp_path, monk
     tables.write("toy", sparsity=sparsity, cross_ratings=(mine := divided(prepared)))
     tables.write("toy", cross_candidates=folds.candidates(mine, settings.like_threshold, SEED))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    for name in (
-        "02_baselines",
-        "03_user_triage",
-        "04_llm_prompting",
-        "05_evaluation",
-        "06_cost",
-        "07_taught_model",
-        "08_allocation",
-    ):
-        names = {"experiment": "toy", **config.parameters(own)}
-        for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
-            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
-                exec(cell.source, names)
+    notebooks_here.run(own, notebooks_here.NAMES[1:])
     assert set(tables.read("toy", "triage")["recommender"]) == {"MostPop", "EASE", "Mine"}
     assert set(pd.read_csv(paths.results("toy") / "weak_counts.csv")["recommender"]) == {"MostPop", "EASE", "Mine"}
     assert set(tables.read("toy", "cross_scores")["ranker"]) == {"MostPop", "EASE"}

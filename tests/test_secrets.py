@@ -250,7 +250,7 @@ URL = "https://host.example/v1"
         ({"base_url": KEY}, "base_url must be like"),
         ({"base_url": {"key": KEY}}, "base_url is not what it should be"),
         ({"base_url": URL, "api_key": KEY}, "unknown key 'api_key'"),
-        (KEY, "endpoint is not what it should be"),
+        pytest.param(KEY, "endpoint is not what it should be", id="the key alone"),
         ([KEY], "endpoint is not what it should be"),
     ],
 )
@@ -260,7 +260,9 @@ def test_a_key_in_the_wrong_place_is_refused_without_being_repeated(settings, me
     assert not quotes_the_key("".join(traceback.format_exception(caught.value)))
 
 
-@pytest.mark.parametrize("line", [f"key_variable = {KEY}", f'key_variable = "{KEY}', f"{KEY}"])
+@pytest.mark.parametrize(
+    "line", [f"key_variable = {KEY}", f'key_variable = "{KEY}', KEY], ids=["bare", "an open quote", "the key alone"]
+)
 def test_a_key_that_breaks_the_experiment_file_is_not_repeated(line, tmp_path):
     path = tmp_path / "toy.toml"
     path.write_text(f'[endpoint]\nbase_url = "{URL}"\n{line}\n', encoding="utf-8")

@@ -32,7 +32,7 @@ from hybridrec.study import steps
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
-MODEL, NOUN, SEED, USERS = "SmolLM2-135M-Instruct", "film", 2024, 25
+MODEL, NOUN, SEED, USERS = "SmolLM2-135M-Instruct", "film", 2024, 10
 _ENOUGH = 40  # tokens of an answer, about four titles: more would only take longer
 _STARTS_WITHIN = 300.0
 
@@ -54,7 +54,7 @@ class Overheard(Endpoint):
 
 @dataclass(frozen=True)
 class Run:
-    """25 users ranked by the server, and the local backend's answers to the same requests."""
+    """Some users ranked by the server, and the local backend's answers to the same requests."""
 
     tasks: dict[int, rankers.Task]
     rankings: list[rankers.Ranking]
@@ -189,7 +189,7 @@ def test_every_ranking_is_a_permutation_of_the_candidates_and_a_failure_is_repor
         assert ranking.failure in ("", "empty", "refusal", "names no candidate")
         assert (ranking.failure != "") == (ranking.missing == len(ranking.candidates))
         assert ranking.used["prompt_tokens"] > 100 and ranking.used["completion_tokens"] > 0
-    assert sum(not ranking.failure for ranking in run.rankings) >= 5
+    assert sum(not ranking.failure for ranking in run.rankings) >= 2
 
 
 def test_no_request_had_to_be_sent_twice(run):
@@ -203,7 +203,7 @@ def test_the_server_is_shown_the_same_prompt_as_the_local_model(run):
 
 
 def test_the_server_answers_like_the_local_model_as_far_as_both_go(run):
-    """All 25 agreed when this was written; a processor that rounds otherwise may turn one greedy choice."""
+    """All agreed when this was written; a processor that rounds otherwise may turn one greedy choice."""
     lines, texts, orders, named, compared = [], [], [], 0, 0
     for user in run.tasks:
         served, local = run.served[user]["text"], run.local[user]["text"]
@@ -217,10 +217,8 @@ def test_the_server_answers_like_the_local_model_as_far_as_both_go(run):
     same = f"same first line {sum(lines)}, same text {sum(texts)}, same order {sum(orders)} ({named} name a candidate)"
     print(f"\nof {USERS} users: {same}; {compared} characters compared")
     assert compared >= 50 * USERS
-    assert sum(lines) >= 24
-    assert sum(texts) >= 23
-    assert sum(orders) >= 23
-    assert named >= 5
+    assert min(sum(lines), sum(texts), sum(orders)) >= USERS - 1
+    assert named >= 2
 
 
 def _order(run: Run, user: int, text: str) -> tuple[int, ...]:
@@ -237,7 +235,7 @@ def test_recordings_of_real_answers_quote_no_history(run):
         kept = run.recordings[run.model.key(rankers.request_of(task, "listwise", NOUN))]["text"]
         quoted += any(title in run.served[user]["text"] for title in private)
         assert not [title for title in private if title in kept]
-    assert quoted >= 5
+    assert quoted >= 2
     assert "⟨history" in written
 
 

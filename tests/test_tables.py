@@ -104,12 +104,12 @@ def record_many(name: str, number: int) -> None:
 
 @pytest.mark.slow
 def test_sections_that_several_processes_record_at_once_are_all_kept():
-    writers = [SPAWN.Process(target=record_many, args=(name, 100)) for name in "abc"]
+    writers = [SPAWN.Process(target=record_many, args=(name, 40)) for name in "ab"]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert recorded() == {f"{name}{section}": {"value": section} for name in "abc" for section in range(100)}
+    assert recorded() == {f"{name}{section}": {"value": section} for name in "ab" for section in range(40)}
 
 
 def write_many(number: int) -> None:
@@ -120,7 +120,7 @@ def write_many(number: int) -> None:
 @pytest.mark.slow
 def test_a_table_that_is_read_while_another_process_writes_it_is_always_a_whole_one():
     write_many(1)
-    writer = SPAWN.Process(target=write_many, args=(100,))
+    writer = SPAWN.Process(target=write_many, args=(40,))
     writer.start()
     versions = []
     while writer.is_alive():
