@@ -143,10 +143,8 @@ def test_the_numbers_of_the_front_page_and_of_the_findings_are_those_of_the_resu
     for page, source in (("index.html", "README.md"), ("docs/findings.html", "docs/findings.md")):
         text = pages[page].select_one("article").get_text()
         for one in published_numbers.sentences(source):
-            cells = [cell for cell in one.text.strip("| \n").split(" | ") if "{}" in cell or len(one.are) == 1]
-            if one.text.startswith("|"):  # the cells of a row are elements of their own
-                assert len(cells) == len(one.are)
-                continue
+            if one.text.startswith("|"):
+                continue  # the cells of a row are elements of their own
             plain = re.sub(r"\*\*|`|\]\([^)]*\)|\[", "", one.text).replace("'", "’")
             for part in published_numbers.numbers_in(text, dataclasses.replace(one, text=plain)):
                 assert published_numbers.anew(text, part) == text[part.start : part.end]
