@@ -158,15 +158,21 @@ def tuned(seed: Any, reported: Any, coins: pd.DataFrame) -> None:
 
 def winner(difference: Any, interval: Any, verdict: Any, auc: pd.DataFrame) -> None:
     """Which of two columns of ``auc`` (one row a user) is better: per-user difference, interval, and what it says."""
+    _filled(difference, interval, verdict)
+    first, second = auc.columns
+    _interval(interval, _difference(difference, auc))
+    _verdict(verdict, {"above": first, "below": second, "around": "cannot tell"}, interval)
+    _passed("the interval is over users, and both rankings were judged on the same ones.")
+
+
+def _difference(answer: Any, auc: pd.DataFrame) -> pd.Series:
+    """The difference of each user's two AUCs, first column less second; refuses an answer that is not this one."""
     first, second = auc.columns
     truth = (auc[first] - auc[second]).dropna()
-    _filled(difference, interval, verdict)
-    given = _series(difference.dropna() if isinstance(difference, pd.Series) else difference, "difference", truth.index)
+    given = _series(answer.dropna() if isinstance(answer, pd.Series) else answer, "difference", truth.index)
     _require(not np.allclose(given, -truth) or np.allclose(truth, 0), f"the other way round: {first} less {second}.")
     _require(np.allclose(given, truth), f"not the difference of each user's two AUCs, {first} less {second}.")
-    _interval(interval, truth)
-    _verdict(verdict, truth, {"above": first, "below": second, "around": "cannot tell"}, interval)
-    _passed("the interval is over users, and both rankings were judged on the same ones.")
+    return truth
 
 
 def _interval(interval: Any, values: pd.Series) -> None:
@@ -179,7 +185,7 @@ def _interval(interval: Any, values: pd.Series) -> None:
     _require(0.75 < wide < 1.25, "this interval is too wide or too narrow for a mean over these users, at 95 %.")
 
 
-def _verdict(verdict: Any, values: pd.Series, words: Mapping[str, Any], interval: Sequence[float]) -> None:
+def _verdict(verdict: Any, words: Mapping[str, Any], interval: Sequence[float]) -> None:
     """What an interval says about 0, in the words of the exercise."""
     _require(verdict in words.values(), f"answer with one of: {', '.join(repr(word) for word in words.values())}.")
     low, high = interval
@@ -458,7 +464,95 @@ def refreshes_within(answer: Any, budget: float, per_call: float) -> None:
     _passed("this is what the budget buys. The next cell asks what it is good for.")
 
 
-# --- 8: allocation ----------------------------------------------------------------------------------------------------
+# --- 07: the taught model ---------------------------------------------------------------------------------------------
+
+
+def without_user(without: Any, kept: Any, told: pd.DataFrame) -> None:
+    """One grade for each title, of all other users, and the share of the lead over a random order that it keeps.
+
+    Args:
+        without: for each row the title's mean grade in other users' lists.
+        kept: (AUC without the user - one half) / (AUC - one half), means over lists.
+        told: fold, user, item, score, relevant: what the taught model said.
+    """
+    _filled(without, kept)
+    _require(len(told), "the taught model was not asked in this experiment; notebook 7 says why.")
+    grades, everybody = told.groupby("item")["score"], told["score"].mean()
+    mean, others = grades.transform("mean"), grades.transform("size") - 1
+    alone = others == 0
+    truth = ((mean * (others + 1) - told["score"]) / others).mask(alone, everybody)
+    given = _series(without, "the grade", told.index)
+    _require(not np.allclose(given, told["score"]), "these are the grades that were given to this very user.")
+    _require(
+        not np.allclose(given[~alone], mean[~alone]), "the user is still in this mean: take the *other* users' grades."
+    )
+    _require(np.allclose(given[~alone], truth[~alone]), "not the mean grade of the same title in other users' lists.")
+    _require(np.allclose(given, truth), "a title that is in nobody else's list gets the mean of all grades.")
+    before, after = (_mean_auc(told.assign(score=score)) for score in (told["score"], truth))
+    mistakes = {
+        "compare leads: what is above a random order.": after / before,
+        "this is the share that is lost.": 1 - (after - 0.5) / (before - 0.5),
+        "this is the lead itself. It is a share of what?": after - 0.5,
+        "upside down: whose lead is the whole?": (before - 0.5) / (after - 0.5),
+    }
+    _equal(kept, (after - 0.5) / (before - 0.5), "the share", mistakes)
+    _passed("so much of the lead needs no user.")
+
+
+def _mean_auc(rows: pd.DataFrame) -> float:
+    """Mean AUC of the lists: a user in a fold."""
+    return float(metrics.auc_pairs(rows, ["fold", "user"]).eval("correct / pairs").mean())
+
+
+def reads_user(difference: Any, interval: Any, verdict: Any, auc: pd.DataFrame, smallest: float) -> None:
+    """What the own history adds, and what the interval says of it: also whether a difference that matters is left out.
+
+    Args:
+        difference, interval, verdict: the student's.
+        auc: a row a user; by the own history and by another user's.
+        smallest: the smallest difference that matters.
+    """
+    _filled(difference, interval, verdict)
+    _interval(interval, _difference(difference, auc))
+    low, high = interval
+    words = (*auc.columns, "equivalent", "cannot tell")
+    _require(verdict in words, f"answer with one of: {', '.join(map(repr, words))}.")
+    within = -smallest < low and high < smallest
+    _require(
+        verdict != "cannot tell" or not within, f"more can be said: does this interval reach as far as ±{smallest:g}?"
+    )
+    _require(
+        verdict != "equivalent" or within,
+        f"this interval reaches beyond ±{smallest:g}, and a difference as large as that would matter.",
+    )
+    around = "equivalent" if within else "cannot tell"
+    _verdict(verdict, {"above": words[0], "below": words[1], "around": around}, interval)
+    _passed("the same lists, and nothing changed but the history.")
+
+
+def item_means(answer: Callable[..., Any], told: pd.DataFrame, ratings: pd.DataFrame) -> None:
+    """A ranker that knows what others think of an item, by ratings outside the fold that is tested.
+
+    Args:
+        answer: takes rows of one fold, all ratings and the fold; returns a score for each row.
+        told: fold, user, item.
+        ratings: user, item, rating, fold.
+    """
+    for fold, rows in told.groupby("fold"):
+        tested = ratings["fold"] == fold
+        turned = ratings.assign(rating=ratings["rating"].mask(tested, -ratings["rating"]))
+        score, other = (answer(rows, table, fold) for table in (ratings, turned))
+        given, moved = (_series(one, "the score", rows.index) for one in (score, other))
+        _require(given.equals(moved), "a leak: these scores change with ratings of the fold that is tested.")
+        known = ratings[~tested]
+        truth = rows["item"].map(known.groupby("item")["rating"].mean())
+        _require(np.allclose(given[truth.notna()], truth.dropna()), "not the mean of the known ratings of each item.")
+        truth = truth.fillna(known["rating"].mean())
+        _require(np.allclose(given, truth), "an item without a known rating gets the mean of all known ratings.")
+    _passed("no model, no history, no leak. The next cell shows what it is worth.")
+
+
+# --- 08: allocation ---------------------------------------------------------------------------------------------------
 
 
 def hindsight(answer: Any, uplift: pd.DataFrame) -> None:

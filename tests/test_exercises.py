@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 from test_docs import dangling, make_targets, targets_of_the_makefile, text_of
 from test_house import _MACHINE_PATH, code_cells, code_lines
 
@@ -247,7 +248,61 @@ def make_world(seed: int) -> SimpleNamespace:
     w.uplift = folds.assign(uplift=(of_users + rng.normal(0, 0.2, 300)).round(1))  # some lists come out the same
     w.past, w.future = w.uplift.query("fold < 2"), w.uplift.query("fold >= 2")
     w.bill = {"nobody": 0, "weak": 0.13 * 700 * 4 * 0.002, "everybody": 700 * 4 * 0.002}
+    w.told, w.ratings = taught(np.random.default_rng(seed))
+    w.histories = pd.DataFrame({"own": rng.uniform(0.4, 0.9, 60)}, index=USERS)
+    w.histories["another"] = w.histories["own"] + rng.normal(0, 0.1, 60)
+    w.added = w.histories["own"] - w.histories["another"]
     return w
+
+
+def taught(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a model said that knows titles and users, and ratings of two folds.
+
+    One title stands in a single list. One is rated in a single fold, and so is unknown when that fold is tested.
+    """
+    places = [(user, 10 * fold + item) for user in USERS[:20] for fold in (0, 1) for item in rng.choice(10, 6, False)]
+    rows = pd.DataFrame([*places, (1, 20)], columns=["user", "item"])
+    rows["fold"] = np.where(rows["item"] < 20, (rows["item"] // 10 + rows["user"]) % 2, 0)
+    rows.loc[rows["item"] == 5, "fold"] = 1
+    liking = np.linspace(-1.5, 1.5, 21)[rows["item"] * 8 % 21] + rng.normal(0, 1, len(rows))
+    told = rows.assign(relevant=liking > 0, score=5 + liking + rng.normal(0, 0.5, len(rows)))
+    return told, rows.assign(rating=(3 + liking).clip(1, 5).round())
+
+
+def of_others(told: pd.DataFrame) -> pd.Series:
+    """The title's mean grade in other users' lists, row by row; that of all rows where there is none."""
+    user, item, score = (told[name].to_numpy() for name in ("user", "item", "score"))
+    others = (item[:, None] == item) & (user[:, None] != user)
+    number = others.sum(axis=1)
+    return pd.Series(np.where(number, others @ score / np.maximum(number, 1), score.mean()), told.index)
+
+
+def kept(told: pd.DataFrame) -> float:
+    return lead(told.assign(score=of_others(told))) / lead(told)
+
+
+def lead(rows: pd.DataFrame) -> float:
+    """Mean AUC of the lists above one half, as scikit-learn has it."""
+    lists = [one for _, one in rows.groupby(["fold", "user"]) if one["relevant"].nunique() == 2]
+    return float(np.mean([roc_auc_score(one["relevant"], one["score"]) for one in lists]) - 0.5)
+
+
+def item_means(rows: pd.DataFrame, ratings: pd.DataFrame, fold: int) -> pd.Series:
+    known = ratings[ratings["fold"] != fold]
+    return rows["item"].map(known.groupby("item")["rating"].mean()).fillna(known["rating"].mean())
+
+
+def unknown_is_0(rows: pd.DataFrame, ratings: pd.DataFrame, fold: int) -> pd.Series:
+    return rows["item"].map(ratings[ratings["fold"] != fold].groupby("item")["rating"].mean()).fillna(0)
+
+
+def of_all_ratings(rows: pd.DataFrame, ratings: pd.DataFrame, fold: int) -> pd.Series:
+    """Reads what is to be predicted."""
+    return rows["item"].map(ratings.groupby("item")["rating"].mean())
+
+
+def how_often(rows: pd.DataFrame, ratings: pd.DataFrame, fold: int) -> pd.Series:
+    return rows["item"].map(ratings[ratings["fold"] != fold]["item"].value_counts()).fillna(0)
 
 
 def hand_overs(rng: np.random.Generator) -> pd.DataFrame:
@@ -317,6 +372,9 @@ RIGHT: dict[str, tuple[int, Case]] = {
     "bill": (1, lambda w: (w.bill, 700, 4, 0.13, 0.002)),
     "machine": (2, lambda w: (w.calls["seconds"].mean() / 3600 * 0.1, "machine", w.calls, 0.1, 0.01)),
     "refreshes_within": (1, lambda w: (33, 0.01, 0.0003)),
+    "without_user": (2, lambda w: (of_others(w.told), kept(w.told), w.told)),
+    "reads_user": (3, lambda w: (w.added, interval_of(w.added), "equivalent", w.histories, 0.05)),
+    "item_means": (0, lambda w: (item_means, w.told, w.ratings)),
     "hindsight": (1, lambda w: (w.uplift["uplift"].clip(lower=0).mean(), w.uplift)),
     "foresight": (2, lambda w: (by_past(w), of_future(w), w.past, w.future)),
     "made_worse": (1, lambda w: ((handed(w) < 0).mean(), by_past(w), w.future)),
@@ -439,6 +497,30 @@ WRONG: list[tuple[str, Case, str]] = [
     ("refreshes_within", answered_with(34), "more than the budget"),
     ("refreshes_within", answered_with(32), "would pay for more"),
     ("refreshes_within", answered_with(33.3), "whole number"),
+    ("without_user", answered_with(lambda w: w.told["score"], 1), "this very user"),
+    ("without_user", answered_with(lambda w: w.told.groupby("item")["score"].transform("mean"), 1), "still in this"),
+    ("without_user", answered_with(lambda w: w.told["score"] * 0 + w.told["score"].mean(), 0), "not the mean grade"),
+    ("without_user", answered_with(lambda w: of_others(w.told).where(w.told["item"] != 20)), "nobody else's list"),
+    ("without_user", answered_with(lambda w: of_others(w.told).iloc[:-1]), "lacks 1 of"),
+    ("without_user", answered_with(lambda w: of_others(w.told), lambda w: 1 - kept(w.told)), "lost"),
+    ("without_user", answered_with(lambda w: of_others(w.told), lambda w: kept(w.told) * lead(w.told)), "of what"),
+    ("without_user", answered_with(lambda w: of_others(w.told), lambda w: 1 / kept(w.told)), "upside down"),
+    ("without_user", answered_with(lambda w: of_others(w.told),
+     lambda w: (0.5 + kept(w.told) * lead(w.told)) / (0.5 + lead(w.told))), "above a random order"),
+    ("without_user", answered_with(lambda w: of_others(w.told), 7), "over whom"),
+    ("without_user", answered_with(1, 1, lambda w: w.told.head(0)), "was not asked"),
+    ("reads_user", answered_with(lambda w: -w.added), "other way round"),
+    ("reads_user", answered_with(lambda w: w.histories["own"]), "two AUCs"),
+    ("reads_user", answered_with(lambda w: w.added, (0.0, 0.0001)), "interval"),
+    ("reads_user", answered_with(lambda w: w.added, lambda w: interval_of(w.added), "cannot tell"), "more can be said"),
+    ("reads_user", answered_with(lambda w: w.added, lambda w: interval_of(w.added), "own"), "include 0"),
+    ("reads_user", answered_with(lambda w: w.added, lambda w: interval_of(w.added), "both"), "one of"),
+    ("reads_user", answered_with(lambda w: w.added, lambda w: interval_of(w.added), "equivalent",
+     lambda w: w.histories, 0.001), "reaches beyond"),
+    ("item_means", answered_with(lambda w: of_all_ratings), "a leak"),
+    ("item_means", answered_with(lambda w: how_often), "not the mean"),
+    ("item_means", answered_with(lambda w: unknown_is_0), "without a known rating"),
+    ("item_means", answered_with(lambda w: lambda rows, ratings, fold: 3.0), "pandas Series"),
     ("hindsight", answered_with(lambda w: w.uplift.query("uplift > 0")["uplift"].mean()), "also those that stay"),
     ("hindsight", answered_with(lambda w: w.uplift["uplift"].mean()), "hands over everybody"),
     ("hindsight", answered_with(lambda w: (w.uplift["uplift"] > 0).mean()), "how much"),
@@ -491,7 +573,7 @@ def test_a_wrong_answer_is_refused_with_a_hint_that_does_not_give_the_right_one(
 
 
 MEASURED = ["sparsity", "constant", "tuned", "winner", "precision_recall", "threshold", "tokens", "verdict",
-            "coin_share", "cross_gain", "usd_per_call", "machine"]  # fmt: skip
+            "coin_share", "cross_gain", "usd_per_call", "machine", "without_user", "reads_user"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -524,7 +606,12 @@ def test_an_answer_that_was_left_out_is_called_that(name, place, nothing, world)
 
 
 @pytest.mark.parametrize(
-    ("name", "unwritten"), [("coin", lambda rows, rng: None), ("mended", lambda known, test: None)]
+    ("name", "unwritten"),
+    [
+        ("coin", lambda rows, rng: None),
+        ("mended", lambda known, test: None),
+        ("item_means", lambda rows, ratings, fold: None),
+    ],
 )
 def test_a_function_that_was_not_written_is_called_that(name, unwritten, world):
     with pytest.raises(check.NotYet, match="nothing filled in yet"):

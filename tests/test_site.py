@@ -190,4 +190,5 @@ def test_the_glossary_explains_the_words_of_the_study(pages):
     assert {"weak user", "P(u)", "S_I(u)", "t_p", "t_s", "AUC", "NDCG@10", "CVaR10", "out-of-fold"} <= terms
     assert {"null control", "regression to the mean", "harm rate", "Holm", "bootstrap interval"} <= terms
     assert {"arm", "uplift", "policy", "frontier", "conformal risk control", "adapter"} <= terms
+    assert {"grade", "reading the user", "beyond the item", "memorisation probe", "users held back"} <= terms
     assert {"hand-over", "the bar", "smallest detectable effect", "verdict", "protocol cross"} <= terms
