@@ -290,7 +290,7 @@ def test_a_model_of_this_machine_in_all_ways_and_one_in_labels_only(study, monke
 
 @pytest.mark.slow
 def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monkeypatch):
-    """As it stands in its file, but for fewer users, the address, and the allowances of an account."""
+    """As it stands in its file, but for fewer users and recommenders, the address, and an account's allowances."""
     if not any(paths.RAW.glob("ml-100k*")):
         pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
     values = tomllib.loads((paths.EXPERIMENTS / "ml-100k-gpt-4o-mini.toml").read_text(encoding="utf-8"))
@@ -301,8 +301,9 @@ def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monk
     with serve(with_faults({})) as server:
         pace = {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000}
         endpoint = values["endpoint"] | {"base_url": server.url} | pace
-        full = config.build("closed", values | {"users": 50, "endpoint": endpoint}, "closed.toml")
-        poor = config.build("closed", values | {"users": 50, "endpoint": endpoint | {"spending_cap_usd": 0.002}}, "")
+        values |= {"users": 50, "recommenders": list(config.PUBLISHED_RECOMMENDERS)}
+        full = config.build("closed", values | {"endpoint": endpoint}, "closed.toml")
+        poor = config.build("closed", values | {"endpoint": endpoint | {"spending_cap_usd": 0.002}}, "")
         run(full, FIRST)
         with pytest.raises(NotebookError, match="SpendingCapError"):
             notebooks.run(poor, ASKING[0])

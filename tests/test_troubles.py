@@ -327,6 +327,7 @@ WRITTEN = {
     "cross_ways": [],
     "larger_models": [],
     "local": None,
+    "taught": None,
 }
 MODELS = {
     "no price": (

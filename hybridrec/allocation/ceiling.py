@@ -45,14 +45,21 @@ def reliability(values: np.ndarray, seed: int, samples: int = 1000) -> dict[str,
         np.ones(users),
         generator(seed, "reliability").multinomial(users, np.full(users, 1 / users), samples),
     ])  # fmt: skip
-    halves = [_correlations(*pair, counts) for pair in _halved(values)]
-    correlation = np.nanmean(halves, axis=0)
+    halves = np.array([_correlations(*pair, counts) for pair in _halved(values)])
+    known = ~np.isnan(halves)
+    with np.errstate(invalid="ignore"):  # no two halves have enough users in common
+        correlation = np.where(known, halves, 0.0).sum(axis=0) / known.sum(axis=0)
     stepped = 2 * correlation / (1 + correlation)
     spread = np.sqrt(_true_variance(values, counts))
-    low, high = np.nanquantile(stepped[1:], [0.025, 0.975])
-    sd_low, sd_high = np.nanquantile(spread[1:], [0.025, 0.975])
+    (low, high), (sd_low, sd_high) = _interval(stepped[1:]), _interval(spread[1:])
     numbers = (np.nanmean(values, axis=0).mean(), correlation[0], stepped[0], low, high, spread[0], sd_low, sd_high)
     return {"users": users, **dict(zip(names, map(float, numbers), strict=True))}
+
+
+def _interval(drawn: np.ndarray) -> np.ndarray:
+    """The middle 95 % of bootstrap samples, as far as they have a value; NaN if none has."""
+    there = drawn[~np.isnan(drawn)]
+    return np.quantile(there, [0.025, 0.975]) if len(there) else np.full(2, np.nan)
 
 
 def oracle(values: np.ndarray, shares: Sequence[float]) -> pd.DataFrame:
