@@ -11,7 +11,7 @@ from hybridrec.weak_users.triage import Thresholds, triage
 
 
 @dataclass
-class _Scored:
+class Scored:
     """Scores that are there already, as ``triage`` asks for them; of nothing else are there any."""
 
     name: str
@@ -51,7 +51,7 @@ def cross_triage(
         known = Dataset(f"all folds but {test}", folds.without(divided, test), items, "the ratings", like_threshold)
         found = triage(
             known,
-            _Scored(str(name), rows),
+            Scored(str(name), rows),
             performance_threshold=limits.performance,
             sparsity_threshold=limits.sparsity,
         )
