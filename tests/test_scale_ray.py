@@ -52,9 +52,9 @@ class Logged(toy_model.ToyModel):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> tuple[Path, dict[str, pd.DataFrame]]:
-    """Ratings of ML-100K's first 150 users, made-up scores, what was rated last as candidates and outcomes.
+    """Made-up tables, each in three files. One user has rated 50,000 items, one item has a title of 10,000 characters.
 
-    One user has rated 50,000 items, one item has a title of 10,000 characters.
+    Users 5 and 999 are ranked for: the one with that title among the candidates or in the history, the one of so many.
     """
     folder = tmp_path_factory.mktemp("tables")
     rng = np.random.default_rng(1)
@@ -115,7 +115,10 @@ def two_nodes():
     """A cluster of two machines, as far as Ray can tell."""
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path, "RAY_worker_niceness": "0"}  # Ray's own is 15: all others would go first
+    before = dict(os.environ)
+    os.environ.update(environment)
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **small})
     nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
@@ -123,6 +126,8 @@ def two_nodes():
     yield nodes
     cluster.stop()
     nodes.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +210,7 @@ def test_when_a_process_is_killed_at_most_one_batch_is_asked_again(divided, plai
     how = {"noun": "film", "batch": BATCH, "actors": 2, "cpus": 0.5}
     counts = scale.rank(divided, lambda: Logged(log, 0.2), answers, plain["routed"], **how)
     assert not kill.is_alive() and counts["users"] == len(plain["routed"])
+    assert len({line.split()[1] for line in log.read_text("utf-8").splitlines()}) == 3, "nobody took its place"
     pd.testing.assert_frame_equal(sorted_table(divided.parts("ranked")), by_pair(plain["ranked"]), check_exact=True)
     asked_and_recorded(log, answers, plain)
 
@@ -242,24 +248,26 @@ def test_what_ranking_costs_is_what_the_ranker_says(divided, plain, tables):
 def test_when_a_machine_dies_at_most_one_batch_is_asked_again(two_nodes, divided, plain, tmp_path):
     import ray
 
-    log, answers = tmp_path / "log", tmp_path / "answers.sqlite"
-    other = next(iter(two_nodes.worker_nodes))
-    where = {}
+    log, answers, places = tmp_path / "log", tmp_path / "answers.sqlite", tmp_path / "places"
 
     class Placed(Logged):
         def __init__(self) -> None:
             super().__init__(log, 0.2)
-            with open(tmp_path / "places", "a", encoding="utf-8") as file:
+            with open(places, "a", encoding="utf-8") as file:
                 file.write(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}\n")
 
     def kill(pids: list[str]) -> None:
-        where.update(line.split() for line in (tmp_path / "places").read_text("utf-8").splitlines())
-        two_nodes.remove_node(other, allow_graceful=False)
+        where = dict(line.split() for line in places.read_text("utf-8").splitlines())
+        at_work = [where[pid] for pid in reversed(pids)]
+        machines = {node.node_id: node for node in two_nodes.worker_nodes}
+        two_nodes.remove_node(machines[next(one for one in at_work if one in machines)], allow_graceful=False)
 
     killed = kill_after(log, 9, kill)
-    how = {"noun": "film", "batch": BATCH, "actors": 2, "cpus": 2}  # each fills a machine
-    two_nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)  # which takes its place
+    how = {"noun": "film", "batch": BATCH, "actors": 2, "cpus": 1.5}  # two do not fit on one machine
+    two_nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)  # which takes the place of the dead one
     counts = scale.rank(divided, Placed, answers, plain["routed"], **how)
-    assert not killed.is_alive() and counts["users"] == len(plain["routed"])
+    killed.join()
+    assert counts["users"] == len(plain["routed"])
+    assert len(places.read_text("utf-8").splitlines()) == 3, "nobody took its place"
     pd.testing.assert_frame_equal(sorted_table(divided.parts("ranked")), by_pair(plain["ranked"]), check_exact=True)
     asked_and_recorded(log, answers, plain)

@@ -10,7 +10,10 @@ ORACLE = "oracle (upper bound)"
 
 
 def ratings_of_items(known: pd.DataFrame) -> pd.DataFrame:
-    """Each item's known ratings (item, rating): columns sum and size, indexed by item. Those of disjoint parts add up."""
+    """The sum and number (size) of each item's ratings, indexed by item; those of disjoint parts add up.
+
+    ``known`` has columns item and rating.
+    """
     return known.groupby("item")["rating"].agg(["sum", "size"])
 
 

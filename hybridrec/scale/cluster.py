@@ -72,7 +72,7 @@ def start(
 
 
 def each(
-    work: Work | Callable[[], Work],
+    work: Callable[..., Any],
     parts: Sequence[Any],
     what: str,
     *,

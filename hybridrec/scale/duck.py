@@ -72,7 +72,7 @@ def triage(
         rated = database.execute(f"{sql('sparsity')} ORDER BY ALL").df().set_index("user")["rated"]
         (n_items,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
     warn_of_unscored(counts, rated)
-    how = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
+    how: dict[str, Any] = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
     return weak_users.of_counts(counts, rated, n_items, **how)
 
 

@@ -42,7 +42,7 @@ def triage(
     rated = pd.concat([rated for _, rated in found if len(rated)]).sort_index()
     warn_of_unscored(counts, rated)
     items = len(pd.read_parquet(divided.folder / "items.parquet", columns=["item"]))
-    how = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
+    how: dict[str, Any] = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
     return weak_users.of_counts(counts, rated, items, **how)
 
 

@@ -18,9 +18,11 @@ class Scored:
     rows: pd.DataFrame
 
     def out_of_fold(self, data: Dataset) -> pd.DataFrame:
+        """The scores, unchecked."""
         return self.rows
 
     def scores(self, data: Dataset, candidates: schema.Table) -> pd.DataFrame:
+        """There are none."""
         raise NotImplementedError
 
 

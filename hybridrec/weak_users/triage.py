@@ -1,7 +1,7 @@
 """Phase one: who is served badly. P(u), S_I(u), the thresholds, and who is weak by them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -168,7 +168,7 @@ def triage(
 
     Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
     """
-    how = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
+    how: dict[str, Any] = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
     return of_counts(judged_counts(data, scorer), data.interactions.groupby("user").size(), len(data.items), **how)
 
 
