@@ -1,27 +1,29 @@
 """On Ray: the same results as without it, however many processes and machines there are, and when some of them die."""
 
+import dataclasses
+import json
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
+import fault_server
 import numpy as np
 import pandas as pd
 import pytest
 import toy_model
 
 import hybridrec as hr
+from hybridrec import scale
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import SpendingCapError
+from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Failure, Finished, Keep
-
-pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'hybridrec[ray]'")
-
-from hybridrec import scale
 from hybridrec.scale import cluster
 
+ray = pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'hybridrec[ray]'")
 pytestmark = pytest.mark.slow
 TESTS = str(Path(__file__).parent)
 SHARDS, BATCH = 6, 4
@@ -244,10 +246,37 @@ def test_what_ranking_costs_is_what_the_ranker_says(divided, plain, tables):
     pd.testing.assert_frame_equal(found, wanted.sort_values("user", ignore_index=True))
 
 
+def test_an_endpoints_spending_cap_is_one_for_all_processes(divided, plain, tmp_path):
+    written = 50
+
+    def dear(request: fault_server.Request) -> fault_server.Reply:
+        """Bills each request as high as it can come to: a token a byte, and the longest answer."""
+        reply = fault_server.ranked(request)
+        body = json.loads(reply.content)
+        body["usage"] = {"prompt_tokens": len(request.raw), "completion_tokens": written}
+        billed = (len(request.raw), written)
+        return dataclasses.replace(reply, content=json.dumps(body), tokens=billed, delay=0.05)
+
+    users = plain["routed"].query("user != 999")
+    with fault_server.serve(dear) as server:
+        price = {"prompt": 1.0, "cached": 1.0, "completion": 1.0}
+        given = {"price": price, "parameters": {"max_tokens": written}, "concurrency": 2}
+        how = {"mode": "listwise", "noun": "film", "batch": BATCH, "actors": 2, "cpus": 0.5}
+        scale.rank(divided, lambda: Endpoint("toy", server.url, **given), tmp_path / "whole.sqlite", users, **how)
+        bills = [sum(seen.tokens) / 1e6 for seen in server.log]
+        cap = sum(bills) * 0.6
+        before = len(bills)
+        with pytest.raises(SpendingCapError, match="the spending cap of"):
+            capped = {**given, "spending_cap_usd": cap}
+            scale.rank(divided, lambda: Endpoint("toy", server.url, **capped), tmp_path / "part.sqlite", users, **how)
+        spent = sum(sum(seen.tokens) / 1e6 for seen in server.log[before:])
+    # Two caps, one for each process, would let all through: neither has more than 60 % of the users.
+    assert 0 < cap - spent < max(bills)
+    assert len(Recordings(tmp_path / "part.sqlite")) == len(server.log) - before
+
+
 # Last: the cluster has one machine left after it.
 def test_when_a_machine_dies_at_most_one_batch_is_asked_again(two_nodes, divided, plain, tmp_path):
-    import ray
-
     log, answers, places = tmp_path / "log", tmp_path / "answers.sqlite", tmp_path / "places"
 
     class Placed(Logged):

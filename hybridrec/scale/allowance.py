@@ -7,7 +7,7 @@ from typing import Any
 from hybridrec.errors import HybridrecError
 
 
-class _Keeper:
+class Keeper:
     """Keeps the allowance: an actor of Ray's, of which there is one. Its methods are those of ``models.limits``."""
 
     def __init__(self, requests: float | None, tokens: float | None, cap: float | None) -> None:
@@ -17,12 +17,15 @@ class _Keeper:
         self.reserved: dict[str, Counter[float]] = {}
 
     async def wait(self, name: str, weight: float) -> None:
+        """``Pace.wait`` of the requests or the tokens."""
         await self.paces[name].wait(weight)
 
     async def pause(self, name: str, seconds: float) -> None:
+        """``Pace.pause`` of the same."""
         self.paces[name].pause(seconds)
 
     async def reserve(self, holder: str, worst: float) -> HybridrecError | None:
+        """``Budget.reserve`` for a process; returns the error, as Ray would wrap one that is raised."""
         try:
             await self.budget.reserve(worst)
         except HybridrecError as error:
@@ -31,6 +34,7 @@ class _Keeper:
         return None
 
     async def settle(self, holder: str, worst: float, actual: float) -> None:
+        """``Budget.settle`` for a process."""
         self.reserved[holder][worst] -= 1
         self.budget.settle(worst, actual)
 
@@ -40,6 +44,7 @@ class _Keeper:
             self.budget.settle(worst, worst)
 
     async def spent(self) -> float:
+        """US dollars."""
         return self.budget.spent
 
 
@@ -84,7 +89,7 @@ class Allowance:
         # Beside the caller: it must not go with a machine that the run can do without.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         given = (settings.requests_per_minute, settings.tokens_per_minute, settings.spending_cap_usd)
-        self.keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here).remote(*given)
+        self.keeper = ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(*given)
 
     def give(self, llm: Any) -> None:
         """Let an endpoint of this process keep within the allowance."""
