@@ -126,7 +126,7 @@ def two_nodes():
     nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
     cluster.start(nodes.address)
     yield nodes
-    cluster.stop()
+    ray.shutdown()
     nodes.shutdown()
     os.environ.clear()
     os.environ.update(before)

@@ -5,7 +5,6 @@ import importlib
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +147,3 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return _returned(self.work, batch)
-
-
-def stop() -> None:
-    """Leave the cluster, or end the Ray that ``start`` has started."""
-    with suppress(ImportError):
-        import ray
-
-        ray.shutdown()

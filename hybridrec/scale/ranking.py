@@ -81,8 +81,9 @@ def estimate(
 ) -> pd.DataFrame:  # fmt: skip
     """``Ranker.estimate`` of the same; asks nothing. Arguments and errors are those of ``rank``."""
     made = _Ranking(divided, llm, {"mode": mode, **how}, batch)
-    found = list(_run(made, users, "estimates", actors, cpus, 0.0))
-    return pd.concat(found).sort_values("user", ignore_index=True)
+    found = [table for table in _run(made, users, "estimates", actors, cpus, 0.0) if len(table)]
+    columns = ["user", "requests", "prompt_tokens", "completion_tokens", "usd"]
+    return pd.concat(found or [pd.DataFrame(columns=columns)]).sort_values("user", ignore_index=True)
 
 
 def _run(made: "_Ranking", users: Users, what: str, actors: int, cpus: float, gpus: float) -> Iterable[Any]:
@@ -130,7 +131,8 @@ class _Ranking:
         known, found, counts = Recordings(), [], Counter[str](users=len(users))
         for path in _parts(self.answers, f"{shard:05}-*"):
             known.import_(path)  # by a process that has died in this shard
-        for number in range(0, max(1, len(users)), self.batch):
+        self.divided.place(shard, "ranked").unlink(missing_ok=True)  # of another run
+        for number in range(0, len(users), self.batch):
             some = users[number : number + self.batch]
             ratings, lists = (table[table["user"].isin(some)] for table in (data.interactions, candidates))
             needed = data.items["item"].isin(pd.concat([ratings["item"], lists["item"]]))
@@ -141,11 +143,12 @@ class _Ranking:
                 return counts
             else:
                 found.append(self._ranked(own, lists, some, of_items, known, f"{shard:05}-{number:08}", counts))
-        table = pd.concat(found)
+        table = pd.concat(found) if found else pd.DataFrame()
         if self.answers is None:
             return table
-        write(table, self.divided.place(shard, "ranked"))
-        counts["no_answer"] = table.loc[table["failure"].ne(""), "user"].nunique()
+        if found:
+            write(table, self.divided.place(shard, "ranked"))
+            counts["no_answer"] = table.loc[table["failure"].ne(""), "user"].nunique()
         return counts
 
     def _ranked(

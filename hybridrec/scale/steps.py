@@ -81,12 +81,11 @@ def combine(divided: Divided, users: schema.Table | Iterable[Hashable] | None = 
     def work(shard: int) -> dict[str, int]:
         own, ranked = divided.read("own", shard), divided.read("ranked", shard)
         routed = None if users is None else divided.read("routed", shard)
-        if own.empty:
-            own = pd.DataFrame(columns=[*schema.SCORES])
-        if ranked.empty:
-            ranked = own[[*schema.SCORES]].iloc[:0]
-        final = hybrid.combine(own, ranked, users=routed)
-        write(final, divided.place(shard, "final"))
+        empty = pd.DataFrame(columns=[*schema.SCORES])
+        final = hybrid.combine(empty if own.empty else own, empty if ranked.empty else ranked, users=routed)
+        divided.place(shard, "final").unlink(missing_ok=True)  # of another run
+        if len(final):
+            write(final, divided.place(shard, "final"))
         return final.attrs
 
     total: Counter[str] = Counter(routed=0, no_answer=0, not_routed=0)
