@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,10 +25,11 @@ from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Failure, Finished, Keep
 from hybridrec.scale import cluster
+from hybridrec.study import paths
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'hybridrec[ray]'")
 pytestmark = pytest.mark.slow
-TESTS = str(Path(__file__).parent)
+TESTS, PAGE = str(Path(__file__).parent), paths.ROOT / "docs" / "scale.md"
 SHARDS, BATCH = 6, 4
 
 
@@ -273,6 +277,30 @@ def test_an_endpoints_spending_cap_is_one_for_all_processes(divided, plain, tmp_
     # Two caps, one for each process, would let all through: neither has more than 60 % of the users.
     assert 0 < cap - spent < max(bills)
     assert len(Recordings(tmp_path / "part.sqlite")) == len(server.log) - before
+
+
+def test_the_example_of_the_docs_runs_where_there_is_no_cluster(tables, tmp_path):
+    (code,) = re.findall(r"```python\n(import hybridrec as hr\n.*?)```", PAGE.read_text("utf-8"), re.S)
+    code, models = re.subn(
+        r"    return hr.HuggingFace\(.*\)", "    import toy_model; return toy_model.ToyModel()", code
+    )
+    code, places = re.subn(r", gpus=0.25", ", cpus=0.5", code)
+    code, starts = re.subn(r"scale.start\(\)", "scale.start(cpus=2, object_store_mib=80)", code)
+    assert models == places == starts == 1
+    folder, made = tables
+    for name in made:
+        if name != "items":
+            (tmp_path / name).symlink_to(folder / name)
+    made["items"].to_parquet(tmp_path / "items.parquet", index=False)
+    environment = {"PYTHONPATH": os.pathsep.join([TESTS, *sys.path]), "RAY_worker_niceness": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"AUC of \d+ of \d+ routed users", done.stdout)
+    assert len(Recordings(tmp_path / "answers.sqlite")) == len(
+        pd.concat(map(pd.read_parquet, tmp_path.glob("work/*/ranked-*")))["user"].unique()
+    )
 
 
 # Last: the cluster has one machine left after it.
