@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from hybridrec import files, schema
+from hybridrec.data.datasets import Dataset
 from hybridrec.errors import HybridrecError, RecordingError
 from hybridrec.llm.modes import Mode
 from hybridrec.llm.ranker import Ranker
@@ -57,7 +58,7 @@ def rank(
         how: ``noun``, ``history_length``, ``scale`` and ``seed``, as of ``Ranker``.
 
     Returns:
-        Counts: users, no_answer (of them), and answers that were new.
+        Counts: users, no_answer (of them), and answers that are new in the file.
 
     Raises:
         What ``Ranker.rank`` raises, after the other processes have ended their batches and recorded them. ScaleError:
@@ -71,7 +72,7 @@ def rank(
             for counts in _run(made, users, "ranking", actors, cpus, gpus):
                 total.update(counts)
         finally:
-            _merge(answers)
+            total["answers"] = _merge(answers)
     return dict(total)
 
 
@@ -142,7 +143,7 @@ class _Ranking:
             elif _stop(self.answers).exists():  # another process has met an error
                 return counts
             else:
-                found.append(self._ranked(own, lists, some, of_items, known, f"{shard:05}-{number:08}", counts))
+                found.append(self._ranked(own, lists, some, of_items, known, f"{shard:05}-{number:08}"))
         table = pd.concat(found) if found else pd.DataFrame()
         if self.answers is None:
             return table
@@ -152,8 +153,8 @@ class _Ranking:
         return counts
 
     def _ranked(
-        self, data: Any, lists: Any, users: Any, of_items: Any, known: Recordings, name: str, counts: Any
-    ) -> Any:
+        self, data: Dataset, lists: pd.DataFrame, users: list, of_items: pd.DataFrame, known: Recordings, name: str
+    ) -> pd.DataFrame:
         """A batch's rankings; its new answers are put in place as one file, also if it ends in an error."""
         assert self.ranker and self.recorded is not None and self.answers
         self.ranker.recordings = new = _New(known, self.recorded)
@@ -162,7 +163,6 @@ class _Ranking:
         try:
             return self.ranker.rank(data, lists, users, of_items)
         finally:
-            counts["answers"] += len(new)
             if len(new):
                 new.export(_folder(self.answers) / f"{name}.jsonl.gz")
 
@@ -203,10 +203,11 @@ def _parts(answers: Path | None, name: str = "*") -> list[Path]:
     return sorted(_folder(answers).glob(f"{name}.jsonl.gz")) if answers else []
 
 
-def _merge(answers: Path) -> None:
-    """Put the answers of all batches into the file of answers; done again it changes nothing."""
-    merged = Recordings(answers)
+def _merge(answers: Path) -> int:
+    """Put the answers of all batches into the file of answers; returns how many are new there."""
+    merged, new = Recordings(answers), 0
     for path in _parts(answers):
-        merged.import_(path)
+        new += merged.import_(path)
         os.remove(path)
     shutil.rmtree(_folder(answers), ignore_errors=True)
+    return new
