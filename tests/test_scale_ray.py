@@ -287,7 +287,8 @@ def test_the_example_of_the_docs_runs_where_there_is_no_cluster(tables, tmp_path
     )
     code, places = re.subn(r", gpus=0.25", ", cpus=0.5", code)
     code, starts = re.subn(r"scale.start\(\)", "scale.start(cpus=2, object_store_mib=80)", code)
-    assert models == places == starts == 1
+    code, shards = re.subn(r"shards=64", "shards=4", code)
+    assert models == places == starts == shards == 1
     folder, made = tables
     for name in made:
         if name != "items":
