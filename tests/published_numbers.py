@@ -2,7 +2,8 @@
 
 A number: ``0.50<!--cross.primary.llm_auc-->``. A verdict: ``**cannot tell**<!--cross.primary.verdict-->``,
 which is "not run" where the place is null. A place in another experiment's metrics.json than the default's begins with
-its name: ``book-crossing/headline...``, and one in benchmarks/results.json with ``benchmarks/``.
+its name: ``book-crossing/headline...``, one in benchmarks/results.json with ``benchmarks/``, and one in
+benchmarks/scale.json with ``scale/``.
 
 A table: whatever stands between ``<!--table four-->`` and ``<!--end-->`` is what TABLES makes of that name.
 
@@ -34,8 +35,9 @@ DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
 @functools.cache
 def results(folder: str) -> Any:
-    """An experiment's metrics.json, or with the name "benchmarks" what was measured."""
-    file = ROOT / ("benchmarks/results.json" if folder == "benchmarks" else f"results/{folder}/metrics.json")
+    """An experiment's metrics.json, or with the name "benchmarks" or "scale" what was measured."""
+    measured = {"benchmarks": "benchmarks/results.json", "scale": "benchmarks/scale.json"}
+    file = ROOT / measured.get(folder, f"results/{folder}/metrics.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -131,7 +131,7 @@ PAGES = {
     "README.md": 50,
     "benchmarks/README.md": 10,
     "docs/plan.md": 12,
-    "docs/scale.md": 5,
+    "docs/scale.md": 15,
     "notebooks/experiments/ml-latest-small-2016.md": 2,
     "notebooks/experiments/book-crossing.md": 3,
 }
