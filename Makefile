@@ -156,7 +156,7 @@ notebooks/experiments/%.toml:
 	@echo "no experiment" $(call quoted,$*). "There are:" $(call quoted,$(basename $(notdir $(wildcard $(@D)/*.toml)))). >&2; exit 1
 
 # Only 04 and 07 ask models: the others read their tables, so they need not know that these ran live.
-record: $(STAMPS)/03_user_triage  ## ask the language models everything anew, and all that follows (README says how long)
+record: $(STAMPS)/03_user_triage  ## ask the language models everything anew, and all that follows (docs/running.md says how long)
 	rm -f $(STAMPS)/04_llm_prompting $(STAMPS)/05_evaluation $(STAMPS)/06_cost $(STAMPS)/07_taught_model $(STAMPS)/08_allocation
 	HYBRIDREC_LLM=live "$(MAKE)" --no-print-directory $(STAMPS)/04_llm_prompting
 	@"$(MAKE)" --no-print-directory $(STAMPS)/06_cost

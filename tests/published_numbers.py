@@ -1,35 +1,34 @@
-"""Numbers and verdicts in README.md carry the place they come from; tables between two notes are made whole.
+"""Numbers, verdicts and tables on pages such as README.md, beside the results that they come from.
 
-A number: ``0.50<!--cross.primary.llm_auc-->``. A verdict: ``**cannot tell**<!--cross.primary.verdict-->``,
-which is "not run" where the place is null. A place in another experiment's metrics.json than the default's begins with
-its name: ``book-crossing/headline...``, one in benchmarks/results.json with ``benchmarks/``, and one in
-benchmarks/scale.json with ``scale/``.
+Pages carry no note of it: numbers.toml, next to this file, says for each page which sentences have numbers in them
+(``{}`` stands for each, and so for a verdict, which is "not run" where the place is null), and where in
+results/<experiment>/metrics.json they come from. It also says under which headings stand tables that are made whole.
 
-A table: whatever stands between ``<!--table four-->`` and ``<!--end-->`` is what TABLES makes of that name.
+A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``,
+one in benchmarks/results.json with ``benchmarks/``, and one in benchmarks/scale.json with ``scale/``.
 
 When the results have changed, this writes all of it anew, each number with as many decimals as it has::
 
-    .venv/bin/python tests/published_numbers.py --write README.md docs/*.md notebooks/experiments/*.md
+    .venv/bin/python tests/published_numbers.py --write
 """
 
 import argparse
 import functools
 import json
 import re
+import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridrec.study import answers
 
 ROOT = Path(__file__).resolve().parents[1]  # where this file lies, whichever hybridrec is installed
+NUMBERS = Path(__file__).with_name("numbers.toml")
 NOT_RUN = "not run"
 WORDS = (*answers.VERDICTS, NOT_RUN)
-ANNOTATED = re.compile(
-    rf"(?P<shown>[+−-]?\d+(?:\.\d+)?|{'|'.join(WORDS)})(?P<percent>\s?%)?(?:\*\*)?<!--(?P<path>(?!table |end)[^>]+)-->"
-)
-TABLE = re.compile(r"(?<=<!--table )(?P<name>\w+)-->\n(?P<shown>.*?)(?=<!--end-->)", re.S)
-PAPER = "paper"
+SHOWN = rf"([+−-]?\d+(?:\.\d+)?|{'|'.join(WORDS)})"
 DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
 
@@ -53,6 +52,7 @@ def of_datasets(made: Callable[[dict[str, Any]], str]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "four in short": lambda: of_datasets(answers.in_short),
     "four": lambda: of_datasets(answers.table),
     "families": lambda: of_datasets(answers.families),
     "allocation": lambda: of_datasets(answers.allocation),
@@ -60,6 +60,76 @@ TABLES: dict[str, Callable[[], str]] = {
     "models": lambda: of_datasets(answers.models),
     "claims": lambda: answers.claims(results("ml-100k"), "listwise"),
 }
+
+
+# --- what stands on a page --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text of a page with ``{}`` for each number or verdict, and the places that those come from, in order."""
+
+    text: str
+    are: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a page's text that comes from the results: a table's name or a number's place, and where it stands."""
+
+    source: str
+    start: int
+    end: int
+
+
+@functools.cache
+def listed() -> dict[str, Any]:
+    """numbers.toml."""
+    return tomllib.loads(NUMBERS.read_text(encoding="utf-8"))
+
+
+def pages() -> list[str]:
+    """The pages that numbers.toml is about."""
+    return list(dict.fromkeys([*listed()["tables"], *listed()["sentences"]]))
+
+
+def sentences(page: str) -> list[Sentence]:
+    """A page's sentences with numbers in them."""
+    return [Sentence(one["text"], tuple(one["are"])) for one in listed()["sentences"].get(page, [])]
+
+
+def tables_in(text: str, wanted: dict[str, str]) -> list[Part]:
+    """The one table under each heading, by the name of what makes it.
+
+    Raises:
+        LookupError: no such heading, or not one table between it and the next.
+    """
+    parts = []
+    for heading, name in wanted.items():
+        sections = [*re.finditer(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.M | re.S)]
+        found = [(one.start(1), table) for one in sections for table in re.finditer(r"(?:^\|.*\n)+", one[1], re.M)]
+        if len(sections) != 1 or len(found) != 1:
+            raise LookupError(f"{len(found)} tables under {len(sections)} headings {heading!r}: there must be one")
+        start, table = found[0]
+        parts.append(Part(name, start + table.start(), start + table.end()))
+    return parts
+
+
+def numbers_in(text: str, sentence: Sentence) -> list[Part]:
+    """Where the numbers and verdicts of a sentence stand, however its lines are broken.
+
+    Raises:
+        LookupError: the text does not have the sentence, or has it more than once.
+    """
+    around = [r"\s+".join(map(re.escape, re.split(r"\s+", part))) for part in sentence.text.strip().split("{}")]
+    found = [*re.finditer(SHOWN.join(around), text)]
+    if len(found) != 1 or len(around) != len(sentence.are) + 1:
+        told = f"{len(found)} times on the page, with {len(sentence.are)} places for {len(around) - 1} numbers"
+        raise LookupError(f"{sentence.text.strip()!r} stands {told}")
+    return [Part(path, *found[0].span(number)) for number, path in enumerate(sentence.are, 1)]
+
+
+# --- what the results say ---------------------------------------------------------------------------------------------
 
 
 def look_up(metrics: Any, path: str) -> Any:
@@ -74,7 +144,7 @@ def look_up(metrics: Any, path: str) -> Any:
         if metrics is None:
             return None
         if isinstance(metrics, list):
-            wanted = dict(pair.split("=") for pair in step.split(","))
+            wanted = dict(pair.split("=", 1) for pair in re.split(r",(?=\w+=)", step))
             rows = [row for row in metrics if all(str(row.get(key)) == value for key, value in wanted.items())]
             if len(rows) != 1:
                 raise LookupError(f"{path}: {len(rows)} rows have {step}")
@@ -89,61 +159,74 @@ def look_up(metrics: Any, path: str) -> Any:
 def as_shown(value: float, shown: str, percent: bool) -> str:
     """The value written with the decimals of the text, and with a plus where the text has one of the two signs."""
     decimals = len(shown.partition(".")[2])
-    sign = "+" if shown.startswith("+") or (shown.startswith("−") and value > 0) else ""
+    sign = "+" if shown.startswith("+") or (shown.startswith(("−", "-")) and value > 0) else ""
     return f"{value * 100 if percent else value:{sign}z.{decimals}f}".replace("-", "−")
 
 
-def as_found(match: re.Match) -> str:
-    """The number or verdict of a match of ANNOTATED as the results have it; a number of the paper stays.
+def anew(text: str, part: Part) -> str:
+    """A number or verdict of a text as the results have it.
 
     Raises:
         LookupError: no such place, or no verdict there.
+        TypeError, ValueError: no number there.
     """
-    if match["path"] == PAPER:
-        return match["shown"]
-    value = look_up(*metrics_of(match["path"]))
-    if match["shown"] not in WORDS:
-        return as_shown(float(value), match["shown"].replace("-", "−"), bool(match["percent"]))
+    value, shown = look_up(*metrics_of(part.source)), text[part.start : part.end]
+    if shown not in WORDS:
+        return as_shown(float(value), shown, percent=bool(re.match(r"\s?%", text[part.end :])))
     if value is not None and value not in WORDS:
-        raise LookupError(f"{match['path']}: {value!r} is no verdict")
+        raise LookupError(f"{part.source}: {value!r} is no verdict")
     return value or NOT_RUN
 
 
-def rewritten(text: str) -> tuple[str, list[str]]:
-    """The text with numbers, verdicts and tables as the results have them, and what is wrong with those left alone."""
-    problems = []
-
-    def anew(match: re.Match) -> str:
+def rewritten(text: str, wanted: dict[str, str], told: list[Sentence]) -> tuple[str, list[str]]:
+    """The text with tables, numbers and verdicts as the results have them, and what is wrong with those left alone."""
+    problems, parts, found = [], [], {}
+    try:
+        for part in reversed(sorted(tables_in(text, wanted), key=lambda part: part.start)):
+            text = f"{text[: part.start]}{TABLES[part.source]()}\n{text[part.end :]}"
+    except LookupError as error:
+        problems.append(str(error))
+    for sentence in told:
         try:
-            return as_found(match) + match[0].removeprefix(match["shown"])
+            parts += numbers_in(text, sentence)
+        except LookupError as error:
+            problems.append(str(error))
+    for part in parts:
+        try:
+            value = anew(text, part)
         except (LookupError, TypeError, ValueError) as error:
             problems.append(str(error))
-            return match[0]
+            continue
+        if found.setdefault((part.start, part.end), value) != value:
+            problems.append(f"{part.source} is {value}, and another place for the same words is not")
+    for (start, end), value in sorted(found.items(), reverse=True):
+        text = text[:start] + value + text[end:]
+    return text, problems
 
-    tables = TABLE.sub(lambda match: f"{match['name']}-->\n{TABLES[match['name']]()}\n", text)
-    return ANNOTATED.sub(anew, tables), problems
+
+def from_results(page: str, text: str) -> tuple[str, list[str]]:
+    """A page's text as the results have it, and what is wrong with it, by numbers.toml."""
+    return rewritten(text, listed()["tables"].get(page, {}), sentences(page))
 
 
 def main() -> None:
-    """Write the numbers of the pages named anew, or say which differ."""
+    """Write the numbers of the pages anew, or say which pages differ."""
     parser = argparse.ArgumentParser(description="numbers on pages, beside the results that they come from")
     parser.add_argument("--write", action="store_true", help="put in the results' numbers; else only say what differs")
-    parser.add_argument("pages", nargs="+", type=Path)
+    parser.add_argument("pages", nargs="*", default=pages(), help="from the root of the repository; by default all")
     given = parser.parse_args()
     trouble = []
     for page in given.pages:
-        text = page.read_text(encoding="utf-8")
-        found, problems = rewritten(text)
-        for kind, what in ((ANNOTATED, "numbers and verdicts"), (TABLE, "tables")):
-            changed = sum(one[0] != other[0] for one, other in zip(*map(kind.finditer, (text, found)), strict=True))
-            print(
-                f"{page}: {changed} of {len(kind.findall(text))} {what} {'written anew' if given.write else 'differ'}"
-            )
+        text = (ROOT / page).read_text(encoding="utf-8")
+        found, problems = from_results(page, text)
         trouble += [f"{page}: {problem}" for problem in problems]
+        if found == text:
+            continue
+        print(f"{page}: {'written anew' if given.write else 'differs from the results'}")
         if given.write:
-            page.write_text(found, encoding="utf-8")
+            (ROOT / page).write_text(found, encoding="utf-8")
     if trouble:
-        raise SystemExit("left as they were, mend the annotation:\n" + "\n".join(trouble))
+        raise SystemExit("left as they were, mend the page or tests/numbers.toml:\n" + "\n".join(trouble))
 
 
 if __name__ == "__main__":

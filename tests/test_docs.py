@@ -34,6 +34,19 @@ def page(request) -> Path:
     return request.param
 
 
+# --- plain texts, and a short front page ------------------------------------------------------------------------------
+
+
+def test_a_page_is_its_text_alone(page):
+    assert "<!--" not in BLOCK.sub("", text_of(page))
+
+
+def test_the_readme_is_short_and_fits_an_editor():
+    lines = text_of(paths.ROOT / "README.md").splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
 # --- the settings of an endpoint --------------------------------------------------------------------------------------
 
 
@@ -217,12 +230,12 @@ def test_every_key_of_ones_own_ratings_is_on_the_page_with_its_default():
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_tells_the_time_and_memory_that_were_measured():
+def test_the_time_and_memory_that_are_told_were_measured():
     measured = json.loads((paths.ROOT / "benchmarks" / "pipeline.json").read_text(encoding="utf-8"))
     assert set(measured) == {"ml-100k", "ml-latest-small-2016", "book-crossing"}
     for name, steps in measured.items():
         row = f"| `{name}` | {steps['all']['seconds'] / 60:.0f} min | {steps['all']['peak_mib']} MiB |"
-        assert row in text_of(paths.ROOT / "README.md")
+        assert row in text_of(paths.ROOT / "docs" / "running.md")
 
 
 # --- sections of notebooks --------------------------------------------------------------------------------------------
@@ -282,7 +295,7 @@ def section_references() -> list[tuple[str, str, str]]:
 
 def test_every_section_of_a_notebook_that_is_referred_to_exists():
     found = section_references()
-    assert {"glossary.md", "teaching.md", "README.md", "class.md", "03_user_triage.ipynb"} <= {
+    assert {"glossary.md", "teaching.md", "findings.md", "class.md", "03_user_triage.ipynb"} <= {
         name for name, *_ in found
     }
     assert [one for one in found if lacking(*one[1:])] == []

@@ -52,6 +52,19 @@ def test_the_four_answers_have_value_interval_n_smallest_effect_and_verdict():
         assert part in cost
 
 
+def test_the_answers_in_short_have_a_row_for_each_dataset_below_each_question():
+    lines = answers.in_short({"a": ASKED, "b": NOBODY}).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [
+        one
+        for number, question in enumerate(answers.QUESTIONS, 1)
+        for one in (f"| **{number}. {question}**", "| `a`", "| `b`")
+    ]
+    assert lines[1] == lines[2].replace("`b`", "`a`") == "| `a` | 11 (6 to 21) of 1,601 inactive users; 90 flagged |"
+    assert lines[4] == "| `a` | 40 % (37 % to 43 %) of those flagged, 40 % (37 % to 43 %) of all |"
+    told = "8 % of the lists, $0.004 a fold; **equivalent**: +0.001 AUC (−0.001 to +0.003)"
+    assert lines[10:] == [f"| `a` | {told} |", "| `b` | **not run** |"]
+
+
 def test_what_was_not_run_is_said_so_and_nothing_else_is_told():
     *first, gain, cost = answers.four(NOBODY).values()
     assert gain == cost == answers.NOT_RUN and answers.NOT_RUN not in first

@@ -32,10 +32,9 @@ _DRAWN = re.compile(r"figures\.(?!save\b)((?:\w+\.)?\w+)\(")  # or of a module: 
 
 
 def read_source(app: Sphinx, page: str, source: list[str]) -> None:
-    """The README with the navigation and without invisible notes; links of copied notebooks from where they lie."""
+    """The README with the navigation; links of copied notebooks from where they lie."""
     if page == "README":
-        notes = re.compile("<!--.*?-->", re.S)
-        source[0] = notes.sub("", source[0]) + (HERE / "navigation.md").read_text(encoding="utf-8")
+        source[0] += (HERE / "navigation.md").read_text(encoding="utf-8")
     elif page.startswith("results/"):
         source[0] = source[0].replace("](../results/", "](../")  # written for notebooks/
 

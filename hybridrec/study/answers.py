@@ -27,10 +27,8 @@ def four(metrics: Metrics) -> dict[str, str]:
         metrics: an experiment's metrics.json: sections weak, cross and cost. A part that is not there or null was not
             run, and the answer says so.
     """
-    of_all = metrics.get("weak", {}).get("all") or {}
-    found = (of_all.get("truly"), of_all.get("detection"), _primary(metrics), metrics.get("cost", {}).get("answer"))
     tell = (_weak, _detection, _gain, _cost)
-    return {q: one(part) if part else NOT_RUN for q, one, part in zip(QUESTIONS, tell, found, strict=True)}
+    return {q: one(part) if part else NOT_RUN for q, one, part in zip(QUESTIONS, tell, _parts(metrics), strict=True)}
 
 
 def table(found: Mapping[str, Metrics]) -> str:
@@ -38,6 +36,16 @@ def table(found: Mapping[str, Metrics]) -> str:
     answers = {name: four(metrics) for name, metrics in found.items()}
     rows = [[f"**{number}. {q}**", *(of[q] for of in answers.values())] for number, q in enumerate(QUESTIONS, 1)]
     return markdown(["", *(f"`{name}`" for name in answers)], rows)
+
+
+def in_short(found: Mapping[str, Metrics]) -> str:
+    """The four answers as a narrow Markdown table: under each question a row a dataset, with what its numbers are."""
+    rows = []
+    for number, (question, unit, tell) in enumerate(zip(QUESTIONS, _UNITS, _SHORT, strict=True), 1):
+        rows.append([f"**{number}. {question}**", unit])
+        parts = {name: _parts(metrics)[number - 1] for name, metrics in found.items()}
+        rows += [[f"`{name}`", tell(part) if part else NOT_RUN] for name, part in parts.items()]
+    return markdown(["question", "answer (95 % interval)"], rows)
 
 
 def families(found: Mapping[str, Metrics]) -> str:
@@ -232,6 +240,29 @@ def _cost(part: Metrics) -> str:
     return f"{told}**{part['gain_verdict']}**, {signed(part['gain'])} AUC ({ends})"
 
 
+# What the numbers in the narrow table are: the second cell of each question's row.
+_UNITS = (
+    "mean over recommenders",
+    "at or below one half on fresh items, mean over recommenders",
+    "AUC of weak users, language model less bar",
+    "lists and dollars of weak users; gain over all users",
+)
+
+
+def _detection_short(part: Metrics) -> str:
+    return f"{_interval(part, 'precision')} of those flagged, {_interval(part, 'base_rate')} of all"
+
+
+def _cost_short(part: Metrics) -> str:
+    told = f"{_percent(part['routed_share'])} of the lists, {_usd(part['usd_weak'])} a fold; **{part['gain_verdict']}**"
+    if part["gain"] is None:
+        return told
+    return f"{told}: {signed(part['gain'])} AUC ({signed(part['gain_low'])} to {signed(part['gain_high'])})"
+
+
+_SHORT = (_weak, _detection_short, _gain, _cost_short)
+
+
 def _interval(part: Metrics, key: str) -> str:
     return f"{_percent(part[key])} ({_percent(part[f'{key}_low'])} to {_percent(part[f'{key}_high'])})"
 
@@ -247,6 +278,12 @@ def _usd(value: float | None) -> str:
 
 
 # --- parts of metrics.json --------------------------------------------------------------------------------------------
+
+
+def _parts(metrics: Metrics) -> tuple[Metrics | None, ...]:
+    """Where the four answers stand, in the order of the questions."""
+    of_all = metrics.get("weak", {}).get("all") or {}
+    return of_all.get("truly"), of_all.get("detection"), _primary(metrics), metrics.get("cost", {}).get("answer")
 
 
 def _primary(metrics: Metrics) -> Metrics | None:
