@@ -42,7 +42,7 @@ endif
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help env data models estimate reproduce reproduce-all class lab overview teach teach-ways rivals seeds fingerprint record pairs batch import compact notebooks \
-        site site-check test bench lint lock clean FORCE
+        site site-check test test-scale bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
 	@sed -n 's/^\([a-z-]*\):.*##/\1 —/p' Makefile | awk -F ' — *' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -70,9 +70,15 @@ TORCH_else  = $(INSTALL) --no-deps "$(TORCH)"
 
 # Where torch came with CUDA, its packages are struck out: the lock is for the CPU build everywhere. So is this package,
 # which the extra "study" names.
-lock: .stamps/env  ## make requirements.lock anew from pyproject.toml (keeps the pins that still fit)
-	CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --all-extras --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+#
+# Ray and DuckDB are pinned in a lock of their own, which `make env` does not read: whoever has one machine needs neither.
+# It holds what they need beyond requirements.lock, so that both together are one environment.
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --strip-extras --unsafe-package pip --annotation-style line --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+lock: .stamps/env  ## make the requirements*.lock anew from pyproject.toml (keeps the pins that still fit)
+	$(COMPILE) --extra study --extra test --extra lint --extra site --extra lab --extra lock --output-file requirements.lock pyproject.toml
 	@sed -i.old -E -e 's/^(torch==[^+ ]*)\+cpu/\1/' -e '/^(nvidia|cuda)-|^triton==|^hybridrec @/d' -e 's/hybridrec, (hybridrec \(pyproject)/\1/' requirements.lock && rm requirements.lock.old
+	$(COMPILE) --extra ray --extra duckdb --constraint requirements.lock --output-file requirements-scale.lock pyproject.toml
+	@sed -i.old -e '/via -c requirements[.]lock/d' requirements-scale.lock && rm requirements-scale.lock.old
 
 # --- the study -------------------------------------------------------------------------------------------------------
 
@@ -206,6 +212,14 @@ test: lint models  ## lint, all unit tests, then the notebooks for real, replayi
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(TEST) $(JUDGES:%=tests/test_%.py) -m "fresh or exercises"
+
+# Ray and DuckDB lie apart from the environment, as peers do.
+test-scale: .stamps/env .stamps/engines  ## the tests that need Ray and DuckDB (minutes)
+	PYTHONPATH="$$PWD/.stamps/engines" $(PY) -m pytest tests/test_scale_ray.py tests/test_scale_duck.py -m "slow or not slow"
+
+.stamps/engines: requirements-scale.lock .stamps/env
+	rm -rf $@ $@.partial
+	$(INSTALL) --no-deps --target $@.partial -r $< && mv $@.partial $@
 
 # Peers lie apart from the environment, and are found in it for this command alone.
 bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm growth"; 25 minutes)

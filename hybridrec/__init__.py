@@ -12,6 +12,8 @@ The method in a dozen names, in the order in which they are used; each is loaded
     final = combine(...)          final lists: the model's for those users, the recommender's for all others
     compare(final, ...)           whether that helps, harms, makes no difference, or cannot be told, beside CONTROLS
 
+For more users than one machine holds, ``hybridrec.scale`` has the same steps.
+
 Source: Kaur & Shah 2024 (arXiv 2405.00824), replicated and tested in this repository's notebooks.
 """
 

@@ -54,6 +54,10 @@ class DownloadError(HybridrecError, RuntimeError):
     """A file could not be had, or is not the file it should be."""
 
 
+class ScaleError(HybridrecError, RuntimeError):
+    """Ray or DuckDB is not installed or gave up, or a folder of divided tables that cannot be used."""
+
+
 class LockError(HybridrecError, RuntimeError):
     """A lock file that cannot be locked here; the message names it and says what to do."""
 

@@ -5,7 +5,7 @@ Pages carry no note of it: numbers.toml, next to this file, says for each page w
 results/<experiment>/metrics.json they come from. It also says under which headings stand tables that are made whole.
 
 A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``,
-and one in benchmarks/results.json with ``benchmarks/``.
+one in benchmarks/results.json with ``benchmarks/``, and one in benchmarks/scale.json with ``scale/``.
 
 When the results have changed, this writes all of it anew, each number with as many decimals as it has::
 
@@ -34,8 +34,9 @@ DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
 @functools.cache
 def results(folder: str) -> Any:
-    """An experiment's metrics.json, or with the name "benchmarks" what was measured."""
-    file = ROOT / ("benchmarks/results.json" if folder == "benchmarks" else f"results/{folder}/metrics.json")
+    """An experiment's metrics.json, or with the name "benchmarks" or "scale" what was measured."""
+    measured = {"benchmarks": "benchmarks/results.json", "scale": "benchmarks/scale.json"}
+    file = ROOT / measured.get(folder, f"results/{folder}/metrics.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, ScoresError
-from hybridrec.evaluation.compare import compare
+from hybridrec.evaluation.compare import compare, judged, of_users
+from hybridrec.evaluation.controls import ratings_of_items
 from hybridrec.evaluation.hybrid import combine
 
 ITEMS = range(6)
@@ -163,3 +164,17 @@ def test_unknown_alternatives_and_data_without_a_like_are_refused():
         compare(final, outcomes, known(), against=["popular"])
     with pytest.raises(DatasetError, match="like="):
         compare(final, outcomes, known(like=None))
+
+
+def test_users_may_be_judged_part_by_part():
+    final, outcomes = study(40, 0.5)
+    data = known()
+    whole = compare(final, outcomes, data)
+    of_items, parts = ratings_of_items(data.interactions), []
+    for remainder in (2, 0, 1):
+        own = (table[table["user"] % 3 == remainder] for table in (final, outcomes))
+        some = data.interactions[data.interactions["user"] % 3 == remainder]
+        parts.append(of_users(*own, Dataset("part", some, data.items, "made up", 4), item_ratings=of_items))
+    found = judged(parts[0] + parts[1] + parts[2])
+    pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
+    assert str(found) == str(whole)

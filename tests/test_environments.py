@@ -46,3 +46,13 @@ def test_binder_can_run_its_script_and_the_script_makes_what_the_makefile_can():
     subprocess.run(["bash", "-n", script], check=True)
     targets = re.findall(r"^make (\w+)", script.read_text(encoding="utf-8"), re.M)
     assert targets and all(re.search(rf"^{target}:", MAKEFILE, re.M) for target in targets)
+
+
+def test_ray_and_duckdb_are_in_a_lock_of_their_own_that_fits_beside_the_first():
+    first, second = (
+        dict(re.findall(r"^([\w.-]+)==(\S+)", (paths.ROOT / name).read_text(encoding="utf-8"), re.M))
+        for name in ("requirements.lock", "requirements-scale.lock")
+    )
+    assert {"ray", "duckdb"} <= second.keys() and not first.keys() & second.keys()
+    (installs,) = re.findall(r"^\.stamps/env:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
+    assert "requirements.lock" in installs and "scale" not in installs

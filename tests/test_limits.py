@@ -11,6 +11,7 @@ import pytest
 from hybridrec.errors import SpendingCapError
 from hybridrec.llm.models import limits
 from hybridrec.llm.models.limits import Budget, Pace
+from hybridrec.scale.allowance import Keeper
 
 SPACING = 60 / (60 * limits._SHARE)  # seconds between requests at 60 a minute
 TICK = 1e-6
@@ -282,3 +283,34 @@ def test_many_requests_never_spend_more_than_the_cap():
     assert budget.spent - 1e-9 <= highest <= 1.0 + 1e-9  # sums of the same in another order
     assert budget.spent > 0.9
     assert refused > 0
+
+
+# --- one allowance for several processes ------------------------------------------------------------------------------
+
+
+def test_processes_that_share_an_allowance_keep_one_pace_together():
+    async def act() -> list[float]:
+        keeper, start = Keeper(60, None, None), now()
+
+        async def one(_: str) -> float:
+            await keeper.wait("requests", 1.0)
+            return now() - start
+
+        return sorted(await asyncio.gather(*map(one, "ababab")))
+
+    assert run(act()) == about([place * SPACING for place in range(6)])
+
+
+def test_what_a_dead_process_had_set_aside_is_counted_as_spent_and_nobody_waits_for_it():
+    async def act() -> None:
+        keeper = Keeper(None, None, 10.0)
+        assert await keeper.reserve("dies", 6.0) is None
+        assert await keeper.reserve("lives", 3.0) is None
+        waiting = asyncio.create_task(keeper.reserve("lives", 4.0))
+        await keeper.settle("lives", 3.0, 1.0)
+        await keeper.begin("dies")  # the one that takes its place
+        assert isinstance(await waiting, SpendingCapError)  # 6 of the dead one, 1, and 4 more would be 11
+        assert await keeper.spent() == 7.0
+        assert await keeper.reserve("dies", 3.0) is None
+
+    run(act())

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec.weak_users import nulls, worlds
+from hybridrec.weak_users import nulls, performance, worlds
 
 
 def test_candidates_are_counted_by_user():
@@ -45,7 +45,8 @@ def in_folds(*users: list[tuple[int, int]]) -> pd.DataFrame:
         for which, count in zip((True, False), shape, strict=True)
         for _ in range(count)
     ]
-    return pd.DataFrame(rows, columns=["user", "fold", "relevant"])
+    table = pd.DataFrame(rows, columns=["user", "fold", "relevant"]).assign(score=0.0)
+    return performance.fold_counts(table)
 
 
 @pytest.mark.parametrize(

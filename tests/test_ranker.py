@@ -11,6 +11,7 @@ from toy_model import USAGE, NeverAsked, ToyModel
 
 from hybridrec.data.datasets import Dataset
 from hybridrec.errors import DatasetError, SettingError
+from hybridrec.evaluation.controls import ratings_of_items
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.ranker import Ranker
 from hybridrec.llm.recordings import Recordings
@@ -186,3 +187,14 @@ def test_two_processes_with_one_cache_pay_for_no_answer_twice(tmp_path):
     first = Ranker(ToyModel(answer), "likelihood", cache).rank(DATA, CANDIDATES)
     pd.testing.assert_frame_equal(second[0].result(timeout=30), first)
     assert len(Recordings(cache)) == 2
+
+
+def test_a_mode_with_facts_tells_of_all_ratings_where_only_some_are_given(tmp_path):
+    (tmp_path / "stars.toml").write_text(MODE, encoding="utf-8")
+    whole, part = ToyModel(by_title), ToyModel(by_title)
+    Ranker(whole, tmp_path / "stars.toml").rank(DATA, CANDIDATES, users=["bob"])
+    own = Dataset("part", RATINGS[RATINGS["user"] == "bob"], ITEMS, "a test")
+    given = {"users": ["bob"], "item_ratings": ratings_of_items(RATINGS)}
+    Ranker(part, tmp_path / "stars.toml").rank(own, CANDIDATES, **given)
+    assert part.asked[0].request == whole.asked[0].request
+    assert "mean rating 5.0 of 5 from 1 ratings" in str(part.asked[0].request)  # eve's

@@ -11,6 +11,7 @@ from toy_model import USAGE, NeverAsked, ToyModel, reply
 
 from hybridrec.data import splits
 from hybridrec.errors import ModelError, PriceError, RecordingError, ResponseError
+from hybridrec.evaluation.controls import ratings_of_items
 from hybridrec.llm import modes, prompts, rankers
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.local import HuggingFace
@@ -108,7 +109,7 @@ def test_a_user_with_nothing_to_rank_is_named(table, what, study):
 
 def test_facts_say_genres_mean_and_count_of_known_ratings(items):
     known = pd.DataFrame({"item": [101, 101, 102], "rating": [4.0, 5.0, 2.0]})
-    facts = item_facts(items, known, scale=5)
+    facts = item_facts(items, ratings_of_items(known), scale=5)
     assert facts[101] == "Drama; mean rating 4.5 of 5 from 2 ratings"
     assert facts[102] == "mean rating 2.0 of 5 from 1 ratings"
     assert facts[131] == "Drama; no ratings yet"

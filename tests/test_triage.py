@@ -261,3 +261,18 @@ def test_scores_that_do_not_fit_the_ratings_are_refused(worse, named):
 def test_data_must_say_what_a_like_is():
     with pytest.raises(DatasetError, match="like="):
         triage.triage(shop(20, 10, like=None), Scorer(pd.DataFrame()))
+
+
+def test_users_may_be_counted_part_by_part():
+    data = shop(60, 10)
+    mine = scored(data, 0.5)
+    whole = triage.triage(data, mine)
+    parts, users = [], data.interactions["user"].unique()
+    for some in (users[1::2], users[::2]):
+        rows = data.interactions[data.interactions["user"].isin(some)]
+        own = Scorer(mine.table[mine.table["user"].isin(some)])
+        parts.append(triage.judged_counts(Dataset("part", rows, data.items, "made up", 4), own))
+    rated = data.interactions.groupby("user").size()
+    found = triage.of_counts(pd.concat(parts).sort_index(), rated, len(data.items))
+    pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
+    assert (found.by_luck, found.by_luck_sd, found.spread) == (whole.by_luck, whole.by_luck_sd, whole.spread)

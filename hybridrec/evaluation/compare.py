@@ -82,7 +82,70 @@ def compare(
 
     Source: AUC of each user, Kaur & Shah 2024, eq. 1; intervals and verdicts: see ``verdicts.judge``.
     """
+    return judged(of_users(final, outcomes, data, against))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What ``compare`` needs of each routed user, and its counts; those of disjoint parts of the users add up.
+
+    Attributes:
+        auc: of the final lists and of each alternative, a row a user; users without a pair are left out.
+        routed, no_answer, no_outcome, left_out: as in ``Comparison``.
+        with_outcome: candidates of routed users with an outcome.
+    """
+
+    auc: pd.DataFrame
+    routed: int
+    no_answer: int
+    no_outcome: int
+    with_outcome: int
+    left_out: tuple[str, ...]
+
+    def __add__(self, other: "Judged") -> "Judged":
+        counts = ("routed", "no_answer", "no_outcome", "with_outcome")
+        added = {name: getattr(self, name) + getattr(other, name) for name in counts}
+        return Judged(pd.concat([self.auc, other.auc]), left_out=self.left_out, **added)
+
+
+def judged(found: Judged) -> Comparison:
+    """``compare`` from what ``of_users`` found, of all users: the part in which means and tests over users are made.
+
+    Raises:
+        ScoresError: no outcome of any candidate.
+    """
+    if found.no_outcome and not found.with_outcome:
+        raise ScoresError("no candidate of a routed user has an outcome: are users and items called alike in both?")
+    auc = found.auc.sort_index()
+    return Comparison(
+        table=_judged(auc, list(auc.columns.drop("final"))),
+        routed=found.routed,
+        no_answer=found.no_answer,
+        judged=len(auc),
+        no_outcome=found.no_outcome,
+        left_out=found.left_out,
+    )
+
+
+def of_users(
+    final: schema.Table,
+    outcomes: schema.Table,
+    data: "Dataset",
+    against: Sequence[str] = CONTROLS,
+    item_ratings: pd.DataFrame | None = None,
+) -> Judged:
+    """The part of ``compare`` in which each user stands alone, so that it may be done for a part of the users.
+
+    Args:
+        final, outcomes, data, against: as in ``compare``.
+        item_ratings: all known ratings of each item (``controls.ratings_of_items``), where ``data`` holds those of some
+            users only: the controls are made from all.
+
+    Raises:
+        As ``compare``, but for the outcomes that nobody has.
+    """
     like = data.known_like
+    of_items = controls.ratings_of_items(data.interactions) if item_ratings is None else item_ratings
     final = schema.scores(schema.read(final, schema.FINAL, "the final lists"), "the final lists")
     outcomes = schema.read(outcomes, schema.OUTCOMES, "the outcomes", unique=schema.IDS)
     outcomes["rating"] = schema.finite(outcomes, "rating", "the outcomes")
@@ -97,33 +160,31 @@ def compare(
         raise ScoresError(
             "the outcome of user {} and item {} is in {} already: give later ones only.".format(*again[0], data.name)
         )
-    if len(routed) and rating.isna().all():
-        raise ScoresError("no candidate of a routed user has an outcome: are users and items called alike in both?")
 
     rows = routed.assign(rating=rating.to_numpy()).dropna(subset="rating")
     rows["relevant"] = rows["rating"] >= like
     left_out = tuple(name for name in against if name == "best-other" and name not in final)
     names = [name for name in against if name not in left_out]
-    scores = {RECOMMENDER: rows["own"], **{name: _alternative(name, rows, data.interactions) for name in names}}
+    scores = {RECOMMENDER: rows["own"], **{name: _alternative(name, rows, of_items) for name in names}}
     auc = pd.DataFrame(
         {name: metrics.auc(rows.assign(score=score)) for name, score in [("final", rows["score"]), *scores.items()]}
     ).dropna(subset="final")
-    return Comparison(
-        table=_judged(auc, list(scores)),
+    return Judged(
+        auc=auc,
         routed=routed["user"].nunique(),
         no_answer=routed.loc[routed["source"] == NO_ANSWER, "user"].nunique(),
-        judged=len(auc),
         no_outcome=len(routed) - len(rows),
+        with_outcome=len(rows),
         left_out=left_out,
     )
 
 
-def _alternative(name: str, rows: pd.DataFrame, known: pd.DataFrame) -> pd.Series:
+def _alternative(name: str, rows: pd.DataFrame, of_items: pd.DataFrame) -> pd.Series:
     """The scores of a control, or of a column of the final lists."""
     if name == "random":
         return pd.Series(0.0, rows.index)  # all tied: what the AUC makes of ties is the mean over all orders
     if name in ("popularity", "item-mean"):
-        return {"popularity": controls.popularity, "item-mean": controls.item_mean}[name](known, rows["item"])
+        return {"popularity": controls.popularity, "item-mean": controls.item_mean}[name](of_items, rows["item"])
     if name not in rows:
         raise ScoresError(
             f"against names {name!r}, which is no control ({', '.join(CONTROLS)}) and no column of final."

@@ -9,22 +9,31 @@ CONTROLS = ("random", "popularity", "item-mean", "best-other")
 ORACLE = "oracle (upper bound)"
 
 
-def popularity(known: pd.DataFrame, items: pd.Series) -> pd.Series:
+def ratings_of_items(known: pd.DataFrame) -> pd.DataFrame:
+    """The sum and number (size) of each item's ratings, indexed by item; those of disjoint parts add up.
+
+    ``known`` has columns item and rating.
+    """
+    return known.groupby("item")["rating"].agg(["sum", "size"])
+
+
+def popularity(of_items: pd.DataFrame, items: pd.Series) -> pd.Series:
     """How many known ratings each item has.
 
     Args:
-        known: item: ratings before the test.
+        of_items: what ``ratings_of_items`` returned of the ratings before the test.
         items: the items to score, repeated or not.
 
     Returns:
         One value for each of ``items``, indexed like them; 0 for an item without a rating.
     """
-    return items.map(known.groupby("item").size()).fillna(0).astype(float)
+    return items.map(of_items["size"]).fillna(0).astype(float)
 
 
-def item_mean(known: pd.DataFrame, items: pd.Series) -> pd.Series:
-    """Each item's mean known rating; for an item without one, the mean of all ratings. Arguments: item and rating."""
-    return items.map(known.groupby("item")["rating"].mean()).fillna(known["rating"].mean())
+def item_mean(of_items: pd.DataFrame, items: pd.Series) -> pd.Series:
+    """Each item's mean known rating; for an item without one, the mean of all ratings. Arguments as of popularity."""
+    mean = of_items["sum"].sum() / of_items["size"].sum()
+    return items.map(of_items["sum"] / of_items["size"]).fillna(mean)
 
 
 def control_scores(
@@ -41,10 +50,10 @@ def control_scores(
     Returns:
         Columns ranker ("random", "popularity", "item-mean"), draw, user, item, score.
     """
-    pairs = candidates[["user", "item"]]
+    pairs, of_items = candidates[["user", "item"]], ratings_of_items(known)
     random = [pairs.assign(ranker="random", draw=draw, score=rng.random(len(pairs))) for draw in range(draws)]
     fixed = [
-        pairs.assign(ranker=name, draw=0, score=control(known, candidates["item"]))
+        pairs.assign(ranker=name, draw=0, score=control(of_items, candidates["item"]))
         for name, control in (("popularity", popularity), ("item-mean", item_mean))
     ]
     return pd.concat([*random, *fixed], ignore_index=True)

@@ -106,7 +106,7 @@ def rerankings(own: pd.DataFrame, known: pd.DataFrame, likes: pd.DataFrame) -> I
     yield "recommender", own.assign(score=-own["position"].astype(float))
     yield "random", own.assign(score=0.0)
     for name, control in (("popularity", controls.popularity), ("item-mean", controls.item_mean)):
-        ranked = own.assign(score=control(known, own["item"]))
+        ranked = own.assign(score=control(controls.ratings_of_items(known), own["item"]))
         yield name, ranked
         yield name + FUSED, fused(ranked)
     liked = pd.MultiIndex.from_frame(likes[["user", "item"]])

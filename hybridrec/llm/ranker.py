@@ -58,7 +58,13 @@ class Ranker:
         self.history_length, self.scale, self.seed = history_length, scale, seed
         self.recordings = Recordings(Path(cache) if cache is not None else None)
 
-    def estimate(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users = None) -> pd.DataFrame:
+    def estimate(
+        self,
+        data: Dataset,
+        candidates: pd.DataFrame | str | Path,
+        users: Users = None,
+        item_ratings: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
         """What ranking would cost, before anything is asked; what is in the cache already is counted, too.
 
         Tokens are counted with the model's own tokenizer where it is on this machine, else as four characters each.
@@ -66,7 +72,7 @@ class Ranker:
         that cannot be used is not counted.
 
         Args:
-            data, candidates, users: as in ``rank``.
+            data, candidates, users, item_ratings: as in ``rank``.
 
         Returns:
             One row a user: user, requests, prompt_tokens, completion_tokens, usd (US dollars, by the model's price).
@@ -74,10 +80,16 @@ class Ranker:
         Raises:
             DatasetError: as in ``rank``.
         """
-        rows = [self._cost(task) for task in self._tasks(data, candidates, users)]
+        rows = [self._cost(task) for task in self._tasks(data, candidates, users, item_ratings)]
         return pd.DataFrame(rows, columns=["user", "requests", "prompt_tokens", "completion_tokens", "usd"])
 
-    def rank(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users = None) -> pd.DataFrame:
+    def rank(
+        self,
+        data: Dataset,
+        candidates: pd.DataFrame | str | Path,
+        users: Users = None,
+        item_ratings: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
         """Rank users' candidates.
 
         Args:
@@ -85,6 +97,8 @@ class Ranker:
             candidates: user, item, and position if they are not to be shown in the order of the rows; a table, or the
                 path of a .csv or .parquet file.
             users: whom to rank for: ids, or a table with a column user. None: everybody who has candidates.
+            item_ratings: all known ratings of each item (``evaluation.controls.ratings_of_items``), where ``data``
+                holds those of some users only: modes with facts tell of all.
 
         Returns:
             One row a candidate: user, item, score (higher is better), ranker (the mode's name), and of the user's
@@ -100,7 +114,7 @@ class Ranker:
         """
         attempts = getattr(getattr(self.llm, "endpoint", None), "attempts", 1)
         how: dict[str, Any] = {"noun": self.noun, "seed": self.seed, "attempts": attempts}
-        tasks = self._tasks(data, candidates, users)
+        tasks = self._tasks(data, candidates, users, item_ratings)
         with self._alone():
             return rankers.table(rankers.rank(tasks, self.mode, self.llm, self.recordings, **how))
 
@@ -111,7 +125,9 @@ class Ranker:
             return nullcontext()
         return files.lock(path.with_name(f"{path.name}.lock"), f"ranking with the answers in {files.shown(path)}")
 
-    def _tasks(self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users) -> list[Task]:
+    def _tasks(
+        self, data: Dataset, candidates: pd.DataFrame | str | Path, users: Users, item_ratings: pd.DataFrame | None
+    ) -> list[Task]:
         table = schema.read(candidates, ["user", "item"], "candidates")
         if "position" not in table:
             table = table.assign(position=range(len(table)))
@@ -121,9 +137,8 @@ class Ranker:
             users = schema.read(users, ["user"], "users")["user"]
         wanted = pd.unique(table["user"] if users is None else pd.Series(list(users)))
         shown = "mixed" if self.mode.grades else "best"
-        return build_tasks(
-            wanted, data.interactions, table, data.items, self.history_length, self.scale, shown, data.like
-        )
+        how = (self.history_length, self.scale, shown, data.like, item_ratings)
+        return build_tasks(wanted, data.interactions, table, data.items, *how)
 
     def _cost(self, task: Task) -> dict[str, Any]:
         usage = expected_usage(self.llm, rankers.request_of(task, self.mode, self.noun).request)

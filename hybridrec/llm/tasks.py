@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hybridrec.errors import DatasetError, SettingError
+from hybridrec.evaluation.controls import ratings_of_items
 from hybridrec.llm import prompts
 from hybridrec.randomness import generator
 
@@ -25,9 +26,12 @@ class Task:
     items: tuple[prompts.Item, ...]
 
 
-def item_facts(items: pd.DataFrame, known: pd.DataFrame, scale: int) -> pd.Series:
-    """What a mode with facts says of each item: genres, mean rating and number of known (never test) ratings."""
-    ratings = known.groupby("item")["rating"].agg(["mean", "size"]).reindex(items["item"])
+def item_facts(items: pd.DataFrame, of_items: pd.DataFrame, scale: int) -> pd.Series:
+    """What a mode with facts says of each item: genres, mean rating and number of known (never test) ratings.
+
+    ``of_items`` is what ``controls.ratings_of_items`` returned.
+    """
+    ratings = of_items.assign(mean=of_items["sum"] / of_items["size"])[["mean", "size"]].reindex(items["item"])
     seen = [
         f"mean rating {mean:.1f} of {scale} from {int(size)} ratings" if size > 0 else "no ratings yet"
         for mean, size in ratings.itertuples(index=False)
@@ -45,6 +49,7 @@ def build_tasks(
     scale: int = 5,
     shown: str = "best",
     like: float | None = None,
+    item_ratings: pd.DataFrame | None = None,
 ) -> list[Task]:
     """The task of each user, from what is known of them before the test.
 
@@ -60,6 +65,8 @@ def build_tasks(
             among equals; "recent": newest first; "ends": in the order of "best" the first half and the last half of
             ``history_length``.
         like: a rating at or above it says that the user likes the item; None: no mode is told of likes.
+        item_ratings: all known ratings of each item (``controls.ratings_of_items``), where ``known`` holds those of
+            some users only.
 
     Raises:
         DatasetError: a user without candidates or without history; a candidate that is not among the items, or that a
@@ -76,7 +83,8 @@ def build_tasks(
     _refuse(set(users) - set(known["user"]), "no history")
     _refuse(wanted.loc[~wanted["item"].isin(items["item"]), "user"], "a candidate that is not among the items")
     _refuse(wanted.loc[wanted.duplicated(["user", "item"]), "user"], "a candidate twice")
-    titles, facts = items.set_index("item")["title"], item_facts(items, known, scale)
+    of_items = ratings_of_items(known) if item_ratings is None else item_ratings
+    titles, facts = items.set_index("item")["title"], item_facts(items, of_items, scale)
     described = {item: prompts.Item(titles[item], facts[item]) for item in titles.index}
     histories = _histories(known[known["user"].isin(users)], history_length, shown)
     lists = wanted.sort_values(["user", "position"]).groupby("user")["item"].agg(list)

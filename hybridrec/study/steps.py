@@ -458,7 +458,8 @@ def all_rankings(
     """
     own = scores[scores["part"] == "test"].rename(columns={"recommender": "ranker"})
     parts = [own, of_model] if len(of_model) else [own]
-    known, pairs = splits.known(interactions), candidates[["user", "item"]]
+    known = controls.ratings_of_items(splits.known(interactions))
+    pairs = candidates[["user", "item"]]
     parts.append(pairs.assign(ranker=evaluation.RANDOM, score=0.0))
     for name, control in ((arms.POPULARITY, controls.popularity), (arms.ITEM_MEAN, controls.item_mean)):
         parts.append(pairs.assign(ranker=name, score=control(known, candidates["item"])))

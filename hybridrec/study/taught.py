@@ -35,7 +35,7 @@ FUSED = ((TAUGHT,), _WITHOUT, (*_WITHOUT, TAUGHT))
 GROUPS = ("weak", "inactive")
 # How many taught ratings a title has, and how many known ratings a user: the lower ends of what is told apart.
 TITLE_BINS = {"0": 0, "1 to 9": 1, "10 to 49": 10, "50 and more": 50}
-HISTORY_BINS = {"up to 15": 0, "16 to 31": 16, "32 to 47": 32, "48 and more": 48}
+HISTORY_BINS = {"up to 3": 0, "4 to 7": 4, "8 to 15": 8, "16 to 31": 16, "32 to 47": 32, "48 and more": 48}
 MEANS = ["group", "ranker", "n", "auc", "low", "high"]
 BY = ["ratings", "ranker", "users", "pairs", "auc", "low", "high"]
 
@@ -377,7 +377,8 @@ def by_title(judged: Judged, ratings: pd.DataFrame, seed: int, samples: int) -> 
         seed, samples: of the bootstrap over users.
 
     Returns:
-        BY, and titles (of the catalogue of all rated items), candidates (in the lists that were asked about).
+        BY, and titles (of the catalogue of all rated items), candidates (in the lists that were asked about). A bin
+        without a pair has no row.
     """
     counts = ratings["item"].value_counts().reindex(judged.divided.items).fillna(0)
     names = _binned(counts, TITLE_BINS)
@@ -391,7 +392,7 @@ def by_title(judged: Judged, ratings: pd.DataFrame, seed: int, samples: int) -> 
 
 
 def by_history(judged: Judged, seed: int, samples: int) -> pd.DataFrame:
-    """AUC of inactive users by how many ratings of theirs are known outside the test fold: BY."""
+    """AUC of inactive users by how many ratings of theirs are known outside the test fold: BY (as ``by_title``)."""
     divided, rows = judged.divided, _judged_rows(judged)
     of_user = np.bincount(divided.user)[divided.user]
     number = np.bincount(divided.list)[divided.list]  # in the list itself, which is not known
@@ -428,7 +429,8 @@ def _by(
             auc = counts["correct"] / counts["pairs"]
             interval = statistics.bootstrap_interval(auc.to_numpy(), generator(seed, "taught", name, ranker), samples)
             found.append((name, ranker, len(auc), int(counts["pairs"].sum()), auc.mean(), *interval))
-    return pd.DataFrame(found, columns=BY)
+    rows_of = pd.DataFrame(found, columns=BY)
+    return rows_of[rows_of.groupby("ratings")["pairs"].transform("max") > 0].reset_index(drop=True)
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -11,16 +11,18 @@ from hybridrec.weak_users.triage import Thresholds, triage
 
 
 @dataclass
-class _Scored:
+class Scored:
     """Scores that are there already, as ``triage`` asks for them; of nothing else are there any."""
 
     name: str
     rows: pd.DataFrame
 
     def out_of_fold(self, data: Dataset) -> pd.DataFrame:
+        """The scores, unchecked."""
         return self.rows
 
     def scores(self, data: Dataset, candidates: schema.Table) -> pd.DataFrame:
+        """There are none."""
         raise NotImplementedError
 
 
@@ -51,7 +53,7 @@ def cross_triage(
         known = Dataset(f"all folds but {test}", folds.without(divided, test), items, "the ratings", like_threshold)
         found = triage(
             known,
-            _Scored(str(name), rows),
+            Scored(str(name), rows),
             performance_threshold=limits.performance,
             sparsity_threshold=limits.sparsity,
         )

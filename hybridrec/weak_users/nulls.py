@@ -57,12 +57,13 @@ def simulate_auc(
 
 
 def flagged_by_luck(
-    judged: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 1000
+    counts: pd.DataFrame, auc: float, threshold: float, rng: np.random.Generator, draws: int = 1000
 ) -> tuple[float, float]:
     """How many users would be flagged on scores out of fold, were all of them served alike.
 
     Args:
-        judged: user, fold, relevant: the items by which the eligible (inactive) users are judged.
+        counts: relevant, irrelevant, indexed by user and fold: how many items the eligible (inactive) users are
+            judged by (``performance.fold_counts``).
         auc: the true AUC given to every user, from 0 to 1.
         threshold: t_p; a user with P(u) <= t_p is flagged. Pairs are formed within a fold.
         rng: draws the scores. Folds with the same two counts share their draws, in another order for each.
@@ -71,9 +72,8 @@ def flagged_by_luck(
     Returns:
         The expected number of users, and its standard deviation.
     """
-    counts = judged.groupby(["user", "fold"])["relevant"].agg(["sum", "size"]).astype(int)
-    counts = counts.assign(irrelevant=counts["size"] - counts["sum"]).query("sum > 0 and irrelevant > 0")
-    shapes = list(zip(counts["sum"], counts["irrelevant"], strict=True))
+    counts = counts[["relevant", "irrelevant"]].astype(int).query("relevant > 0 and irrelevant > 0")
+    shapes = list(zip(counts["relevant"], counts["irrelevant"], strict=True))
     correct = {shape: simulate_auc(*shape, auc, rng, draws) * shape[0] * shape[1] for shape in sorted(set(shapes))}
     share = []
     for _, folds in pd.Series(shapes, counts.index, dtype=object).groupby("user"):

@@ -46,13 +46,33 @@ def evidence(judged: pd.DataFrame) -> pd.DataFrame:
         Columns performance (NaN without a pair), pairs, relevant, irrelevant, indexed by user. The last two are the
         numbers of items in a pair's own fold, averaged over pairs (without folds: simply the user's two numbers).
     """
+    return evidence_of(fold_counts(judged))
+
+
+def fold_counts(judged: pd.DataFrame) -> pd.DataFrame:
+    """All that P(u) and its uncertainty need of a user's items: three numbers for each fold.
+
+    Args:
+        judged: columns user, score, relevant, and fold where the scores are out of fold.
+
+    Returns:
+        Columns correct (pairs in the right order, a tie counting one half), relevant and irrelevant (items), as
+        float64, indexed by user, or by user and fold.
+    """
     by = ["user", "fold"] if "fold" in judged else ["user"]
     counts = judged.groupby(by)["relevant"].agg(["sum", "size"]).astype(float)
     counts = pd.DataFrame({"relevant": counts["sum"], "irrelevant": counts["size"] - counts["sum"]})
-    weights = counts["relevant"] * counts["irrelevant"]
-    sums = counts.mul(weights, axis=0).groupby("user").sum()
-    table = performance(judged)
-    return table.join(sums.div(table["pairs"].where(table["pairs"] > 0), axis=0))
+    return metrics.auc_pairs(judged, by)[["correct"]].join(counts)
+
+
+def evidence_of(counts: pd.DataFrame) -> pd.DataFrame:
+    """``evidence`` from what ``fold_counts`` returned; the counts of different users may be put together."""
+    items = counts[["relevant", "irrelevant"]]
+    pairs = (items["relevant"] * items["irrelevant"]).rename("pairs")
+    sums = items.mul(pairs, axis=0).assign(pairs=pairs, correct=counts["correct"]).groupby("user").sum()
+    known = sums["pairs"].where(sums["pairs"] > 0)
+    table = pd.DataFrame({"performance": sums["correct"] / known, "pairs": sums["pairs"]})
+    return table.join(sums[["relevant", "irrelevant"]].div(known, axis=0))
 
 
 def sampling_variance(evidence: pd.DataFrame) -> pd.Series:

@@ -1,20 +1,21 @@
 """Phase one: who is served badly. P(u), S_I(u), the thresholds, and who is weak by them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hybridrec import schema
-from hybridrec.data.datasets import Dataset, sparsity_index
+from hybridrec.data.datasets import Dataset
 from hybridrec.errors import ScoresError
 from hybridrec.randomness import generator
 from hybridrec.weak_users import nulls
 from hybridrec.weak_users.performance import (
     between_variance,
     empirical_bayes,
-    evidence,
+    evidence_of,
+    fold_counts,
     performance_by_recommender,
     sampling_variance,
     upper_bound,
@@ -167,6 +168,16 @@ def triage(
 
     Source: Kaur & Shah 2024, definition 1; shrinkage and luck: see ``empirical_bayes`` and ``nulls.flagged_by_luck``.
     """
+    how: dict[str, Any] = {"performance_threshold": performance_threshold, "sparsity_threshold": sparsity_threshold}
+    return of_counts(judged_counts(data, scorer), data.interactions.groupby("user").size(), len(data.items), **how)
+
+
+def judged_counts(data: Dataset, scorer: "Scorer") -> pd.DataFrame:
+    """What ``triage`` needs of the scores: columns correct, relevant, irrelevant, indexed by user and fold.
+
+    Args and errors are those of ``triage``; see ``performance.fold_counts``. A user's rows depend on nobody else's
+    ratings or scores, so ``data`` and ``scorer`` may hold a part of the users.
+    """
     like = data.known_like
     what = f"the out-of-fold scores of {scorer.name}"
     users, items = data.interactions["user"], data.items["item"]
@@ -177,18 +188,35 @@ def triage(
         _, pair = schema.first(judged, unrated)
         named = f"user {pair['user']!r} has not rated item {pair['item']!r}"
         raise ScoresError(f"{what}: {named}{schema.and_more(unrated)}. Score ratings alone.")
-    judged["relevant"] = judged["rating"] >= like
+    return fold_counts(judged.assign(relevant=judged["rating"] >= like))
 
-    known = evidence(judged)
+
+def of_counts(
+    counts: pd.DataFrame,
+    rated: pd.Series,
+    n_items: int,
+    *,
+    performance_threshold: float = 0.5,
+    sparsity_threshold: float | None = None,
+) -> Triage:
+    """``triage`` from counts: the part in which users depend on each other, through means and variances over them.
+
+    Args:
+        counts: what ``judged_counts`` returned, of all users, sorted by user and fold.
+        rated: how many items each user has rated, indexed by user, sorted.
+        n_items: catalogue size.
+        performance_threshold, sparsity_threshold: as in ``triage``.
+    """
+    known = evidence_of(counts)
     variance = sampling_variance(known)
     estimate = empirical_bayes(known["performance"], variance).rename(columns={"performance": "shrunken"})
-    sparsity = sparsity_index(data.interactions, len(data.items))
+    sparsity = (1 - rated / n_items).rename("sparsity")
     thresholds = Thresholds(performance_threshold, sparsity_threshold).on(sparsity)
     table = known[["performance", "pairs"]].reindex(sparsity.index).assign(sparsity=sparsity).fillna({"pairs": 0})
     table["inactive"] = inactive(sparsity, thresholds)
     table["weak"] = weak_users(table["performance"], sparsity, thresholds)
     table = table.join(estimate).assign(upper=upper_bound(estimate["shrunken"], estimate["sd"]))
-    eligible = judged[judged["user"].isin(table.index[table["inactive"]])]
+    eligible = counts[counts.index.get_level_values("user").isin(table.index[table["inactive"]])]
     by_luck, by_luck_sd = nulls.flagged_by_luck(
         eligible, known["performance"].mean(), performance_threshold, generator(0, "triage", "luck")
     )
@@ -198,5 +226,5 @@ def triage(
         by_luck=by_luck,
         by_luck_sd=by_luck_sd,
         spread=float(np.sqrt(between_variance(known["performance"], variance))),
-        unscored=int((~sparsity.index.isin(scores["user"])).sum()),
+        unscored=int((~sparsity.index.isin(known.index)).sum()),
     )

@@ -116,6 +116,15 @@ class Endpoint:
         self._fatal: Exception | None = None
         self._reached = self._completed = False  # whether any reply has come, and whether any completion
 
+    def share(self, requests: Any, tokens: Any, budget: Any) -> None:
+        """Keep within an allowance that others use, too, in place of one of its own.
+
+        Args:
+            requests, tokens: what has the methods of ``limits.Pace``.
+            budget: what has the methods of ``limits.Budget``.
+        """
+        self._requests, self._tokens, self.budget = requests, tokens, budget
+
     # --- the interface of runner.Model ------------------------------------------------------------------------------
 
     def key(self, asked: Asked) -> str:
