@@ -26,6 +26,7 @@ READ_BY_MAKE = [
     "Makefile",
     "pyproject.toml",
     "requirements.lock",
+    "requirements-scale.lock",
     "hybridrec",
     "notebooks",
     "benchmarks/requirements.txt",

@@ -13,7 +13,7 @@ PAGE = (paths.ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("name", ["judged", "pairs", "performance", "sparsity", "controls"])
 def test_the_page_shows_the_sql_that_is_run(name):
-    assert f"```sql\n{duck.sql(name)}```" in PAGE
+    assert f"```sqlite3\n{duck.sql(name)}```" in PAGE
 
 
 @pytest.mark.parametrize(("users", "routed"), [("1 million", 76_000), ("100 million", 7_600_000)])
