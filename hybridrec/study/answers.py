@@ -93,8 +93,8 @@ POLICIES = {
     "published rule": "weak users, to the language model in context (the published rule)",
     "published rule, random order": "the same users, to a random order",
     "published rule, taught: llm": "the same users, to the taught language model",
-    "best single arm, worst served first": "the worst served, to the best other ranker or fusion",
-    "best single arm, worst served first, LLM only": "the worst served, to the best language model or fusion with one",
+    "best single arm, worst served first": "the worst served, to the best ranker or fusion of all",
+    "best single arm, worst served first, LLM only": "the worst served, to the best order with a language model in it",
     "predicted uplift": "who is predicted to gain, to whichever ranker",
     "predicted uplift, LLM only": "who is predicted to gain from a language model, to that",
 }
@@ -133,7 +133,9 @@ TAUGHT = {
 _TITLES = "recommender + item-mean + sentence-embedding"
 TAUGHT_AGAINST = {
     ("taught", "language model, best way in context"): "taught, less in context",
+    ("taught", "untaught, same way"): "taught, less untaught and asked in the same way",
     ("taught", "item-mean, taught users"): "taught, less these item means",
+    ("taught", "the bar"): "taught, less the bar",
     ("taught", "taught, another's history"): "own history, less another user's",
     ("recommender + taught", "own recommender"): "what it adds to the recommender",
     (f"{_TITLES} + taught", _TITLES): "what it adds to recommender, item means and title similarity",

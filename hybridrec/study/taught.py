@@ -378,7 +378,7 @@ def by_title(judged: Judged, ratings: pd.DataFrame, seed: int, samples: int) -> 
 
     Returns:
         BY, and titles (of the catalogue of all rated items), candidates (in the lists that were asked about). A bin
-        without a pair has no row.
+        with fewer than two users has no row.
     """
     counts = ratings["item"].value_counts().reindex(judged.divided.items).fillna(0)
     names = _binned(counts, TITLE_BINS)
@@ -430,7 +430,7 @@ def _by(
             interval = statistics.bootstrap_interval(auc.to_numpy(), generator(seed, "taught", name, ranker), samples)
             found.append((name, ranker, len(auc), int(counts["pairs"].sum()), auc.mean(), *interval))
     rows_of = pd.DataFrame(found, columns=BY)
-    return rows_of[rows_of.groupby("ratings")["pairs"].transform("max") > 0].reset_index(drop=True)
+    return rows_of[rows_of.groupby("ratings")["users"].transform("max") > 1].reset_index(drop=True)
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
