@@ -297,6 +297,7 @@ def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monk
     for variable in ("SCRATCH", "RECORDINGS"):
         monkeypatch.setenv(f"HYBRIDREC_{variable}", str(tmp_path))
     monkeypatch.setattr(paths, "RECORDINGS", tmp_path)  # for what runs here; the variable is for kernels
+    monkeypatch.setattr(paths, "PRICES", paths.ROOT / "data" / "prices.toml")  # not those of the study above
     monkeypatch.setenv(values["endpoint"]["key_variable"], "a-key-that-is-long-enough")
     with serve(with_faults({})) as server:
         pace = {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000}
