@@ -19,16 +19,9 @@ from pathlib import Path
 import measure
 import numpy as np
 
-NOTEBOOKS = [
-    "01_data",
-    "02_baselines",
-    "03_user_triage",
-    "04_llm_prompting",
-    "05_evaluation",
-    "06_cost",
-    "07_taught_model",
-    "08_allocation",
-]
+from hybridrec.study.notebooks import names
+
+NOTEBOOKS = names()
 FILE = measure.ROOT / "benchmarks" / "pipeline.json"
 
 

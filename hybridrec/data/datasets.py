@@ -152,4 +152,9 @@ def sparsity_index(interactions: pd.DataFrame, n_items: int) -> pd.Series:
 
     Source: Kaur & Shah 2024, section 3.1. The paper prints |R_u|/|I|, then uses it the other way round.
     """
-    return (1 - interactions.groupby("user").size() / n_items).rename("sparsity")
+    return sparsity_of(interactions.groupby("user").size(), n_items)
+
+
+def sparsity_of(rated: pd.Series, n_items: int) -> pd.Series:
+    """``sparsity_index`` from how many items each user has rated, indexed by user."""
+    return (1 - rated / n_items).rename("sparsity")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hybridrec import schema
-from hybridrec.data.datasets import Dataset
+from hybridrec.data.datasets import Dataset, sparsity_of
 from hybridrec.errors import ScoresError
 from hybridrec.randomness import generator
 from hybridrec.weak_users import nulls
@@ -210,7 +210,7 @@ def of_counts(
     known = evidence_of(counts)
     variance = sampling_variance(known)
     estimate = empirical_bayes(known["performance"], variance).rename(columns={"performance": "shrunken"})
-    sparsity = (1 - rated / n_items).rename("sparsity")
+    sparsity = sparsity_of(rated, n_items)
     thresholds = Thresholds(performance_threshold, sparsity_threshold).on(sparsity)
     table = known[["performance", "pairs"]].reindex(sparsity.index).assign(sparsity=sparsity).fillna({"pairs": 0})
     table["inactive"] = inactive(sparsity, thresholds)
