@@ -6,6 +6,9 @@ ALL        := ml-100k ml-latest-small-2016 book-crossing
 PYTHON     ?= python3.11
 VENV       ?= .venv
 NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost 07_taught_model 08_allocation
+# What an expert asks next, in notebooks/appendix: 04a after 04, and nothing after it needs it.
+APPENDIX   :=
+source      = notebooks/$(if $(filter $(1),$(APPENDIX)),appendix/)$(1).ipynb
 
 # Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
 # relative to this folder and none can be made to lead out of it: what is removed is always within. What may be given
@@ -94,7 +97,7 @@ models: .stamps/env  ## fetch, verify and convert the experiment's language mode
 estimate: .stamps/env  ## say what the language models would be asked, and what that would cost (asks nothing)
 	$(PY) -m hybridrec.study estimate $(EXPERIMENT)
 
-reproduce: $(STAMPS)/08_allocation  ## run the notebooks, as far as something changed, and print the four answers
+reproduce: $(STAMPS)/08_allocation $(APPENDIX:%=$(STAMPS)/%)  ## run the notebooks, as far as something changed, and print the four answers
 	@$(if $(RAN),,echo "nothing to do: results/$(EXPERIMENT) is up to date.")
 	@$(PY) -m hybridrec.study summary $(EXPERIMENT)
 
@@ -139,7 +142,7 @@ WRITTEN := $(shell sed -n 's/^    "\(.*\)": "\(.*\)",$$/\2:\1/p' hybridrec/study
 written  = results/$(EXPERIMENT)/$(1).ipynb $(patsubst $(1):%,data/tables/$(EXPERIMENT)/%.parquet,$(filter $(1):%,$(WRITTEN)))
 lacking  = $(filter-out $(wildcard $(written)),$(written))
 define stamp
-$(STAMPS)/$(1): notebooks/$(1).ipynb $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(lacking),FORCE)
+$(STAMPS)/$(1): $(call source,$(1)) $(2:%=$(STAMPS)/%) $(3) $(MODULE) notebooks/experiments/$(EXPERIMENT).toml .stamps/env $(if $(lacking),FORCE)
 	@$$(eval RAN := yes)$(PY) -m hybridrec.study run $(EXPERIMENT) $(1) $(if $(filter 1,$(YES)),--yes)
 	@mkdir -p $$(@D) && touch $$@
 endef
@@ -178,7 +181,7 @@ compact: .stamps/env  ## fold new recordings into the compact file that is commi
 
 # The stamps are touched in order: the copies have the notebooks' own code, so nothing has to run again.
 notebooks: $(if $(filter ml-100k,$(EXPERIMENT)),reproduce,only-the-default)  ## put the executed notebooks in place, ready to commit
-	@for name in $(NOTEBOOKS); do cp results/$(EXPERIMENT)/$$name.ipynb notebooks/$$name.ipynb && touch $(STAMPS)/$$name || exit 1; done
+	@$(foreach one,$(sort $(NOTEBOOKS) $(APPENDIX)),cp results/$(EXPERIMENT)/$(one).ipynb $(call source,$(one)) && touch $(STAMPS)/$(one) &&) true
 
 .PHONY: only-the-default
 only-the-default:
@@ -209,7 +212,7 @@ TEST     = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-
 test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(TEST) tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
-	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS:%=notebooks/%.ipynb)
+	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(foreach one,$(sort $(NOTEBOOKS) $(APPENDIX)),$(call source,$(one)))
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
 	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(TEST) $(JUDGES:%=tests/test_%.py) -m "fresh or exercises"
 

@@ -5,7 +5,7 @@ from typing import Any
 import nbformat
 from matplotlib import pyplot
 
-from hybridrec.study import config, notebooks, paths
+from hybridrec.study import config, notebooks
 
 NAMES = notebooks.names()
 
@@ -14,7 +14,7 @@ def run(settings: config.Experiment, names: list[str]) -> None:
     """Execute notebooks' code, with their parameters cells overridden as papermill does it."""
     for name in names:
         space: dict[str, Any]
-        notebook, space = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4), {}
+        notebook, space = nbformat.read(notebooks.path_of(name), as_version=4), {}
         declared = notebooks.declared_parameters(notebook, name)
         for cell in notebook.cells:
             if cell.cell_type == "code":

@@ -56,7 +56,7 @@ def test_committed_notes_are_about_an_experiment_and_notebooks_that_exist(path):
         pytest.skip("explains the keys")
     assert path.with_suffix(".toml").is_file()
     headings = [line[3:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
-    assert set(headings) <= {file.stem for file in paths.NOTEBOOKS.glob("0*.ipynb")}
+    assert set(headings) <= set(notebooks.names())
 
 
 def test_the_summary_says_what_was_computed_what_was_replayed_and_where_it_lies(tmp_path, monkeypatch, capsys):
@@ -348,3 +348,26 @@ def test_a_fault_of_the_program_keeps_its_traceback(toy, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         commands.main(["run", "toy", "02_baselines"])
     assert not is_locked("toy")
+
+
+def test_an_appendix_runs_after_its_notebook_and_lies_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    (tmp_path / "appendix").mkdir()
+    for name in ("05_last", "04_first", "appendix/04a_more"):
+        (tmp_path / f"{name}.ipynb").touch()
+    assert notebooks.names() == ["04_first", "04a_more", "05_last"]
+    assert notebooks.main_names() == ["04_first", "05_last"]
+    assert notebooks.path_of("04a_more") == tmp_path / "appendix" / "04a_more.ipynb"
+    assert notebooks.path_of("05_last") == tmp_path / "05_last.ipynb"
+
+
+def test_links_of_a_notebook_lead_to_the_same_places_from_the_results():
+    told = {
+        "[a](../docs/glossary.md#auc)": "[a](../../docs/glossary.md#auc)",
+        "[a](../results/mine/x.csv)": "[a](../../results/mine/x.csv)",
+        "[a](../../docs/glossary.md)": "[a](../../docs/glossary.md)",
+        "[a](05_last.ipynb#here) [b](appendix/05a_more.ipynb)": "[a](05_last.ipynb#here) [b](05a_more.ipynb)",
+        "[a](../05_last.ipynb)": "[a](05_last.ipynb)",
+        "[a](https://x.org/../y)": "[a](https://x.org/../y)",
+    }
+    assert [notebooks._from_results(text) for text in told] == list(told.values())

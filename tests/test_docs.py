@@ -14,7 +14,7 @@ from hybridrec.llm import modes
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, paths
+from hybridrec.study import config, notebooks, paths
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
 PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
@@ -241,13 +241,13 @@ def test_the_time_and_memory_that_are_told_were_measured():
 # --- sections of notebooks --------------------------------------------------------------------------------------------
 
 _WHICH = r'sections? ("[^"]+"|\d+(?:(?: to | and |, )\d+)*)(?!\.\d)'
-_ELSEWHERE = re.compile(rf"(?:[Nn]otebook |`?0)(\d)(?:_\w+`)?, {_WHICH}")
+_ELSEWHERE = re.compile(rf"(?:[Nn]otebook |`?0)(\d[a-z]?)(?:_\w+`)?, {_WHICH}")
 _OWN = re.compile(rf"(?<!\d, )(?<!`, )\b{_WHICH.replace('s', '[Ss]', 1)}")  # not of a paper: "00824, section 4"
 
 
 def headings(number: str) -> list[str]:
     """A notebook's section headings, such as "3. Ask, or replay"."""
-    (path,) = paths.NOTEBOOKS.glob(f"0{number}_*.ipynb")
+    (path,) = (notebooks.path_of(name) for name in notebooks.names() if name.startswith(f"0{number}_"))
     return re.findall(r"^##+ (.+)$", "\n".join(sources(path)), re.M)
 
 
@@ -281,14 +281,16 @@ def section_references() -> list[tuple[str, str, str]]:
         *(paths.ROOT / "exercises").glob("*.md"),
         paths.ROOT / "data/README.md",
     ]
-    notebooks = [*paths.NOTEBOOKS.glob("0*.ipynb"), *(paths.ROOT / "exercises").rglob("0*.ipynb")]
+    every = [notebooks.path_of(name) for name in notebooks.names()]
     texts = [(page.name, text_of(page)) for page in pages]
-    texts += [(path.name, "\n".join(sources(path))) for path in notebooks]
+    texts += [(path.name, "\n".join(sources(path))) for path in (*every, *(paths.ROOT / "exercises").rglob("0*.ipynb"))]
     found = [(name, *one) for name, text in texts for one in _ELSEWHERE.findall(text)]
-    for path in paths.NOTEBOOKS.glob("0*.ipynb"):
-        found += [(path.name, path.name[1], which) for which in _OWN.findall("\n".join(sources(path)))]
+    for path in every:
+        found += [
+            (path.name, path.name[1:].partition("_")[0], which) for which in _OWN.findall("\n".join(sources(path)))
+        ]
     for page in paths.EXPERIMENTS.glob("*.md"):  # a section of the page for each notebook
-        for number, text in re.findall(r"^## 0(\d)_\w+\n(.*?)(?=^## |\Z)", text_of(page), re.M | re.S):
+        for number, text in re.findall(r"^## 0(\d[a-z]?)_\w+\n(.*?)(?=^## |\Z)", text_of(page), re.M | re.S):
             found += [(page.name, number, which) for which in _OWN.findall(text)]
     return found
 

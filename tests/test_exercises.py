@@ -23,14 +23,14 @@ from test_house import _MACHINE_PATH, code_cells, code_lines
 from hybridrec.data import datasets
 from hybridrec.evaluation import metrics, statistics
 from hybridrec.evaluation.prices import Price
-from hybridrec.study import config, paths
+from hybridrec.study import config, notebooks, paths
 from hybridrec.weak_users import triage
 
 sys.path.insert(0, str(paths.ROOT / "exercises"))
 import blank
 import check
 
-NAMES = [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
+NAMES = notebooks.main_names()
 EXERCISES = {path.stem: path for path in sorted(blank.EXERCISES.glob("*.ipynb"))}
 SOLUTIONS = {path.stem: path for path in sorted(blank.SOLUTIONS.glob("*.ipynb"))}
 

@@ -11,11 +11,11 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 
-from hybridrec.study import config, figures, paths
+from hybridrec.study import config, figures, notebooks, paths
 
 # --- notebooks ------------------------------------------------------------------------------------------------------
 
-NOTEBOOKS = {path.stem: path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))}
+NOTEBOOKS = {name: notebooks.path_of(name) for name in notebooks.names()}
 _MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:work|root|home|tmp|Users|usr|opt|mnt|var)/\w|\b[A-Z]:\\\\\w")
 
 
@@ -35,6 +35,10 @@ def parameters_cell(notebook: nbformat.NotebookNode) -> str:
 
 def code_lines(cell: nbformat.NotebookNode) -> int:
     return sum(bool(line.strip()) for line in cell.source.splitlines())
+
+
+def imports_only(cell: nbformat.NotebookNode) -> bool:
+    return all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(cell.source).body)
 
 
 def test_a_notebook_asks_for_any_python_3_kernel(notebook):
@@ -58,11 +62,19 @@ def test_parameters_are_settings_and_default_to_the_default_experiments(notebook
     assert "experiment" in declared
 
 
-def test_code_cells_are_short_and_stand_after_prose(notebook):
-    assert notebook.cells[0].cell_type == "markdown"
-    assert notebook.cells[0].source.startswith("# ")
-    read = [cell for cell in code_cells(notebook) if "parameters" not in cell.metadata.get("tags", [])]
-    assert max(code_lines(cell) for cell in read) <= 20
+def test_a_notebook_opens_with_a_title_and_the_map_of_the_route(notebook):
+    first, map_of_route = notebook.cells[:2]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert re.fullmatch(r'from hybridrec\.study import figures\n\nfigures\.route\("0\d"\)', map_of_route.source)
+
+
+def test_code_cells_are_few_short_and_narrow(notebook):
+    """Besides the parameters, a line each, and the imports: nobody reads these."""
+    tagged = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    read = [cell for cell in code_cells(notebook) if cell not in tagged and not imports_only(cell)]
+    assert len(read) <= 25
+    assert [cell.source for cell in read if code_lines(cell) > 12] == []
+    assert [line for cell in code_cells(notebook) for line in cell.source.splitlines() if len(line) > 88] == []
 
 
 def test_a_heading_begins_a_cell_of_its_own(notebook):

@@ -8,13 +8,13 @@ import pytest
 from hybridrec import errors
 from hybridrec.llm import runner
 from hybridrec.recommenders import fitting
-from hybridrec.study import paths, tables
+from hybridrec.study import notebooks, tables
 
-NOTEBOOKS = sorted(path.stem for path in paths.NOTEBOOKS.glob("0*.ipynb"))
+NOTEBOOKS = notebooks.names()
 
 
 def code(name: str) -> list[str]:
-    cells = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    cells = nbformat.read(notebooks.path_of(name), as_version=4).cells
     return [cell.source for cell in cells if cell.cell_type == "code"]
 
 
@@ -40,7 +40,7 @@ def empty(tmp_path, monkeypatch) -> None:
 def test_a_notebook_opened_alone_names_the_one_to_run_first(name, empty):
     cells = code(name)
     first = next(number for number, source in enumerate(cells) if "tables.read(" in source)
-    assert first <= 2  # after its parameters and imports
+    assert first <= 3  # after the map, its parameters and imports
     namespace: dict = {}
     for source in cells[:first]:
         exec(source, namespace)

@@ -19,7 +19,7 @@ import nbformat
 import pytest
 
 from hybridrec.data import downloads
-from hybridrec.study import paths, tables
+from hybridrec.study import notebooks, paths, tables
 
 PARENT, OWN = "My Documents d'été", "hybrid rec"
 READ_BY_MAKE = [
@@ -357,7 +357,7 @@ def test_consent_to_the_cost_is_handed_on_where_it_is_given_and_only_there(check
         checkout.log.unlink(missing_ok=True)
         assert checkout.make("reproduce", *given).returncode == 0
         runs = [line for line in checkout.log.read_text(encoding="utf-8").splitlines() if "hybridrec.study run" in line]
-        assert len(runs) == len(list(paths.NOTEBOOKS.glob("0*.ipynb")))
+        assert len(runs) == len(notebooks.names())
         assert all({word for word in line.split() if word.startswith("--")} == consents for line in runs)
 
 

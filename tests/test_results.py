@@ -16,11 +16,11 @@ from hybridrec.evaluation import topk, verdicts
 from hybridrec.llm import modes, rankers
 from hybridrec.llm.tasks import build_tasks
 from hybridrec.recommenders import fingerprint
-from hybridrec.study import config, paths, steps, tables
+from hybridrec.study import config, notebooks, paths, steps, tables
 from hybridrec.study import models as study_models
 
 COMMITTED = paths.RESULTS / "ml-100k"
-NOTEBOOKS = sorted(path.stem for path in paths.NOTEBOOKS.glob("0*.ipynb"))
+NOTEBOOKS = notebooks.names()
 
 
 def read(folder: Path) -> dict:
@@ -120,8 +120,8 @@ def test_at_least_300_users_were_ranked_in_every_mode(committed):
 
 def test_committed_notebooks_are_the_executed_ones():
     for name in NOTEBOOKS:
-        assert (paths.NOTEBOOKS / f"{name}.ipynb").read_bytes() == (COMMITTED / f"{name}.ipynb").read_bytes(), (
-            f"notebooks/{name}.ipynb differs from its executed copy: run `make notebooks`"
+        assert notebooks.path_of(name).read_bytes() == (COMMITTED / f"{name}.ipynb").read_bytes(), (
+            f"{name}.ipynb differs from its executed copy: run `make notebooks`"
         )
 
 

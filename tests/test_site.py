@@ -13,20 +13,11 @@ import published_numbers
 import pytest
 from bs4 import BeautifulSoup
 
-from hybridrec.study import paths
+from hybridrec.study import notebooks, paths
 
 pytestmark = pytest.mark.slow
 
-STUDY = [
-    "01_data",
-    "02_baselines",
-    "03_user_triage",
-    "04_llm_prompting",
-    "05_evaluation",
-    "06_cost",
-    "07_taught_model",
-    "08_allocation",
-]
+STUDY = notebooks.names()
 EXPERIMENTS = sorted(page.stem for page in (paths.ROOT / "docs" / "results").glob("*.md"))
 SUMMARIES = ("overview.csv", "verdicts.csv", "seeds.csv", "overview.png")
 
@@ -182,13 +173,14 @@ def test_every_table_and_figure_of_the_results_can_be_reached(site, pages):
 def test_every_experiment_is_there_with_its_executed_notebooks(pages):
     assert {"book-crossing", "ml-100k", "ml-latest-small-2016"} <= set(EXPERIMENTS)
     for experiment in EXPERIMENTS:
-        folder = "notebooks" if experiment == "ml-100k" else f"results/{experiment}"
-        assert {f"{folder}/{name}.html" for name in STUDY} <= pages.keys()
+        for name in STUDY:
+            file = notebooks.path_of(name) if experiment == "ml-100k" else paths.RESULTS / experiment / f"{name}.ipynb"
+            assert str(file.relative_to(paths.ROOT).with_suffix(".html")) in pages
 
 
 def test_the_notebooks_left_out_are_the_same_as_those_shown():
     for name in STUDY:
-        assert digest(paths.RESULTS / "ml-100k" / f"{name}.ipynb") == digest(paths.NOTEBOOKS / f"{name}.ipynb")
+        assert digest(paths.RESULTS / "ml-100k" / f"{name}.ipynb") == digest(notebooks.path_of(name))
 
 
 def test_no_solution_of_an_exercise_is_shown(site, pages):

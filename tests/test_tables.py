@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from hybridrec import errors
-from hybridrec.study import figures, paths, tables
+from hybridrec.study import figures, notebooks, paths, tables
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_reading_an_unknown_table_lists_the_known_ones():
 
 def test_every_table_is_written_by_a_notebook_that_exists():
     for name, notebook in tables.WRITTEN_BY.items():
-        cells = nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+        cells = nbformat.read(notebooks.path_of(notebook), as_version=4).cells
         writing = "\n".join(cell.source for cell in cells if "tables.write(" in cell.source)
         assert f"{name}=" in writing or f'"{name}": ' in writing, f"{notebook} does not write {name}"
 

@@ -23,6 +23,7 @@ include_patterns = [
     "docs/*.md",
     "docs/results/*.md",
     "notebooks/*.ipynb",
+    "notebooks/appendix/*.ipynb",
     "notebooks/experiments/README.md",
     "exercises/*.ipynb",
     "exercises/README.md",

@@ -18,7 +18,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from hybridrec.study import figures, overview, paths
+from hybridrec.study import figures, notebooks, overview, paths
 
 HERE = Path(__file__).parent
 LOG = logging.getLogger(__name__)
@@ -32,11 +32,9 @@ _DRAWN = re.compile(r"figures\.(?!save\b)((?:\w+\.)?\w+)\(")  # or of a module: 
 
 
 def read_source(app: Sphinx, page: str, source: list[str]) -> None:
-    """The README with the navigation; links of copied notebooks from where they lie."""
+    """The README with the navigation."""
     if page == "README":
         source[0] += (HERE / "navigation.md").read_text(encoding="utf-8")
-    elif page.startswith("results/"):
-        source[0] = source[0].replace("](../results/", "](../")  # written for notebooks/
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:
@@ -64,7 +62,7 @@ class LinksToFolders(SphinxTransform):
 @functools.cache
 def drawn_by() -> dict[str, str]:
     """The function of hybridrec.study.figures that draws each published figure, read from the notebooks' code."""
-    cells = [cell.source for path in paths.NOTEBOOKS.glob("0*.ipynb") for cell in nbformat.read(path, 4).cells]
+    cells = [cell.source for name in notebooks.names() for cell in nbformat.read(notebooks.path_of(name), 4).cells]
     found = [(_SAVED.search(cell), _DRAWN.search(cell)) for cell in cells]
     return {saved[1]: drawn[1] for saved, drawn in found if saved and drawn}
 

@@ -122,7 +122,7 @@ def run(settings: config.Experiment, name: str) -> Path:
         NotebookError: a cell failed; the message says which, and where the notebook was kept.
         LockError: no lock can be had here.
     """
-    source = paths.NOTEBOOKS / f"{name}.ipynb"
+    source = path_of(name)
     if not source.is_file():
         known = ", ".join(names()) or "none"
         raise CommandError(f"no notebook {name!r} in {paths.within_root(paths.NOTEBOOKS)}. There are: {known}.")
@@ -154,6 +154,7 @@ def _run(settings: config.Experiment, source: Path, target: Path) -> None:
         executed = normalise(_execute(source, changed, paths.work(settings.name) / name))
     if "experiment" in changed:
         _add_reading_note(executed, settings.name, name)
+        _follow_links_from_results(executed)
     # Before the result, so that there never is a result with the note of an earlier one.
     _note(settings, name).write_text(inputs, encoding="utf-8")
     with files.replacing(target) as partial:
@@ -192,7 +193,7 @@ def _inputs(settings: config.Experiment, name: str) -> str:
 
     made_before = [table for table, notebook in tables.WRITTEN_BY.items() if notebook < name]
     read = [
-        paths.NOTEBOOKS / f"{name}.ipynb",
+        path_of(name),
         paths.EXPERIMENTS / f"{settings.name}.md",
         paths.ROOT / "requirements.lock",
         paths.PRICES,
@@ -233,6 +234,25 @@ def _add_reading_note(executed: Any, experiment: str, name: str) -> None:
     )
     cell = nbformat.v4.new_markdown_cell(f"{general}\n\n{own.strip()}".strip(), id="reading-note")
     executed.cells.insert(1, cell)
+
+
+def _follow_links_from_results(executed: Any) -> None:
+    """Make the links of a notebook lead to the same places from results/EXPERIMENT, where no experiment's is moved."""
+    for cell in executed.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _from_results(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = _from_results(output.data["text/markdown"])
+
+
+def _from_results(text: str) -> str:
+    """A text's links as they are from results/EXPERIMENT: all notebooks lie side by side there, two folders deep.
+
+    Links of the appendix to what is no notebook stay: it is two folders deep as well.
+    """
+    text = re.sub(r"\]\((?:\.\./|appendix/)(?=0\w+\.ipynb)", "](", text)
+    return re.sub(r"\]\(\.\./(?!\.\./)", "](../../", text)
 
 
 def _execute(source: Path, changed: dict[str, Any], work: Path) -> Any:
@@ -282,5 +302,20 @@ def _what_failed(error: Any, name: str) -> str:
 
 
 def names() -> list[str]:
-    """Of all notebooks, in order."""
+    """Of all notebooks, in the order in which they run: an appendix, such as 04a, comes after notebook 04."""
+    return sorted(file.stem for folder in (paths.NOTEBOOKS, _appendix()) for file in folder.glob("*.ipynb"))
+
+
+def main_names() -> list[str]:
+    """Of those that tell the story: all but the appendix."""
     return sorted(file.stem for file in paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+def path_of(name: str) -> Path:
+    """Where a notebook lies; one that is in the appendix, such as 04a, in a folder of its own."""
+    file = _appendix() / f"{name}.ipynb"
+    return file if file.is_file() else paths.NOTEBOOKS / f"{name}.ipynb"
+
+
+def _appendix() -> Path:
+    return paths.NOTEBOOKS / "appendix"

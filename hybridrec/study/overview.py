@@ -11,7 +11,7 @@ import pandas as pd
 
 from hybridrec import files
 from hybridrec.evaluation import verdicts
-from hybridrec.study import answers, paths, tables
+from hybridrec.study import answers, notebooks, paths, tables
 from hybridrec.study.config import read as read_settings
 
 _MADE = re.compile(r'tables\.publish\(\s*experiment,\s*"(\w+)"|figures\w*\.save\(.*,\s*output,\s*"(\w+)"', re.S)
@@ -71,14 +71,14 @@ def other_seeds(names: list[str]) -> pd.DataFrame:
 
 def made_by() -> Iterator[tuple[str, str, str, int]]:
     """Every published table and figure: its name, the notebook, the section, and the number of the cell."""
-    for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb")):
+    for name in notebooks.names():
         section = ""
-        for number, cell in enumerate(nbformat.read(path, as_version=4).cells, 1):
+        for number, cell in enumerate(nbformat.read(notebooks.path_of(name), as_version=4).cells, 1):
             if cell.cell_type == "markdown":
                 section = ([line[3:] for line in cell.source.splitlines() if line.startswith("## ")] or [section])[-1]
                 continue
             for table, figure in _MADE.findall(cell.source):
-                yield table or figure, path.stem, section, number
+                yield table or figure, name, section, number
 
 
 def index(names: list[str]) -> str:

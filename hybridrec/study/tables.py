@@ -73,6 +73,23 @@ def is_there(experiment: str, name: str) -> bool:
     return _path(experiment, name).is_file()
 
 
+def link(experiment: str, *names: str, root: str = "..") -> Any:
+    """A line to show in a notebook, with links to whole published tables of which the notebook shows a part.
+
+    Args:
+        experiment: whose.
+        names: of ``publish``.
+        root: the repository as seen from the notebook; "../.." from the appendix.
+
+    Returns:
+        What JupyterLab shows as Markdown.
+    """
+    from IPython.display import Markdown
+
+    links = (f"[`{name}.csv`]({root}/results/{experiment}/{name}.csv)" for name in names)
+    return Markdown(f"In full: {', '.join(links)}")
+
+
 def _path(experiment: str, name: str) -> Path:
     if name not in WRITTEN_BY:
         raise KeyError(f"no table is called {name!r}. Known: {', '.join(WRITTEN_BY)}.")

@@ -16,6 +16,7 @@ from hybridrec.study.figures.evaluation import (
 )
 from hybridrec.study.figures.prompting import position_bias, reading, validity_bars
 from hybridrec.study.figures.ratings import candidates_portrait, data_portrait, sparsity_portrait
+from hybridrec.study.figures.route import route
 from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, save, use_style
 from hybridrec.study.figures.triage import (
     flagged_and_rest,
@@ -47,6 +48,7 @@ __all__ = [
     "quality_cost",
     "reading",
     "regression_to_the_mean",
+    "route",
     "save",
     "sensitivity",
     "sparsity_portrait",
