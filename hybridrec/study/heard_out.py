@@ -57,9 +57,10 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
         }  # a user is asked again in other orders; the first counts
         answered = _rank(list(first.values()), mode, usual, settings)
         stopped = [one for one in answered if one.ended_by == runner.ENDED_BY["loop"]]
-        drawn = in_random_order([one.user for one in stopped], settings.seed, "heard out", mode)[:sample]
-        again = _rank([first[user] for user in drawn], mode, patient, settings)
-        before = [one for one in stopped if one.user in set(drawn)]
+        users = pd.Index([one.user for one in stopped])
+        drawn = set(in_random_order(users, settings.seed, "heard out", mode)[:sample])
+        again = _rank([task for user, task in first.items() if user in drawn], mode, patient, settings)
+        before = [one for one in stopped if one.user in drawn]
         yield _row(mode, len(answered), len(stopped), before, again, labels)
 
 
