@@ -15,9 +15,9 @@ import tiny_model
 import torch
 
 from hybridrec import cli, progress
-from hybridrec.errors import DatasetError, EndpointError, ModelError
+from hybridrec.errors import DatasetError, ModelError
 from hybridrec.llm import modes, prompts, rankers, teach
-from hybridrec.llm.models import packed, scoring
+from hybridrec.llm.models import packed
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.models.weights import ADAPTER_CARD, ADAPTER_WEIGHTS
 from hybridrec.llm.recordings import Recordings
@@ -273,9 +273,3 @@ def test_from_files_to_rankings_by_the_command(folder, tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "new.csv")) == 6
     assert cli.main([*ranked[:-2], "--adapter", str(tmp_path / "nothing"), "-o", str(tmp_path / "new.csv")]) == 2
     assert "teach it again" in capsys.readouterr().err
-
-
-def test_an_endpoint_is_not_asked_to_go_on_with_a_list():
-    request = {"kind": "rate", "instruction": "A list:\n", "candidates": ["- Alien:"], "choices": list("0123456789")}
-    with pytest.raises(EndpointError, match="pointwise"):
-        scoring.parts({"model": "m"}, request)

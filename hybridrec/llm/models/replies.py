@@ -55,7 +55,7 @@ def opened(text: str) -> dict[str, Any]:
 
 
 def completion(text: str, seconds: float = 0.0, bounded: bool = True) -> Response:
-    """The response in a completion's JSON body, online or from a batch.
+    """The response in a completion's JSON body, online or from a batch; of a chat, or of plain text that goes on.
 
     A server that refuses in its own field gives ``finish_reason`` "refusal". Where there is no text at
     all, the model wrote nothing: an empty answer; or only thoughts, which then are the text, behind a "<think>" that is
@@ -71,7 +71,8 @@ def completion(text: str, seconds: float = 0.0, bounded: bool = True) -> Respons
         NoAnswerError: the body holds no completion (says what is wrong with it).
     """
     body = opened(text)
-    choice, message = body["choices"][0], body["choices"][0].get("message")
+    choice = body["choices"][0]
+    message = choice.get("message", {"content": choice["text"]} if isinstance(choice.get("text"), str) else None)
     refusal = message.get("refusal") if isinstance(message, dict) else None
     parts = _parts(message.get("content")) if isinstance(message, dict) else None
     if parts is None or not isinstance(refusal, str | None):
