@@ -223,11 +223,8 @@ class Endpoint:
         """
         if asked.request["kind"] == "generate":
             path = scoring.CHAT if self.endpoint.chat else scoring.TEXT
-            return [
-                scoring.Part(
-                    path, self.body(asked), functools.partial(completion, bounded=self.bounded, chat=self.endpoint.chat)
-                )
-            ]
+            read = functools.partial(completion, bounded=self.bounded, chat=self.endpoint.chat)
+            return [scoring.Part(path, self.body(asked), read)]
         if not self.endpoint.logprobs:
             raise SettingError(
                 f"an endpoint answers in text, without probabilities: it cannot do {asked.request['kind']!r} requests. "
