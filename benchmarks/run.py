@@ -1,6 +1,6 @@
 """All benchmarks, each in a process of its own; prints tables, writes results.json and results.md (``make bench``).
 
-python benchmarks/run.py [NAME ...]      metrics, triage, llm, growth
+python benchmarks/run.py [NAME ...]      metrics, triage, llm, local, growth
 """
 
 import importlib
@@ -14,8 +14,8 @@ from typing import Any
 
 import measure
 
-NAMES = ["metrics", "triage", "llm", "growth"]
-PACKAGES = ["cornac", "numpy", "pandas", "ranx", "recommenders", "scikit-learn", "torch", "transformers"]
+NAMES = ["metrics", "triage", "llm", "local", "growth"]
+PACKAGES = "cornac numpy pandas ranx recommenders scikit-learn torch transformers xllamacpp".split()
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -55,8 +55,18 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
         machine, rows = found[name]["machine"], found[name]["rows"]
         where = f"{machine['cores']} cores, {machine['processor']}, {machine['memory_gib']} GiB"
         lines += ["", f"## {name}", "", f"Took {found[name]['seconds']} s on {where}.", ""]
-        lines += _growth(rows) if name == "growth" else _markdown(HEADS, [shown(row) for row in rows])
+        if name == "local":
+            lines += _scores(rows)
+        else:
+            lines += _growth(rows) if name == "growth" else _markdown(HEADS, [shown(row) for row in rows])
     return "\n".join(lines) + "\n"
+
+
+def _scores(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """With what the scores have to do with each other in place of the memory."""
+    heads = [*HEADS[:-1], "largest difference of a score", "rank correlation within users"]
+    cells = [[*shown(row)[:-1], f"{row['largest_difference']:.2g}", f"{row['rank_correlation']:.4f}"] for row in rows]
+    return _markdown(heads, cells)
 
 
 def _growth(rows: Sequence[dict[str, Any]]) -> list[str]:

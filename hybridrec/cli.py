@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import hybridrec as hr
-from hybridrec import errors, files, progress, schema
+from hybridrec import errors, files, progress, schema, settings
 
 
 class _Terminal:
@@ -90,16 +90,24 @@ def _rank(given: argparse.Namespace) -> None:
 
 
 def _teach(given: argparse.Namespace) -> None:
+    from hybridrec.llm.teach import Teaching  # torch: only who teaches waits for it
+
     data, llm = _data(given), _model(given)
     users = schema.read(given.users, ["user"], "users")["user"] if given.users else None
     about = {"users": users, "noun": given.noun, "scale": given.scale}
-    card = hr.teach(llm, data, given.output, given.output.name, seed=given.seed, **about)
+    keys = ("objective", "passes", "lines", "tokens_per_step")
+    chosen = {key: value for key in keys if (value := getattr(given, key)) is not None}
+    how = settings.checked(Teaching, chosen, "teach")
+    card = hr.teach(llm, data, given.output, given.output.name, how, given.seed, **about)
     best = card["best"]
     print(
         f"AUC of {card['data']['held_back']} users who were held back: {card['curve'][0]['auc']:.3f} before, "
         f"{best['auc']:.3f} after; by another user's history {best['another']:.3f}."
     )
-    print(f"To rank: hybridrec rank ... --adapter {given.output} --mode {card['settings']['mode']}")
+    asked = card["settings"]
+    print(
+        f"To rank: hybridrec rank ... --adapter {given.output} --mode {asked['mode']} --history-length {asked['lines']}"
+    )
 
 
 def _model(given: argparse.Namespace) -> Any:
@@ -111,14 +119,14 @@ def _model(given: argparse.Namespace) -> Any:
         raise errors.CommandError(
             f"--{next(iter(loaded))} is about a model on this machine: leave it or --endpoint out."
         )
-    settings = _toml(given.endpoint)
-    if strange := {"model", "key", "base_url"} & settings.keys() - {"base_url"}:
+    endpoint = _toml(given.endpoint)
+    if strange := {"model", "key", "base_url"} & endpoint.keys() - {"base_url"}:
         raise errors.SettingError(
             f"{given.endpoint}: {strange.pop()!r} does not belong there: see --model, key_variable."
         )
-    if "base_url" not in settings:
+    if "base_url" not in endpoint:
         raise errors.SettingError(f"{given.endpoint}: missing key 'base_url', the endpoint's address.")
-    return hr.Endpoint(given.model, **settings)
+    return hr.Endpoint(given.model, **endpoint)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -206,6 +214,10 @@ def _parser() -> argparse.ArgumentParser:
     _local(sub)
     sub.add_argument("--noun", default="item", help="what prompts call an item, such as film")
     sub.add_argument("--scale", type=int, default=5, help="the highest rating there can be (5)")
+    sub.add_argument("--objective", help="likelihood, pairs or beyond-item (pairs)")
+    sub.add_argument("--passes", type=float, help="how often the ratings are gone through (1)")
+    sub.add_argument("--lines", type=int, help="rated items in a list, and the longest history (48)")
+    sub.add_argument("--tokens-per-step", type=int, help="fewer need less memory (4096)")
     sub.add_argument("--seed", type=int, default=0, help="of every random order (0)")
 
     sub = command("combine", _combine, "put the final lists together: the model's and the recommender's")

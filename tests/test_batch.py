@@ -26,6 +26,7 @@ from hybridrec import errors
 from hybridrec.errors import RecordingError
 from hybridrec.llm import batch, prompts, rankers
 from hybridrec.llm.models.endpoint import Endpoint
+from hybridrec.llm.models.replies import completion
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.redact import redact_response
 from hybridrec.llm.runner import Asked
@@ -506,7 +507,7 @@ def test_a_line_of_any_shape_is_recorded_or_counted_and_never_stops_the_import(p
     """No oracle but the promise: one line, one count, and reasons of one printable line."""
     model = Endpoint("some/model", **ENDPOINT)
     for line in ({"response": part}, {"response": {"status_code": 400, "body": part}, "error": part}, {"error": part}):
-        found, _ = batch._outcome(line, model)
+        found, _ = batch._outcome(line, completion, model)
         assert isinstance(found, str)
         assert 0 < len(found) < 400
         assert found.isprintable()

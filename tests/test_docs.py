@@ -62,7 +62,7 @@ def test_the_table_names_every_setting_of_an_endpoint_and_no_other():
 
 
 def as_written(value: object) -> str:
-    words = {False: "false", "": "none"}
+    words = {False: "false", True: "true", "": "none"}
     return words[value] if isinstance(value, str | bool) else f"{value:g}"
 
 

@@ -15,13 +15,15 @@ from fault_server import FaultServer, Reply, Request, completion, error, serve
 
 from hybridrec.errors import EndpointError, SettingError, SpendingCapError
 from hybridrec.evaluation.prices import Price
-from hybridrec.llm import modes, rankers, runner
+from hybridrec.llm import batch, modes, rankers, runner
 from hybridrec.llm.models import endpoint
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.redact import redact_response
 from hybridrec.study import models as study_models
 
+BOS = "<end>"  # of the made-up models' tokenizer
 SETTINGS: dict[str, Any] = {"logprobs": True, "requests_per_minute": 1e6, "retries": 1}
 
 
@@ -46,6 +48,17 @@ def server(served) -> Iterator[FaultServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A model that was not taught to chat."""
+    return tiny_model.save(tmp_path_factory.mktemp("base"), chat=False)
+
+
+@pytest.fixture(scope="module")
+def base_served(base) -> model_server.Served:
+    return model_server.Served(base)
+
+
 @pytest.fixture
 def recordings(tmp_path) -> Recordings:
     return Recordings(tmp_path / "toy.sqlite")
@@ -67,32 +80,95 @@ def request_of(mode: str, user: int = 0) -> dict[str, Any]:
 # --- against the same model here -------------------------------------------------------------------------------------
 
 
-def likeliest(served: model_server.Served, request: dict[str, Any]) -> list[str]:
-    """Letters and signs of one byte among the 20 likeliest tokens after any question, none of them in both cases."""
+def likeliest(served: model_server.Served, bodies: list[dict[str, Any]]) -> list[str]:
+    """Letters and signs of one byte among the 20 likeliest tokens after any of these, none of them in both cases."""
     found: set[str] = set()
-    for question in request["candidates"]:
-        tokens = served.prompt({"messages": [{"role": "user", "content": request["instruction"] + question}]})
-        top = served.log_probs(tokens)[-1].topk(20).indices.tolist()
+    for body in bodies:
+        top = served.log_probs(served.prompt(body))[-1].topk(20).indices.tolist()
         found |= {text for text in map(served.tokenizer.decode, top) if text.isascii() and text.isprintable()}
     return sorted(text for text in found if text.strip() and (text == text.swapcase() or text.swapcase() not in found))
 
 
-def test_choices_have_the_log_probabilities_that_the_model_gives_here(served, server, folder):
+def in_a_chat(request: dict[str, Any]) -> list[dict[str, Any]]:
+    texts = [request["instruction"] + question for question in request["candidates"]]
+    return [{"messages": [{"role": "user", "content": text}]} for text in texts]
+
+
+def as_text(request: dict[str, Any], end: str = "\n") -> list[dict[str, Any]]:
+    """What the model reads of its own beginning token (BOS) on."""
+    texts = [f"{BOS}{request['instruction']}{question}{end}" for question in request["candidates"]]
+    return [{"prompt": text, "add_special_tokens": False} for text in texts]
+
+
+def compare_choices(served: model_server.Served, here: HuggingFace, there: Endpoint, request: Any, bodies: Any) -> None:
     """A choice that is not among the 20 likeliest tokens gets the least of their log-probabilities."""
-    request = request_of("pointwise")
-    words = likeliest(served, request)
+    words = likeliest(served, bodies)
     assert len(words) >= 4
-    here, there = HuggingFace(folder), model(server)
     compared = 0
     for first, second in zip(words[::2], words[1::2], strict=False):
         asked = request | {"choices": [first, second]}
         local, remote = answer(here, asked), answer(there, asked)
-        for question, own, other in zip(request["candidates"], local["log_probs"], remote["log_probs"], strict=True):
-            tokens = served.prompt({"messages": [{"role": "user", "content": request["instruction"] + question}]})
-            least = served.log_probs(tokens)[-1].topk(20).values.min().item()
+        for body, own, other in zip(bodies, local["log_probs"], remote["log_probs"], strict=True):
+            least = served.log_probs(served.prompt(body))[-1].topk(20).values.min().item()
             assert other == pytest.approx([max(value, least) for value in own], abs=1e-3)
             compared += sum(value > least for value in own)
     assert compared >= 10
+
+
+def test_choices_have_the_log_probabilities_that_the_model_gives_here(served, server, folder):
+    request = request_of("pointwise")
+    compare_choices(served, HuggingFace(folder), model(server), request, in_a_chat(request))
+
+
+def test_a_model_that_was_not_taught_to_chat_chooses_as_it_does_here(base_served, base):
+    request = request_of("pointwise")
+    with serve(base_served) as server:
+        there = model(server, chat=False, bos=BOS)
+        compare_choices(base_served, HuggingFace(base), there, request, as_text(request))
+
+
+def test_grades_go_on_as_plain_text_whether_the_model_was_taught_to_chat_or_not(served, server, folder):
+    """Any two tokens in the digits' place: the made-up model seldom goes on with a digit."""
+    request = request_of("rating-lines")
+    assert request["kind"] == "rate"
+    compare_choices(served, HuggingFace(folder), model(server, bos=BOS), request, as_text(request, end=""))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_title_in_plain_text_scores_as_it_does_here(chat, served, base_served, folder, base):
+    """What ``memory`` asks is no chat whatever the model is; what a base model is asked, neither."""
+    request = request_of("likelihood") | ({"plain": True} if chat else {})
+    with serve(served if chat else base_served) as server:
+        remote = answer(model(server, chat=chat, bos=BOS), request)
+    local = answer(HuggingFace(folder if chat else base), request)
+    assert remote["log_probs"] == pytest.approx(local["log_probs"], abs=1e-3)
+    assert remote["lengths"] == local["lengths"]
+
+
+def test_plain_text_begins_as_the_server_thinks_right_unless_it_is_told_how(base_served, base):
+    """Without ``bos`` nothing stands before the text: this tokenizer adds nothing, and the scores are others."""
+    request = request_of("likelihood")
+    with serve(base_served) as server:
+        bare, whole = (answer(model(server, chat=False, bos=bos), request)["log_probs"] for bos in ("", BOS))
+        sent = [one.body for one in server.requests]
+    assert {one.get("add_special_tokens") for one in sent[: len(sent) // 2]} == {None}
+    assert {one["prompt"][: len(BOS)] for one in sent[len(sent) // 2 :]} == {BOS}
+    tokens = base_served.tokenizer(f"{request['instruction']}\n{request['candidates'][0]}")["input_ids"]
+    values = base_served.log_probs(tokens)[range(len(tokens) - 1), tokens[1:]]
+    assert bare[0] == pytest.approx(values[-len(request["candidates"][0].encode()) :].sum().item(), abs=1e-3)
+    assert max(abs(one - other) for one, other in zip(bare, whole, strict=True)) > 0.01
+
+
+def test_a_model_that_was_not_taught_to_chat_writes_in_plain_text(base_served):
+    parameters = {"max_completion_tokens": 30, "chat_template_kwargs": {"thinking": False}, "seed": 1}
+    request = request_of("listwise")
+    with serve(base_served) as server:
+        found = answer(model(server, chat=False, parameters=parameters), request)
+        (sent,) = server.requests
+    assert sent.body == {"model": "toy", "prompt": request["instruction"] + "\n", "max_tokens": 30, "seed": 1}
+    row = base_served.log_probs(base_served.prompt(sent.body))[-1]
+    assert found["text"] == base_served.tokenizer.decode(row.argmax())
+    assert (found["finish_reason"], found["completion_tokens"]) == ("length", 1)
 
 
 def test_titles_have_the_log_likelihoods_and_lengths_that_the_model_gives_here(server, folder):
@@ -163,6 +239,23 @@ def test_yes_and_no_of_the_studys_model_are_all_their_spellings_and_titles_score
     assert scored["log_probs"] == pytest.approx(answer(here, titles)["log_probs"], abs=1e-3)
 
 
+@pytest.mark.live
+@pytest.mark.slow
+def test_plain_text_of_the_studys_model_scores_as_it_does_here_and_a_word_is_not_divided():
+    """The text begins with the token that the tokenizer itself puts nowhere; "Alien" is other tokens than "Alie"."""
+    here = study_models.local("SmolLM2-135M-Instruct")
+    titles = request_of("likelihood") | {"plain": True}
+    titles |= {"instruction": titles["instruction"] + "\n", "candidates": ["Alien (1979)", "Brazil (1985)"]}
+    with serve(model_server.Served(here.folder())) as server:
+        there = model(server, timeout=300, concurrency=1, bos="<|im_start|>")
+        scored = answer(there, titles)
+        with pytest.raises(EndpointError, match="makes one token of the prompt's end and the title's beginning"):
+            answer(there, titles | {"instruction": "I like the film Alie", "candidates": ["n (1979)"]})
+    local = answer(here, titles)
+    assert scored["log_probs"] == pytest.approx(local["log_probs"], abs=1e-3)
+    assert scored["lengths"] == local["lengths"]
+
+
 # --- what a server may list ------------------------------------------------------------------------------------------
 
 
@@ -223,6 +316,53 @@ def test_a_template_that_begins_answers_differently_when_it_goes_on_is_no_score(
 
     with serve(script) as server, pytest.raises(EndpointError, match="chat template.*likelihood"):
         list(rankers.rank([rank_users.task(0)], "likelihood", model(server), recordings, noun="film", seed=1))
+
+
+def rank_one(model: Endpoint, mode: str = "likelihood") -> list[rankers.Ranking]:
+    return list(rankers.rank([rank_users.task(0)], mode, model, Recordings(None), noun="film", seed=1))
+
+
+def test_a_server_that_cuts_prompts_is_found_out(served):
+    """Whether it keeps the first tokens or the last ones: with a title there are no more than without."""
+    shortest = len(served.prompt({"messages": [{"role": "user", "content": request_of("likelihood")["instruction"]}]}))
+
+    def cuts(kept: slice) -> Any:
+        def script(request: Request) -> Reply:
+            reply = served(request)
+            told = json.loads(reply.content)
+            told["prompt_logprobs"] = told["prompt_logprobs"][kept]
+            return replace(reply, content=json.dumps(told))
+
+        return script
+
+    for kept in (slice(shortest - 5), slice(-(shortest - 5), None)):
+        with serve(cuts(kept)) as server, pytest.raises(EndpointError, match=f"({shortest - 5}).*max-model-len"):
+            rank_one(model(server))
+
+
+def test_a_prompt_that_is_longer_than_the_servers_context_is_the_users_failure_in_the_servers_words(folder):
+    with serve(model_server.Served(folder, context=40)) as server:
+        (found,) = rank_one(model(server))
+    assert "refused with 400" in found.failure
+    assert "maximum context length is 40 tokens" in found.failure
+
+
+def test_a_model_without_a_chat_template_is_sent_plain_text_as_the_error_says(base_served):
+    with serve(base_served) as server:
+        with pytest.raises(EndpointError, match="set chat = false"):
+            rank_one(model(server))
+        (found,) = rank_one(model(server, chat=False))
+    assert not found.failure
+
+
+def test_a_server_that_answers_chats_alone_is_not_taken_for_a_wrong_address(served):
+    def chats(request: Request) -> Reply:
+        return served(request) if request.path.endswith("/chat/completions") else error(404, "Not Found")
+
+    with serve(chats) as server:
+        for how, mode in (({"chat": False}, "likelihood"), ({}, "rating-lines")):
+            with pytest.raises(EndpointError, match=r"404.*needs a server that answers /completions"):
+                rank_one(model(server, **how), mode)
 
 
 def test_without_the_setting_nothing_is_sent_and_it_is_named(recordings):
@@ -297,3 +437,92 @@ def test_keys_differ_by_what_is_asked_and_by_how_it_is_read():
     elsewhere = Endpoint("toy", "http://there/v1", logprobs=True, concurrency=3)
     assert [elsewhere.key(runner.Asked(0, each)) for each in asked] == keys
     assert keys[3] == Endpoint("toy", "http://here/v1").key(runner.Asked(0, asked[3]))
+
+
+# --- through files ---------------------------------------------------------------------------------------------------
+
+
+def batched(served: model_server.Served, asked: list[runner.Asked], model: Endpoint, folder: Path) -> list[Path]:
+    """The result files of a batch, as ``vllm run-batch`` writes them."""
+    files = batch.write(asked, model, folder, "study")
+    return [served.run_batch(file, folder / f"{file.stem}.results.jsonl") for file in files]
+
+
+def read(files: list[Path], asked: list[runner.Asked], model: Endpoint, recordings: Recordings) -> batch.Imported:
+    return batch.read(files, asked, model, recordings, redact_response)
+
+
+@pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
+def test_a_batch_is_answered_as_the_server_answers_and_as_the_model_does_here(
+    mode, served, server, folder, recordings, tmp_path
+):
+    asked = [rankers.request_of(rank_users.task(user), mode, "film") for user in range(3)]
+    nobody = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True)
+    counts = read(batched(served, asked, nobody, tmp_path), asked, nobody, recordings)
+    assert (counts.recorded, counts.missing, counts.partial, counts.foreign) == (3, 0, 0, 0)
+    assert not counts.failed
+    for one in asked:
+        found = recordings[nobody.key(one)]
+        online, here = answer(model(server), one.request), answer(HuggingFace(folder), one.request)
+        assert found["log_probs"] == online["log_probs"]
+        assert found["lengths"] == online["lengths"]
+        assert found["prompt_tokens"] == online["prompt_tokens"]
+        if mode == "likelihood":
+            assert found["log_probs"] == pytest.approx(here["log_probs"], abs=1e-3)
+    always = replace(modes.get(mode), floor=0.0)
+    tasks = [rank_users.task(user) for user in range(3)]
+    ranked = list(rankers.rank(tasks, always, nobody, recordings, noun="film", seed=1))
+    assert all(one.replayed and not one.failure for one in ranked)
+    assert not list(batch.open_requests(asked, nobody, recordings, lambda *_: ""))
+
+
+@pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
+def test_a_part_of_a_users_lines_is_no_answer_and_the_rest_completes_it(mode, served, recordings, tmp_path):
+    one = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True)
+    asked = [rankers.request_of(rank_users.task(user), mode, "film") for user in range(2)]
+    (whole,) = batched(served, asked, one, tmp_path)
+    lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    first, rest = tmp_path / "first", tmp_path / "rest"
+    first.write_text("".join(lines[:-1]), encoding="utf-8")
+    rest.write_text(lines[-1], encoding="utf-8")
+    counts = read([first], asked, one, recordings)
+    assert (counts.recorded, counts.missing, counts.partial) == (1, 1, 1)
+    assert "1 in part: give all its result files in one call" in str(counts)
+    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "")] == [1]
+    assert read([rest], asked, one, recordings).recorded == 0
+    counts = read([rest, first], asked, one, recordings)
+    assert (counts.recorded, counts.known, counts.missing, counts.partial) == (1, 1, 0, 0)
+
+
+def test_a_title_that_comes_twice_is_one_line_and_has_its_score_twice(served, recordings, tmp_path):
+    one = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True)
+    request = request_of("likelihood")
+    asked = [runner.Asked(0, request | {"candidates": [request["candidates"][at] for at in (0, 1, 0)]})]
+    (file,) = batch.write(asked, one, tmp_path, "study")
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 3
+    assert read([served.run_batch(file, tmp_path / "results")], asked, one, recordings).recorded == 1
+    first, second, third = recordings[one.key(asked[0])]["log_probs"]
+    assert first == third != second
+
+
+def test_a_batch_of_a_server_without_log_probabilities_says_so_and_records_nothing(served, recordings, tmp_path):
+    one = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True)
+    asked = [rankers.request_of(rank_users.task(0), mode, "film") for mode in ("likelihood", "pointwise")]
+    (file,) = batched(served, asked, one, tmp_path)
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["response"]["body"].pop("prompt_logprobs", None)
+        line["response"]["body"]["choices"][0].pop("logprobs", None)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    counts = read([file], asked, one, recordings)
+    assert (counts.recorded, counts.missing, len(recordings)) == (0, 2, 0)
+    assert sorted(counts.failed.values()) == [5, 6]
+    assert all("Leave out the modes" in why for why in counts.failed)
+
+
+def test_plain_text_is_not_put_into_a_batch(tmp_path):
+    """``vllm run-batch`` answers chat requests alone, as far as its source was read."""
+    for how, mode in (({"chat": False}, "likelihood"), ({}, "rating-lines")):
+        one = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True, **how)
+        with pytest.raises(SettingError, match="no plain text"):
+            batch.write([rankers.request_of(rank_users.task(0), mode, "film")], one, tmp_path, "study")

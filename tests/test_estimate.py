@@ -233,7 +233,7 @@ def test_the_estimate_from_the_ratings_is_that_from_notebook_01s_tables(toy, mon
 
 
 def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_study):
-    requests = estimate.that_write(small_study)
+    requests = estimate.in_batches(small_study)
     candidates, interactions, sparsity, items = (
         tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
     )
@@ -255,8 +255,8 @@ def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_
 
 
 def test_a_batch_holds_what_is_asked_under_cross_and_whom_it_is_about(small_study):
-    before = estimate.that_write(small_study)["listwise"]
-    found = estimate.that_write(small_study.model_copy(update={"cross_ways": ("listwise",)}))["listwise"]
+    before = estimate.in_batches(small_study)["listwise"]
+    found = estimate.in_batches(small_study.model_copy(update={"cross_ways": ("listwise",)}))["listwise"]
     cross = cross_tasks.prepare(small_study)
     judged = sum(len(cross.users(cell)) for cell in cross.judged_cells)
     deciding = sum(len(set(cross.users(cell)) & set(cross.inactive())) for cell in cross.deciding_cells)

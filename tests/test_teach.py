@@ -15,13 +15,14 @@ import tiny_model
 import torch
 
 from hybridrec import cli, progress
-from hybridrec.errors import DatasetError, EndpointError, ModelError
+from hybridrec.errors import DatasetError, ModelError
 from hybridrec.llm import modes, prompts, rankers, teach
-from hybridrec.llm.models import packed, scoring
+from hybridrec.llm.models import packed
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.models.weights import ADAPTER_CARD, ADAPTER_WEIGHTS
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.tasks import build_tasks
+from hybridrec.study import teaching
 
 TITLES = [f"{word} {number}" for word in ("Alien", "Brazil", "Casino") for number in range(1, 9)]
 GOOD = {title for title in TITLES if title.startswith("Alien")}  # everybody likes these
@@ -44,7 +45,15 @@ def material(users: int = 12, seed: int = 0) -> teach.Material:
     return teach.Material(ratings, items, "film", 5, 4.0)
 
 
-QUICK = {"passes": 3.0, "lines": 12, "tokens_per_step": 600, "learning_rate": 0.02, "held_back": 0.25, "patience": 50}
+QUICK = {
+    "objective": "likelihood",
+    "passes": 3.0,
+    "lines": 12,
+    "tokens_per_step": 600,
+    "learning_rate": 0.02,
+    "held_back": 0.25,
+    "patience": 50,
+}
 
 
 def test_grades_are_tenths_of_the_scale():
@@ -118,7 +127,7 @@ def test_pairs_of_one_list_that_are_in_order_cost_less():
 
 @pytest.mark.parametrize("objective", ["likelihood", "pairs", "beyond-item"])
 def test_what_is_the_same_for_everybody_is_learned_unless_it_is_multiplied_in(folder, tmp_path, objective):
-    settings = teach.Teaching(objective=objective, **QUICK)
+    settings = teach.Teaching(**QUICK | {"objective": objective})
     card = teach.teach(HuggingFace(folder), material(), tmp_path / "a", "taught", settings, 5)
     first, *later = [one["auc"] for one in card["curve"]]
     if objective == "beyond-item":
@@ -266,7 +275,10 @@ def test_from_files_to_rankings_by_the_command(folder, tmp_path, capsys):
     assert cli.main(taught) == 0
     card = json.loads((tmp_path / "adapter" / ADAPTER_CARD).read_text())
     assert card["data"]["users"] + card["data"]["held_back"] == 11
-    assert f"{card['best']['auc']:.3f} after" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{card['best']['auc']:.3f} after" in told
+    assert card["settings"] == teach.Teaching().model_dump()
+    assert "--history-length 48" in told
     ranked = ["rank", *known, "--adapter", str(tmp_path / "adapter"), "--mode", "rating-lines"]
     ranked += ["--candidates", str(tmp_path / "candidates.csv"), "--answers", str(tmp_path / "a.sqlite")]
     assert cli.main([*ranked, "-o", str(tmp_path / "new.csv")]) == 0
@@ -275,7 +287,21 @@ def test_from_files_to_rankings_by_the_command(folder, tmp_path, capsys):
     assert "teach it again" in capsys.readouterr().err
 
 
-def test_an_endpoint_is_not_asked_to_go_on_with_a_list():
-    request = {"kind": "rate", "instruction": "A list:\n", "candidates": ["- Alien:"], "choices": list("0123456789")}
-    with pytest.raises(EndpointError, match="pointwise"):
-        scoring.parts({"model": "m"}, request)
+def test_the_command_teaches_as_it_is_told_and_names_a_value_that_cannot_be(folder, tmp_path, capsys):
+    about = material()
+    about.ratings.assign(title=about.ratings["item"].map(dict(enumerate(TITLES)))).to_csv(tmp_path / "r.csv")
+    known = ["teach", str(tmp_path / "r.csv"), "--model", str(folder), "-o", str(tmp_path / "adapter")]
+    assert cli.main([*known, "--objective", "best"]) == 2
+    assert cli.main([*known, "--lines", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "objective" in said and "beyond-item" in said and "lines" in said
+    how = ["--objective", "beyond-item", "--passes", "0.5", "--lines", "12", "--tokens-per-step", "512"]
+    assert cli.main([*known, *how]) == 0
+    card = json.loads((tmp_path / "adapter" / ADAPTER_CARD).read_text())
+    asked = {"objective": "beyond-item", "passes": 0.5, "lines": 12, "tokens_per_step": 512}
+    assert card["settings"] == teach.Teaching(**asked).model_dump()
+    assert "--history-length 12" in capsys.readouterr().out
+
+
+def test_whoever_says_nothing_teaches_in_the_way_that_the_study_chose():
+    assert teach.Teaching() == teaching.VARIANTS[teaching.CHOSEN]

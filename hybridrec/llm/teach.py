@@ -51,20 +51,23 @@ _PAIRS_SCALE = 2.0  # by which a difference of expected grades is multiplied bef
 
 
 class Teaching(Settings):
-    """How a model is taught.
+    """How a model is taught; unless told otherwise, in the way that the study chose (``study.teaching.CHOSEN``).
 
     ``objective``: "likelihood" of the grade or answer; "pairs": beside it, that of two ratings of one list the higher
     one is expected to be higher; "beyond-item": the likelihood once the item's own distribution of grades among the
-    other taught users is multiplied in, so that what everybody thinks of an item need not be learned.
+    other taught users is multiplied in, so that what everybody thinks of an item need not be learned. ``lines`` of a
+    list, which is the longest history, too; ``passes`` over all ratings; ``tokens_per_step`` decide the memory.
     """
 
     mode: str = pydantic.Field(default="rating-lines", description='a mode of kind "rate" or "choose"')
-    objective: Literal["likelihood", "pairs", "beyond-item"] = "likelihood"
+    objective: Literal["likelihood", "pairs", "beyond-item"] = pydantic.Field(
+        default="pairs", description='"likelihood", "pairs" or "beyond-item"'
+    )
     lines: int = pydantic.Field(default=48, ge=2, le=1000)
-    passes: float = pydantic.Field(default=2.0, gt=0, le=100)
+    passes: float = pydantic.Field(default=1.0, gt=0, le=100)
     rank: int = pydantic.Field(default=8, ge=1, le=256)
-    learning_rate: float = pydantic.Field(default=6e-4, gt=0, le=1)
-    tokens_per_step: int = pydantic.Field(default=2048, ge=1, le=1_000_000)
+    learning_rate: float = pydantic.Field(default=8e-4, gt=0, le=1)
+    tokens_per_step: int = pydantic.Field(default=4096, ge=1, le=1_000_000)
     held_back: float = pydantic.Field(default=0.15, gt=0, lt=1)
     validations: int = pydantic.Field(default=2, ge=1, le=100)
     patience: int = pydantic.Field(default=3, ge=1, le=1000)

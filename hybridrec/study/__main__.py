@@ -114,7 +114,7 @@ def batch(settings: config.Experiment) -> None:
     from hybridrec.llm import rankers
     from hybridrec.study import estimate as estimates
 
-    chat, asked = _endpoint(settings), estimates.that_write(settings)
+    chat, asked = _endpoint(settings), estimates.in_batches(settings)
     recordings = study_models.recordings_for(settings.dataset, settings.model)
     checks = {mode: functools.partial(rankers.check, mode) for mode in asked}
     todo = [one for mode in asked for one in batches.open_requests(asked[mode], chat, recordings, checks[mode])]
@@ -131,7 +131,7 @@ def import_results(settings: config.Experiment, files: list[Path]) -> None:
 
     if not files:
         raise CommandError("no files given: make import EXPERIMENT=name FILES='results.jsonl errors.jsonl'.")
-    asked = [one for requests in estimates.that_write(settings).values() for one in requests]
+    asked = [one for requests in estimates.in_batches(settings).values() for one in requests]
     recordings = study_models.recordings_for(settings.dataset, settings.model)
     print(batches.read(files, asked, _endpoint(settings), recordings, redact_response))
 

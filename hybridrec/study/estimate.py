@@ -260,16 +260,20 @@ def _cross_triage(settings: Experiment) -> pd.DataFrame | None:
     return tables.read(settings.name, "cross_triage") if tables.is_there(settings.name, "cross_triage") else None
 
 
-def that_write(settings: Experiment) -> dict[str, list[Asked]]:
-    """Everything that notebook 04 asks the experiment's model to write, by mode.
+def in_batches(settings: Experiment) -> dict[str, list[Asked]]:
+    """Everything that notebook 04 asks the experiment's model and a batch may answer, by mode.
+
+    That is what it writes, and what it scores where the endpoint gives log-probabilities.
 
     Raises:
         MissingTableError: notebook 01 did not run yet.
     """
     found: dict[str, list[Asked]] = {}
-    groups = _groups(settings.model_copy(update={"larger_models": ()}), _prepared(settings), [], [])
+    prepared = _prepared(settings)
+    lists = _lists(settings, prepared) or []
+    groups = _groups(settings.model_copy(update={"larger_models": ()}), prepared, lists, [])
     for group in itertools.chain(groups, _cross_groups(settings.model_copy(update={"larger_models": ()}), True)):
-        if mode(group.mode).writes:
+        if mode(group.mode).writes or (settings.endpoint and settings.endpoint.logprobs):
             found.setdefault(group.mode, []).extend(group.asked)
     return {name: asked for name, asked in found.items() if asked}
 

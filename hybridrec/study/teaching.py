@@ -22,7 +22,7 @@ from hybridrec.study.config import Experiment
 from hybridrec.study.cross_tasks import Cross, Tasks
 
 # What is compared: one thing changed at a time against the first.
-_USUAL: dict[str, Any] = {"passes": 1, "tokens_per_step": 4096, "learning_rate": 8e-4}
+_USUAL: dict[str, Any] = {"objective": "likelihood", "passes": 1, "tokens_per_step": 4096, "learning_rate": 8e-4}
 VARIANTS = {
     "lines": Teaching(**_USUAL),
     "lines, pairs": Teaching(**_USUAL | {"objective": "pairs"}),

@@ -1,9 +1,10 @@
 """A language model behind an OpenAI-compatible endpoint.
 
-OpenAI itself, vLLM, llama.cpp, Ollama, ``transformers serve``: whatever answers ``POST /chat/completions``. Requests
-are tasks of one event loop, which runs in a thread of its own, within the declared pace and spending cap. Two kinds of
-fault, two layers: what comes back without a completion (no connection, timeout, 429, 5xx, a broken body) is tried again
-here; a completion that is no ranking is asked for again by ``runner.ask``, as another attempt with its own recording.
+OpenAI itself, vLLM, llama.cpp, Ollama, ``transformers serve``: whatever answers ``POST /chat/completions``, or for
+plain text ``POST /completions``. Requests are tasks of one event loop, which runs in a thread of its own, within the
+declared pace and spending cap. Two kinds of fault, two layers: what comes back without a completion (no connection,
+timeout, 429, 5xx, a broken body) is tried again here; a completion that is no ranking is asked for again by
+``runner.ask``, as another attempt with its own recording.
 
 Until a completion has come, a setting is likelier to be wrong than a server to be busy: what cannot heal ends the run
 at once, anything else after two tries (``troubles`` says what is which).
@@ -66,8 +67,8 @@ def _background() -> asyncio.AbstractEventLoop:
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint; it answers "generate" requests.
 
-    With ``logprobs`` among the settings it also answers "choose" requests, and where the server is vLLM "score"
-    requests: with one request to the server for each candidate, whose replies become one response.
+    With ``logprobs`` among the settings it also answers "choose" and "rate" requests, and where the server is vLLM
+    "score" requests: with one request to the server for each candidate, whose replies become one response.
 
     No key is read and no connection opened before the first request has to be sent.
 
@@ -131,7 +132,7 @@ class Endpoint:
         """The hash of what is sent, and the attempt. The address is no part of it: a batch gives the same."""
         if asked.request["kind"] == "generate":
             return request_key(self.body(asked), asked.attempt)
-        return request_key({"bodies": [body for body, _ in self._parts(asked)], **_choices(asked)}, asked.attempt)
+        return request_key({"bodies": [part.body for part in self.parts(asked)], **_choices(asked)}, asked.attempt)
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
         """Send a request as soon as there is room for it; return what has finished meanwhile.
@@ -198,17 +199,12 @@ class Endpoint:
         """The body of a request to write: model, message, and the configured parameters. Nothing else is ever sent.
 
         With ``seed`` among the parameters a further attempt draws from the next seed.
-
-        Raises:
-            SettingError: a request for probabilities, which are several requests to the server (names the kind).
         """
         request = asked.request
-        if request["kind"] != "generate":
-            raise SettingError(
-                f"a batch is answered in text, without probabilities: it cannot do {request['kind']!r} requests. Leave "
-                "the modes that read probabilities out of it."
-            )
-        body = self._base(asked) | {"messages": [{"role": "user", "content": request["instruction"]}]}
+        if self.endpoint.chat:
+            body = self._base(asked) | {"messages": [{"role": "user", "content": request["instruction"]}]}
+        else:
+            body = scoring.text_body(self._base(asked), f"{request['instruction']}\n", self.endpoint.bos)
         if self.endpoint.json_schema:
             body["response_format"] = {"type": "json_schema", "json_schema": _schema(request["candidates"])}
         return body
@@ -219,21 +215,33 @@ class Endpoint:
             body["seed"] += asked.attempt
         return body
 
-    def _parts(self, asked: Asked) -> list[tuple[dict[str, Any], scoring.Read]]:
-        """The bodies that a request comes to, each with what reads its reply.
+    def parts(self, asked: Asked) -> list[scoring.Part]:
+        """The requests to the server that a request comes to; ``joined`` makes one response of theirs.
 
         Raises:
             SettingError: a request for probabilities that the settings do not allow for (names the kind).
         """
         if asked.request["kind"] == "generate":
-            return [(self.body(asked), functools.partial(completion, bounded=self.bounded))]
+            path = scoring.CHAT if self.endpoint.chat else scoring.TEXT
+            read = functools.partial(completion, bounded=self.bounded, chat=self.endpoint.chat)
+            return [scoring.Part(path, self.body(asked), read)]
         if not self.endpoint.logprobs:
             raise SettingError(
                 f"an endpoint answers in text, without probabilities: it cannot do {asked.request['kind']!r} requests. "
                 "Leave the modes likelihood and pointwise out of the experiment; or set logprobs = true for the "
                 "endpoint, if its server gives log-probabilities; or run a local model."
             )
-        return scoring.parts(self._base(asked), asked.request)
+        if self.endpoint.chat and not scoring.plain(asked.request):
+            return scoring.parts(self._base(asked), asked.request)
+        return scoring.text_parts(self._base(asked), asked.request, self.endpoint.bos)
+
+    def joined(self, asked: Asked, responses: list[Response]) -> Response:
+        """One response to a request, from those to its parts.
+
+        Raises:
+            EndpointError: they do not fit together (says why that may be).
+        """
+        return responses[0] if asked.request["kind"] == "generate" else scoring.joined(asked.request, responses)
 
     @property
     def bounded(self) -> bool:
@@ -282,27 +290,27 @@ class Endpoint:
     async def _answer(self, asked: Asked, keep: Keep) -> Response | Failure | None:
         """The response, from all its parts and kept at once; None if the run ended before there was one."""
         try:
-            replies = await asyncio.gather(*(self._part(*part) for part in self._parts(asked)))
+            replies = await asyncio.gather(*map(self._part, self.parts(asked)))
             failure = next((reply for reply in replies if isinstance(reply, Failure)), None)
             responses = [reply for reply in replies if isinstance(reply, dict)]
             if not failure and len(responses) < len(replies):
                 return None
-            outcome = failure or keep(asked, self._joined(asked, responses))
+            outcome = failure or keep(asked, self.joined(asked, responses))
         except Exception as error:
             await self._end(error)
             return None
         await self._note(outcome)
         return outcome
 
-    async def _part(self, body: dict[str, Any], read: scoring.Read) -> Response | Failure | None:
-        """What comes of one body, tried as often as declared; None if the run ended before anything did."""
+    async def _part(self, part: scoring.Part) -> Response | Failure | None:
+        """What comes of one part, tried as often as declared; None if the run ended before anything did."""
         if self._stopped:
             return None
         task = _this_task()
         self._waiting.add(task)
         try:
             async with self._room:
-                return await self._response(body, read)
+                return await self._response(part)
         except asyncio.CancelledError:
             return None
         except Exception as error:
@@ -310,9 +318,6 @@ class Endpoint:
             return None
         finally:
             self._waiting.discard(task)
-
-    def _joined(self, asked: Asked, responses: list[Response]) -> Response:
-        return responses[0] if asked.request["kind"] == "generate" else scoring.joined(asked.request, responses)
 
     async def _note(self, outcome: Response | Failure) -> None:
         """End the run where failures show that nobody will get an answer."""
@@ -338,7 +343,7 @@ class Endpoint:
         if not isinstance(error, SpendingCapError):  # what may still fit under the cap is let through
             await self._stop()
 
-    async def _response(self, body: dict[str, Any], read: scoring.Read) -> Response | Failure:
+    async def _response(self, part: scoring.Part) -> Response | Failure:
         backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_BACKOFF)
         retrying = tenacity.AsyncRetrying(
             stop=self._is_enough,
@@ -348,7 +353,7 @@ class Endpoint:
             reraise=True,
         )
         try:
-            return await retrying(self._try, body, read)
+            return await retrying(self._try, part)
         except NoAnswerError as error:
             if error.why and not self._completed:
                 raise EndpointError(error.why) from None
@@ -365,9 +370,9 @@ class Endpoint:
             tries = min(tries, _FIRST_TRIES)
         return state.attempt_number >= tries
 
-    async def _try(self, body: dict[str, Any], read: scoring.Read) -> Response:
+    async def _try(self, part: scoring.Part) -> Response:
         """Send once, within the limits."""
-        size, longest = len(json.dumps(body, ensure_ascii=False).encode()), _longest_answer(body)
+        size, longest = len(json.dumps(part.body, ensure_ascii=False).encode()), _longest_answer(part.body)
         _ = self._client  # built first: whoever has been given a time to send must not wait for it
         await self._tokens.wait(size / 3 + longest)  # servers count the longest possible answer, too
         await self._requests.wait()
@@ -377,7 +382,7 @@ class Endpoint:
         cost = worst
         self._waiting.discard(_this_task())
         try:
-            response = await self._send(body, read)
+            response = await self._send(part)
             cost = self.usd(response) if response["prompt_tokens"] else worst
             return response
         except NoAnswerError as error:
@@ -395,23 +400,23 @@ class Endpoint:
             self.budget.settle(worst, cost)
             self._waiting.add(_this_task())
 
-    async def _send(self, body: dict[str, Any], read: scoring.Read) -> Response:
+    async def _send(self, part: scoring.Part) -> Response:
         """One HTTP exchange; every way it can fail becomes one of the three errors of ``troubles``.
 
         None of them quotes the key or drags the client's own error along, which quotes what the server said.
         """
         start = time.perf_counter()
         try:
-            reply = await self._client.post("chat/completions", json=body)
+            reply = await self._client.post(part.path, json=part.body)
         except httpx2.RequestError as error:
             raise troubles.of_connection(error, self.endpoint.base_url, self._reached) from None
         self._reached = True
-        parameters = sorted(body.keys() - {"model", "messages"})
+        parameters = sorted(part.body.keys() - {"model", "messages", "prompt"})
         key_in = self._key_in if self._api_key.get_secret_value() else ""
-        sent = troubles.Sent(self.endpoint.base_url, self.name, key_in, parameters, self.censored)
+        sent = troubles.Sent(self.endpoint.base_url, self.name, key_in, parameters, self.censored, part.path)
         if trouble := troubles.of_reply(reply, sent):
             raise trouble
-        response = self.kept(read(reply.text, round(time.perf_counter() - start, 3)))
+        response = self.kept(part.read(reply.text, round(time.perf_counter() - start, 3)))
         self._completed = True
         return response
 

@@ -54,8 +54,8 @@ def opened(text: str) -> dict[str, Any]:
     return body
 
 
-def completion(text: str, seconds: float = 0.0, bounded: bool = True) -> Response:
-    """The response in a completion's JSON body, online or from a batch.
+def completion(text: str, seconds: float = 0.0, bounded: bool = True, chat: bool = True) -> Response:
+    """The response in a completion's JSON body, online or from a batch; of a chat, or of plain text that goes on.
 
     A server that refuses in its own field gives ``finish_reason`` "refusal". Where there is no text at
     all, the model wrote nothing: an empty answer; or only thoughts, which then are the text, behind a "<think>" that is
@@ -66,12 +66,14 @@ def completion(text: str, seconds: float = 0.0, bounded: bool = True) -> Respons
         seconds: how long it took.
         bounded: whether the request bounded the answer's tokens. If not, an answer that ends by "length" has met the
             server's own limit: its ``finish_reason`` is "context".
+        chat: whether a message is expected, or else plain text that goes on.
 
     Raises:
         NoAnswerError: the body holds no completion (says what is wrong with it).
     """
     body = opened(text)
-    choice, message = body["choices"][0], body["choices"][0].get("message")
+    choice = body["choices"][0]
+    message = choice.get("message") if chat else _of_text(choice)
     refusal = message.get("refusal") if isinstance(message, dict) else None
     parts = _parts(message.get("content")) if isinstance(message, dict) else None
     if parts is None or not isinstance(refusal, str | None):
@@ -87,6 +89,11 @@ def completion(text: str, seconds: float = 0.0, bounded: bool = True) -> Respons
         "finish_reason": "context" if reason == "length" and not bounded else _writable(reason),
         **usage(body, seconds),
     }
+
+
+def _of_text(choice: dict[str, Any]) -> dict[str, Any] | None:
+    """Plain text that goes on, as a message; None if there is none."""
+    return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
 
 
 def _parts(content: Any) -> tuple[str, str] | None:

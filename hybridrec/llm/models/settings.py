@@ -73,8 +73,10 @@ class EndpointSettings(Settings):
 
     ``key_variable`` is the *name* of the environment variable that holds the key, never the key. ``parameters`` are
     sent as they stand (temperature, max_tokens, seed, ...), and nothing else is. ``logprobs`` says that the server
-    gives log-probabilities, so that modes may be used that read them. Build it with ``settings.checked``,
-    whose errors name the key and never repeat a value that may be a secret in the wrong place.
+    gives log-probabilities, so that modes may be used that read them. ``chat`` is false for a model that was not taught
+    to chat: it goes on with plain text. ``bos`` is what plain text begins with where the server puts nothing there, or
+    something else. Build it with ``settings.checked``, whose errors name the key and never repeat a value that may be a
+    secret in the wrong place.
     """
 
     base_url: str
@@ -82,6 +84,8 @@ class EndpointSettings(Settings):
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     json_schema: bool = False
     logprobs: bool = False
+    chat: bool = True
+    bos: str = pydantic.Field("", max_length=100)
     requests_per_minute: float = pydantic.Field(60.0, ge=1, le=1_000_000)
     tokens_per_minute: float | None = pydantic.Field(None, ge=1, le=1_000_000_000)
     concurrency: int = pydantic.Field(8, ge=1, le=256)

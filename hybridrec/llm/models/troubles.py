@@ -29,6 +29,7 @@ _INSTEAD = {
 # What is sent although no parameter says so, and what to do about it.
 _OURS = {
     "response_format": "It is sent since json_schema is true: set that to false.",
+    "add_special_tokens": "It is sent since the endpoint has bos: leave that out.",
     **dict.fromkeys(
         ("logprobs", "top_logprobs"),
         "It is sent for modes like pointwise, or since it stands in the endpoint's parameters: leave that out.",
@@ -54,6 +55,7 @@ class Sent:
         key_in: what holds the key, in words; "" if none was sent.
         parameters: the names of what was sent beside the model and the message.
         shown: returns a server's words as they may be shown.
+        path: what was added to the address.
     """
 
     base_url: str
@@ -61,6 +63,7 @@ class Sent:
     key_in: str
     parameters: Collection[str]
     shown: Callable[[str], str]
+    path: str = "chat/completions"
 
 
 # --- no reply ---------------------------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ def _certificate(error: ssl.SSLCertVerificationError, server: str) -> str:
 def of_reply(reply: httpx2.Response, sent: Sent) -> Exception | None:
     """What is wrong with a reply; None if it may be a completion."""
     if reply.has_redirect_location:
-        there = reply.headers["location"].split("?")[0].removesuffix("/chat/completions")
+        there = reply.headers["location"].split("?")[0].removesuffix(f"/{sent.path}")
         return EndpointError(
             f"{sent.base_url} redirects to another address, {sent.shown(there)}. If that is right, write it into "
             "base_url; requests follow no redirect, since they carry the key."
@@ -174,6 +177,16 @@ def _of_error(status: int, answer: Any, text: str, delay: float | None, sent: Se
         return EndpointError(f"{told}. {_OURS.get(name, remedy)}")
     if may_be_invalid and _is_about_model(status, said, sent.model):
         return EndpointError(f"{told}. Check the model's name, {sent.model}: the endpoint has none that is called so.")
+    if may_be_invalid and "chat template" in said:
+        return EndpointError(
+            f"{told}. If the model was not taught to chat, set chat = false for the endpoint: it is then sent plain "
+            "text. Otherwise start the server with the model's chat template."
+        )
+    if status in (404, 405, 501) and sent.path == "completions":
+        return EndpointError(
+            f"{told}. Plain text (chat = false, and the mode rating-lines) needs a server that answers /completions "
+            "for this model, such as vLLM. Leave it out, or ask such a server."
+        )
     if status in (404, 405):
         return EndpointError(f"{told}. {_address(sent.base_url)} Check also the model's name, {sent.model}.")
     if delay is not None and delay > LONGEST_WAIT:
