@@ -41,7 +41,7 @@ def settings(monkeypatch, tmp_path) -> config.Experiment:
     labels = pd.DataFrame(
         [(user, item, item < 2) for user in USERS for item in range(4)], columns=["user", "item", "relevant"]
     )
-    monkeypatch.setattr(estimate, "that_write", lambda settings: {"listwise": [*asked, *asked[:3]]})
+    monkeypatch.setattr(estimate, "in_batches", lambda settings: {"listwise": [*asked, *asked[:3]]})
     monkeypatch.setattr(models, "local", lambda name, **how: Stopped(**how))
     kept = Recordings(tmp_path / "answers.sqlite")
     monkeypatch.setattr(models, "recordings_for", lambda dataset, model: kept)

@@ -51,7 +51,7 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
     usual = models.local(settings.model, **loaded)
     patient = models.local(settings.model, stop_loops=False, **loaded)
     labels = tables.read(settings.name, "candidates")
-    for mode, asked in estimate.that_write(settings).items():
+    for mode, asked in estimate.in_batches(settings).items():
         first = {
             one.user: one.about for one in reversed(asked)
         }  # a user is asked again in other orders; the first counts
