@@ -21,6 +21,7 @@ include_patterns = [
     "data/README.md",
     "benchmarks/*.md",
     "docs/*.md",
+    "docs/quiz/*.md",
     "docs/results/*.md",
     "notebooks/*.ipynb",
     "notebooks/appendix/*.ipynb",
