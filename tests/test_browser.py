@@ -30,6 +30,7 @@ NO_BROWSER = "no chromium here. Install it (Debian: apt-get install chromium), a
 NO_SITE = "no site here: run `make site-check`, which makes it first."
 WHITE_AND_BLACK = ("rgb(255, 255, 255)", "rgb(19, 20, 22)")  # the theme's pages, light and dark
 FIRST_PAGE = 300_000  # bytes of the front page with all that it loads
+PATIENCE = 120_000  # milliseconds that a page may take, on a machine that has other work to do
 _LEFT = "net::ERR_ABORTED"  # an icon that was still on its way when the next page was called
 
 # What is wrong with a page as it is laid out: figures that do not show, and whatever scrolls sideways. Tables and code
@@ -114,6 +115,7 @@ def watch(page: Page, address: str) -> list[str]:
 def look_at(page: Page, address: str, names: list[str]) -> tuple[dict[str, list[str]], dict[str, dict]]:
     """What is wrong on each page, light or dark, and what was seen there (figures, ids, links), by address."""
     wrong, seen = {}, {}
+    page.set_default_timeout(PATIENCE)
     errors = watch(page, address)
     for name in names:
         page.emulate_media(color_scheme="light")
@@ -203,6 +205,7 @@ def test_the_front_page_is_small_and_shows_the_first_answer_on_the_second_screen
 def test_code_folds_and_is_copied_as_it_stands(browser, address):
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{address}notebooks/03_user_triage.html")
     folds, unfolded = page.locator("details.code"), page.locator("details.code[open]")
     assert 0 < unfolded.count() < folds.count()

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from bs4 import BeautifulSoup
 from sphinx.errors import ConfigError
 
-from hybridrec.study import notebooks, paths
+from hybridrec.study import answers, notebooks, paths
 
 pytestmark = pytest.mark.slow
 
@@ -203,6 +204,19 @@ def test_every_experiment_is_there_with_its_executed_notebooks(pages):
         for name in STUDY:
             file = notebooks.path_of(name) if experiment == "ml-100k" else paths.RESULTS / experiment / f"{name}.ipynb"
             assert str(file.relative_to(paths.ROOT).with_suffix(".html")) in pages
+
+
+def test_the_page_of_a_dataset_begins_with_its_answers_and_folds_its_tables(pages):
+    for experiment in EXPERIMENTS:
+        page = pages[f"docs/results/{experiment}.html"]
+        found = json.loads((paths.RESULTS / experiment / "metrics.json").read_text(encoding="utf-8"))
+        told = page.select_one("#the-four-answers").get_text(" ", strip=True)
+        for question, answer in answers.four(found).items():
+            numbers = re.findall(r"\d[\d.,]*\d", answer)
+            assert question in told and numbers and all(one in told for one in numbers)
+        tables = page.select("article section table")[1:]
+        assert len(tables) > 20 and all(one.find_parent("details") for one in tables)
+        assert all(one.select_one("summary").get_text() for one in page.select("article details"))
 
 
 def test_the_notebooks_left_out_are_the_same_as_those_shown():

@@ -3,6 +3,7 @@
 import csv
 import functools
 import html
+import json
 import operator
 import re
 import shutil
@@ -22,7 +23,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
 
-from hybridrec.study import figures, notebooks, overview, paths
+from hybridrec.study import answers, figures, notebooks, overview, paths
 
 HERE = Path(__file__).parent
 LOG = logging.getLogger(__name__)
@@ -227,13 +228,18 @@ def _controls(page: str, repository: str) -> str:
 
 
 class Results(SphinxDirective):
-    """``results NAME``: every published table and figure of an experiment, in the order of the notebooks."""
+    """``results NAME``: an experiment's four answers, then all its figures and tables in the order of the notebooks."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Written as Markdown, and read as if it stood on the page."""
-        lines, last = [], ""
+        metrics = json.loads((paths.RESULTS / self.arguments[0] / "metrics.json").read_text(encoding="utf-8"))
+        four = answers.four(metrics).items()
+        lines, last = (
+            ["## The four answers", "", answers.markdown(["question", "answer (95 % interval)"], [*four]), ""],
+            "",
+        )
         for name, notebook, section, _ in overview.made_by():
             if (notebook, section) != last:
                 last = (notebook, section)
@@ -243,7 +249,7 @@ class Results(SphinxDirective):
 
 
 def _shown(experiment: str, name: str) -> list[str]:
-    """The Markdown that shows a table or a figure; nothing where the experiment has none of that name."""
+    """The Markdown that shows a figure, or a table that folds; nothing where the experiment has none of that name."""
     table = paths.RESULTS / experiment / f"{name}.csv"
     where = f"/results/{experiment}/{name}"
     if table.with_suffix(".png").is_file():
@@ -255,7 +261,8 @@ def _shown(experiment: str, name: str) -> list[str]:
     link = f"[{name}.csv]({where}.csv) ({rows} rows)"
     if not 0 < rows <= ROWS_SHOWN:
         return [link, ""]
-    return [link, "", f":::{{csv-table}}\n:file: {where}.csv\n:header-rows: 1\n:::", ""]
+    table = f":::{{csv-table}}\n:file: {where}.csv\n:header-rows: 1\n:::"
+    return ["<details>", f"<summary>{name}, {rows} rows</summary>", "", link, "", table, "", "</details>", ""]
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------
