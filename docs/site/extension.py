@@ -235,11 +235,8 @@ class Results(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Written as Markdown, and read as if it stood on the page."""
         metrics = json.loads((paths.RESULTS / self.arguments[0] / "metrics.json").read_text(encoding="utf-8"))
-        four = answers.four(metrics).items()
-        lines, last = (
-            ["## The four answers", "", answers.markdown(["question", "answer (95 % interval)"], [*four]), ""],
-            "",
-        )
+        four = answers.markdown(["question", "answer (95 % interval)"], [*answers.four(metrics).items()])
+        lines, last = ["## The four answers", "", four, ""], ""
         for name, notebook, section, _ in overview.made_by():
             if (notebook, section) != last:
                 last = (notebook, section)
