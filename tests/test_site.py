@@ -215,7 +215,7 @@ def test_the_page_of_a_dataset_begins_with_its_answers_and_folds_its_tables(page
             numbers = re.findall(r"\d[\d.,]*\d", answer)
             assert question in told and numbers and all(one in told for one in numbers)
         tables = page.select("article section table")[1:]
-        assert len(tables) > 20 and all(one.find_parent("details") for one in tables)
+        assert len(tables) > 15 and all(one.find_parent("details") for one in tables)
         assert all(one.select_one("summary").get_text() for one in page.select("article details"))
 
 
