@@ -192,9 +192,10 @@ only-the-default:
 	@echo "committed notebooks are those of ml-100k: leave EXPERIMENT out." >&2; exit 1
 
 # Made from the notebooks as they were executed: nothing is run.
+# REPOSITORY=https://github.com/name/repository: notebooks' pages have buttons that run them elsewhere.
 site: .stamps/env  ## make the site for reading without installing (_site/html/index.html)
 	rm -rf _site
-	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d _site/doctrees . _site/html
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs/site $(if $(REPOSITORY),-D $(call quoted,repository=$(REPOSITORY))) -d _site/doctrees . _site/html
 
 site-check: site data  ## look at every page of the site, and run a notebook in JupyterLab, in a real browser (chromium)
 	$(PY) -m pytest tests -m browser

@@ -28,15 +28,24 @@ QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
 --disable-component-update --disable-sync""".split()
 NO_BROWSER = "no chromium here. Install it (Debian: apt-get install chromium), and run `make site-check` again."
 NO_SITE = "no site here: run `make site-check`, which makes it first."
+WHITE_AND_BLACK = ("rgb(255, 255, 255)", "rgb(19, 20, 22)")  # the theme's pages, light and dark
+FIRST_PAGE = 300_000  # bytes of the front page with all that it loads
+PATIENCE = 120_000  # milliseconds that a page may take, on a machine that has other work to do
 _LEFT = "net::ERR_ABORTED"  # an icon that was still on its way when the next page was called
 
-# What is wrong with a page as it is laid out: figures that do not show, and whatever makes the page scroll sideways.
-# A part that scrolls in itself may be as wide as it likes.
+# What is wrong with a page as it is laid out: figures that do not show, and whatever scrolls sideways. Tables and code
+# may scroll in themselves, and so be as wide as they like. Folded parts are opened first.
 _LOOK = """() => {
+  document.querySelectorAll('article details').forEach(one => { one.open = true; });
   const wide = document.documentElement.clientWidth;
   const scrolls = part => part && part.tagName !== 'ARTICLE' &&
     (['auto', 'scroll'].includes(getComputedStyle(part).overflowX) || scrolls(part.parentElement));
   const box = part => part.getBoundingClientRect();
+  const may = 'pre, .highlight, .table-wrapper, .output:has(table)';
+  const scrolling = [...document.querySelectorAll('article *')].filter(one =>
+    one.scrollWidth > one.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(one).overflowX) &&
+    !one.closest(may));
+  const white = one => getComputedStyle(one).backgroundColor === 'rgb(255, 255, 255)';
   const figures = [...document.querySelectorAll('article img')];
   const hidden = figures.filter(one => !(one.naturalWidth > 0 && box(one).width > 50 && box(one).height > 50));
   const out = [...document.querySelectorAll('article *')].filter(one => box(one).right > wide + 1 && !scrolls(one));
@@ -44,9 +53,12 @@ _LOOK = """() => {
     figures: figures.length,
     problems: [
       ...hidden.map(one => 'does not show: ' + one.src),
+      ...figures.filter(one => !white(one)).map(one => 'is not drawn on white: ' + one.src),
       ...out.slice(0, 3).map(one => 'sticks out: ' + one.outerHTML.slice(0, 100)),
+      ...scrolling.slice(0, 3).map(one => 'scrolls sideways: ' + one.outerHTML.slice(0, 100)),
       ...(document.documentElement.scrollWidth > wide ? ['the page scrolls sideways'] : []),
     ],
+    background: getComputedStyle(document.body).backgroundColor,
     ids: [...document.querySelectorAll('[id]')].map(one => one.id),
     links: [...document.querySelectorAll('a[href]')].map(one => one.href),
   };
@@ -101,13 +113,18 @@ def watch(page: Page, address: str) -> list[str]:
 
 
 def look_at(page: Page, address: str, names: list[str]) -> tuple[dict[str, list[str]], dict[str, dict]]:
-    """What is wrong on each page, and what was seen there (figures, ids, links), by address."""
+    """What is wrong on each page, light or dark, and what was seen there (figures, ids, links), by address."""
     wrong, seen = {}, {}
+    page.set_default_timeout(PATIENCE)
     errors = watch(page, address)
     for name in names:
+        page.emulate_media(color_scheme="light")
         page.goto(address + name)
-        seen[address + name] = page.evaluate(_LOOK)
-        if found := [*errors, *seen[address + name]["problems"]]:
+        light = page.evaluate(_LOOK)
+        page.emulate_media(color_scheme="dark")
+        dark = page.evaluate(_LOOK)
+        seen[address + name] = light | {"dark": dark["background"]}
+        if found := [*errors, *light["problems"], *(f"dark: {one}" for one in dark["problems"])]:
             wrong[name] = found
         errors.clear()
     return wrong, seen
@@ -136,19 +153,21 @@ def test_every_page_loads_shows_its_figures_and_does_not_scroll_sideways(browser
     wrong, seen = look_at(page, address, names)
     assert len(names) > 30 and sum(found["figures"] for found in seen.values()) > 100
     assert wrong == {}
+    assert {(found["background"], found["dark"]) for found in seen.values()} == {WHITE_AND_BLACK}
     assert dangling(page, address, seen) == set()
 
 
 def test_what_is_wrong_with_a_page_is_seen(browser, tmp_path):
     (tmp_path / "bad.html").write_text(
         '<link rel="icon" href="data:,"><article><img src="gone.png">'
-        '<div style="width: 3000px">wide</div><a href="#lost">x</a><a href="no.html">y</a>'
+        '<div style="width: 3000px">wide</div><p style="overflow-x: auto"><svg width="3000"></svg></p>'
+        '<a href="#lost">x</a><a href="no.html">y</a>'
         "</article><script>console.error('oh'); fetch('http://127.0.0.1:9/x').catch(() => 0)</script>",
         encoding="utf-8",
     )
     (tmp_path / "good.html").write_text(
-        '<link rel="icon" href="data:,"><article><div style="overflow-x: auto"><div style="width: 3000px">wide</div>'
-        "</div></article>",
+        '<link rel="icon" href="data:,"><article><div class="table-wrapper" style="overflow-x: auto">'
+        '<div style="width: 3000px">wide</div></div><details><pre>text</pre></details></article>',
         encoding="utf-8",
     )
     for address in serve(tmp_path):
@@ -156,16 +175,50 @@ def test_what_is_wrong_with_a_page_is_seen(browser, tmp_path):
         wrong, seen = look_at(page, address, ["bad.html", "good.html"])
         lost = dangling(page, address, seen)
     said = "\n".join(wrong.pop("bad.html"))
-    for part in ("does not show", "sticks out", "scrolls sideways", "404", "console: oh", "elsewhere"):
+    parts = ("does not show", "not drawn on white", "sticks out", "scrolls sideways: <p", "the page scrolls sideways")
+    for part in (*parts, "dark: sticks out", "404", "console: oh", "elsewhere"):
         assert part in said
     assert wrong == {}
     assert lost == {address + "bad.html#lost", address + "no.html"}
 
 
-def test_the_site_can_be_searched(browser, address):
-    page = browser.new_page()
-    page.goto(address + "search.html?q=regression")
-    page.wait_for_selector("#search-results li a")
+def test_the_site_can_be_searched_even_from_the_disk(browser, address):
+    for start in (address, f"{SITE.as_uri()}/"):
+        page = browser.new_page()
+        errors = watch(page, start)
+        page.goto(start + "search.html?q=regression")
+        page.wait_for_selector("#search-results li a")
+        page.wait_for_timeout(1000)
+        assert errors == []
+
+
+def test_the_front_page_is_small_and_shows_the_first_answer_on_the_second_screen(browser, address):
+    sizes = {}
+    page = browser.new_page(viewport={"width": 1280, "height": 844})
+    page.on("response", lambda reply: sizes.update({reply.url: len(reply.body())}))
+    page.goto(address, wait_until="networkidle")
+    assert len(sizes) > 5 and sum(sizes.values()) < FIRST_PAGE
+    assert page.locator("#what-we-found img").bounding_box()["y"] < 844
+    assert page.locator("#what-we-found table").bounding_box()["y"] < 2 * 844
+
+
+def test_code_folds_and_is_copied_as_it_stands(browser, address):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{address}notebooks/03_user_triage.html")
+    folds, unfolded = page.locator("details.code"), page.locator("details.code[open]")
+    assert 0 < unfolded.count() < folds.count()
+    page.click("text=Show all code")
+    assert unfolded.count() == folds.count()
+    first = folds.first
+    first.locator("pre").hover()
+    first.locator("button.copybtn").click()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == first.locator("pre").inner_text().strip()
+    page.click("text=Hide all code")
+    page.goto(f"{address}notebooks/06_cost.html")
+    assert folds.count() > 0 and unfolded.count() == 0  # as it was left
+    context.close()
 
 
 # --- JupyterLab -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,13 @@ from hybridrec.study import __main__ as commands
 from hybridrec.study import config, notebooks, paths
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
-PAGES = [*sorted((paths.ROOT / "docs").glob("*.md")), paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md"]
+QUIZZES = sorted((paths.ROOT / "docs" / "quiz").glob("0*.md"))
+PAGES = [
+    *sorted((paths.ROOT / "docs").glob("*.md")),
+    *sorted((paths.ROOT / "docs" / "quiz").glob("*.md")),
+    paths.ROOT / "README.md",
+    paths.ROOT / "CONTRIBUTING.md",
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
@@ -45,6 +51,29 @@ def test_the_readme_is_short_and_fits_an_editor():
     lines = text_of(paths.ROOT / "README.md").splitlines()
     assert len(lines) <= 150
     assert [line for line in lines if len(line) > 120] == []
+
+
+# --- quizzes ----------------------------------------------------------------------------------------------------------
+
+_QUESTION = re.compile(
+    r"^\*\*(\d+)\. (?:(?!\*\*\n).)+\*\*\n\n<details>\n<summary>Answer</summary>\n\n((?:(?!<).)+)\n\n</details>$",
+    re.M | re.S,
+)
+
+
+def test_every_notebook_has_a_quiz():
+    assert [one.stem for one in QUIZZES] == notebooks.main_names()
+
+
+@pytest.mark.parametrize("quiz", QUIZZES, ids=lambda page: page.stem)
+def test_a_quiz_has_a_few_questions_each_with_a_folded_answer(quiz):
+    text = text_of(quiz)
+    found = _QUESTION.findall(text)
+    assert [number for number, _ in found] == [str(one) for one in range(1, len(found) + 1)]
+    assert 4 <= len(found) <= 6
+    assert f"(../../notebooks/{quiz.stem}.ipynb)" in text.split("\n\n")[1]
+    rest = _QUESTION.sub("", text).strip().split("\n\n")
+    assert len(rest) == 2  # nothing else but the title and what to do
 
 
 # --- the settings of an endpoint --------------------------------------------------------------------------------------

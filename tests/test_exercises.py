@@ -104,6 +104,12 @@ def test_an_exercise_goes_from_a_prediction_to_a_comparison(pair):
     assert sources[0].startswith("# Exercise")
 
 
+def test_an_exercise_ends_in_a_question_to_think_about(pair):
+    last = pair[0].cells[-1]
+    question = last.source.split("\n\n")[-1]
+    assert last.cell_type == "markdown" and question.startswith("**To discuss.**") and question.endswith("?")
+
+
 def test_an_exercise_is_short_and_names_the_notebook_to_read_first(pair, name):
     given = pair[0]
     assert f"(../notebooks/{name}.ipynb)" in given.cells[0].source

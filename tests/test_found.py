@@ -278,6 +278,17 @@ def test_rules_by_hand_and_none_sees_the_test_fold():
         pd.testing.assert_frame_equal(rows, rules[name])
 
 
+def test_what_users_are_called_changes_nothing():
+    folds, triage = prepared(np.full(50, 0.5), 7)
+    named = [
+        table.assign(user=[f"guest {one:03}" for one in table["user"]]) for table in (folds, triage, posterior(50))
+    ]
+    pd.testing.assert_frame_equal(
+        found.detection(*named, 0.5, 1, 50), found.detection(folds, triage, posterior(50), 0.5, 1, 50)
+    )
+    pd.testing.assert_frame_equal(found.reliability(*named[:2], 1, 50), found.reliability(folds, triage, 1, 50))
+
+
 def test_detection_without_a_posterior_says_nothing_of_the_truly_weak_and_the_rest_as_before():
     folds, triage = prepared(np.full(50, 0.3), 6)
     with_it, without = (found.detection(folds, triage, known, 0.5, 1, 50) for known in (posterior(50), None))

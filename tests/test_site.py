@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -9,11 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import published_numbers
 import pytest
 from bs4 import BeautifulSoup
+from sphinx.errors import ConfigError
 
-from hybridrec.study import notebooks, paths
+from hybridrec.study import answers, notebooks, paths
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +152,30 @@ def test_every_figure_has_an_alternative_text_in_words(pages):
     assert short == []
 
 
+def test_all_code_of_a_notebook_folds_and_what_teaches_is_open(pages):
+    for name in STUDY:
+        file = notebooks.path_of(name)
+        cells = [one for one in nbformat.read(file, 4).cells if one.cell_type == "code" and one.source]
+        page = pages[str(file.relative_to(paths.ROOT).with_suffix(".html"))]
+        folds = page.select("details.code")
+        assert len(folds) == len(cells)
+        is_open = dict(zip((cell.id for cell in cells), (fold.has_attr("open") for fold in folds), strict=True))
+        tagged = [cell.id for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        assert tagged and not any(is_open[one] for one in tagged)
+        drawn = [cell.id for cell in cells if any("image/png" in one.get("data", {}) for one in cell.outputs)]
+        assert not any(is_open[one] for one in drawn)
+        assert any(is_open.values())
+        assert page.select_one("button#all-code[hidden]")  # the page's script shows it
+
+
+def test_the_answers_of_a_quiz_are_folded(pages):
+    quizzes = [page for name, page in pages.items() if name.startswith("docs/quiz/0")]
+    assert len(quizzes) == len(notebooks.main_names())
+    for page in quizzes:
+        answers = page.select("article details")
+        assert len(answers) >= 4 and all(one.select("p") and not one.has_attr("open") for one in answers)
+
+
 def test_formulas_need_no_script(pages):
     triage = pages["notebooks/03_user_triage.html"]
     assert len(triage.select("math")) > 5
@@ -178,6 +206,19 @@ def test_every_experiment_is_there_with_its_executed_notebooks(pages):
             assert str(file.relative_to(paths.ROOT).with_suffix(".html")) in pages
 
 
+def test_the_page_of_a_dataset_begins_with_its_answers_and_folds_its_tables(pages):
+    for experiment in EXPERIMENTS:
+        page = pages[f"docs/results/{experiment}.html"]
+        found = json.loads((paths.RESULTS / experiment / "metrics.json").read_text(encoding="utf-8"))
+        told = page.select_one("#the-four-answers").get_text(" ", strip=True)
+        for question, answer in answers.four(found).items():
+            numbers = re.findall(r"\d[\d.,]*\d", answer)
+            assert question in told and numbers and all(one in told for one in numbers)
+        tables = page.select("article section table")[1:]
+        assert len(tables) > 15 and all(one.find_parent("details") for one in tables)
+        assert all(one.select_one("summary").get_text() for one in page.select("article details"))
+
+
 def test_the_notebooks_left_out_are_the_same_as_those_shown():
     for name in STUDY:
         assert digest(paths.RESULTS / "ml-100k" / f"{name}.ipynb") == digest(notebooks.path_of(name))
@@ -197,3 +238,48 @@ def test_the_glossary_explains_the_words_of_the_study(pages):
     assert {"arm", "uplift", "policy", "frontier", "conformal risk control", "adapter"} <= terms
     assert {"grade", "reading the user", "beyond the item", "memorisation probe", "users held back"} <= terms
     assert {"hand-over", "the bar", "smallest detectable effect", "verdict", "protocol cross"} <= terms
+
+
+# --- places to run a notebook -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def extension():
+    spec = importlib.util.spec_from_file_location("extension", paths.ROOT / "docs" / "site" / "extension.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_without_a_repository_there_is_no_button_that_leads_nowhere(pages, extension):
+    assert [name for name, page in pages.items() if page.select(".controls a")] == []
+    assert extension.places("notebooks/01_data", "") == {}
+
+
+def test_buttons_are_made_from_the_one_setting_and_lead_to_files_that_are_there(extension):
+    repository = "https://github.com/some-one/the.study"
+    found = [extension.places(f"notebooks/{name}", repository) for name in notebooks.main_names()]
+    found += [extension.places(f"exercises/{name}", repository) for name in notebooks.main_names()]
+    for places in found:
+        binder, codespace, colab = (urlsplit(one) for one in places.values())
+        assert (binder.scheme, binder.netloc, binder.path) == (
+            "https",
+            "mybinder.org",
+            "/v2/gh/some-one/the.study/HEAD",
+        )
+        assert (codespace.netloc, codespace.path) == ("codespaces.new", "/some-one/the.study")
+        start = "/github/some-one/the.study/blob/main/"
+        assert colab.netloc == "colab.research.google.com" and colab.path.startswith(start)
+        file = colab.path.removeprefix(start)
+        assert binder.query == f"urlpath=lab/tree/{file}"
+        assert (paths.ROOT / file).is_file()
+    assert extension.places("results/book-crossing/01_data", repository) == {}
+
+
+@pytest.mark.parametrize(
+    "given", ["some-one/the.study", "https://github.com/OWNER/REPO", "https://github.com/x", "//a/b"]
+)
+def test_what_is_no_address_of_a_repository_is_refused(extension, given):
+    with pytest.raises(ConfigError, match="give an address like"):
+        extension.check_repository(None, type("Config", (), {"repository": given}))
+    extension.check_repository(None, type("Config", (), {"repository": ""}))

@@ -12,7 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 project = "hybridrec"
 html_title = "Weak users to the LLM?"
 root_doc = "README"
-extensions = ["myst_nb", "extension"]
+extensions = ["myst_nb", "sphinx_copybutton", "extension"]
+
+# Where this repository can be fetched from, such as https://github.com/name/repository. Pages of notebooks then have
+# buttons that run them elsewhere; without it they have none. make site REPOSITORY=https://github.com/name/repository
+repository = ""
 
 # What is a page. One that is missing from the navigation ends the build (-W), and so does one that it names in vain.
 include_patterns = [
@@ -21,6 +25,7 @@ include_patterns = [
     "data/README.md",
     "benchmarks/*.md",
     "docs/*.md",
+    "docs/quiz/*.md",
     "docs/results/*.md",
     "notebooks/*.ipynb",
     "notebooks/appendix/*.ipynb",
@@ -42,9 +47,12 @@ html_math_renderer = "mathml"  # browsers can do it; MathJax would have to be lo
 
 html_theme = "furo"
 html_favicon = "icon.svg"  # a coin
-html_static_path = ["site.css"]
+html_static_path = ["site.css", "site.js"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
+copybutton_selector = "div.cell_input pre, article div[class*=highlight-]:not(.cell_output div) pre"
 html_copy_source = False
+html_show_search_summary = False  # a page opened from the disk may not fetch others
 html_show_copyright = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"

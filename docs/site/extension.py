@@ -1,7 +1,9 @@
-"""What Sphinx lacks for this site: navigation under the README, alternative texts, formulas, and pages of results."""
+"""What Sphinx lacks for this site: navigation, alternative texts, folded code, places to run, results, formulas."""
 
 import csv
 import functools
+import html
+import json
 import operator
 import re
 import shutil
@@ -14,11 +16,14 @@ from docutils.utils.math import latex2mathml
 from pygments.lexers.special import TextLexer
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ConfigError
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.writers.html5 import HTML5Translator
 
-from hybridrec.study import figures, notebooks, overview, paths
+from hybridrec.study import answers, figures, notebooks, overview, paths
 
 HERE = Path(__file__).parent
 LOG = logging.getLogger(__name__)
@@ -32,9 +37,11 @@ _DRAWN = re.compile(r"figures\.(?!save\b)((?:\w+\.)?\w+)\(")  # or of a module: 
 
 
 def read_source(app: Sphinx, page: str, source: list[str]) -> None:
-    """The README with the navigation."""
+    """The README with the navigation; the repository's address where it is known."""
     if page == "README":
         source[0] += (HERE / "navigation.md").read_text(encoding="utf-8")
+    if page == "docs/teaching" and app.config.repository:
+        source[0] = source[0].replace(PLACEHOLDER, _REPOSITORY.fullmatch(app.config.repository)["slug"])
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:
@@ -138,17 +145,98 @@ def _says(function: str) -> str:
     return " ".join(operator.attrgetter(function)(figures).__doc__.split("\n\n")[0].split())
 
 
+# --- code that folds --------------------------------------------------------------------------------------------------
+
+
+class Fold(nodes.container):
+    """Code that the reader may open or close; ``open``: it is open at first."""
+
+
+def _open_fold(writer: HTML5Translator, node: Fold) -> None:
+    lines = len(node.astext().splitlines())
+    summary = f"code, {lines} line{'s' if lines > 1 else ''}"
+    writer.body.append(f'<details class="code"{" open" * node["open"]}><summary>{summary}</summary>\n')
+
+
+def _close_fold(writer: HTML5Translator, node: Fold) -> None:
+    writer.body.append("</details>\n")
+
+
+class FoldedCode(SphinxTransform):
+    """The code of each cell folds. Open at first is what a reader needs: not parameters, imports, calls that draw."""
+
+    default_priority = 201  # AlternativeTexts reads the cells first
+
+    def apply(self) -> None:
+        """Put each cell's code into a fold, and on its page a control for all of them."""
+        cells = [one for one in self.document.findall(nodes.container) if one.get("nb_element") == "cell_code"]
+        for cell in cells:
+            code = cell.children[0] if cell.children else None
+            if code is not None and code.get("nb_element") == "cell_code_source":
+                cell.replace(code, Fold("", code, open=not _in_the_way(cell, code.astext())))
+        title = next(iter(self.document.findall(nodes.title)), None)
+        if cells and title is not None:
+            at = title.parent.index(title) + 1
+            title.parent.insert(at, nodes.raw("", _controls(self.env.docname, self.config.repository), format="html"))
+
+
+def _in_the_way(cell: nodes.container, code: str) -> bool:
+    """Whether a cell's code tells a reader little: parameters, what begins with imports, and what draws a figure."""
+    drawn = any(True for _ in cell.findall(nodes.image))
+    return drawn or "tag_parameters" in cell["classes"] or code.lstrip().startswith(("import ", "from "))
+
+
+# --- places to run a notebook -----------------------------------------------------------------------------------------
+
+_REPOSITORY = re.compile(r"https://github[.]com/(?P<slug>[\w-]+/[\w.-]+)")
+PLACEHOLDER = "OWNER/REPO"  # what pages say where the address belongs
+PLACES = {
+    "Run on Binder": "https://mybinder.org/v2/gh/{slug}/HEAD?urlpath=lab/tree/{file}",
+    "Run in a Codespace": "https://codespaces.new/{slug}",
+    "Read in Colab": "https://colab.research.google.com/github/{slug}/blob/main/{file}",
+}
+
+
+def check_repository(app: Sphinx, config: Config) -> None:
+    """Nothing, or an address that buttons can be made from.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    given = config.repository
+    if given and (not (found := _REPOSITORY.fullmatch(given)) or found["slug"] == PLACEHOLDER):
+        raise ConfigError(
+            f"repository is {given!r}: give an address like https://github.com/name/repository, or nothing"
+        )
+
+
+def places(page: str, repository: str) -> dict[str, str]:
+    """Where a notebook can be run, by label. Nowhere without a repository; results are for reading."""
+    if not repository or not page.startswith(("notebooks/", "exercises/")):
+        return {}
+    slug = _REPOSITORY.fullmatch(repository)["slug"]
+    return {label: address.format(slug=slug, file=f"{page}.ipynb") for label, address in PLACES.items()}
+
+
+def _controls(page: str, repository: str) -> str:
+    """What stands under a notebook's title: a control that the page's script shows, and places to run it."""
+    links = [f'<a href="{html.escape(to)}">{label}</a>' for label, to in places(page, repository).items()]
+    return f'<p class="controls"><button type="button" id="all-code" hidden></button>{"".join(links)}</p>'
+
+
 # --- pages of results -------------------------------------------------------------------------------------------------
 
 
 class Results(SphinxDirective):
-    """``results NAME``: every published table and figure of an experiment, in the order of the notebooks."""
+    """``results NAME``: an experiment's four answers, then all its figures and tables in the order of the notebooks."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Written as Markdown, and read as if it stood on the page."""
-        lines, last = [], ""
+        metrics = json.loads((paths.RESULTS / self.arguments[0] / "metrics.json").read_text(encoding="utf-8"))
+        four = answers.markdown(["question", "answer (95 % interval)"], [*answers.four(metrics).items()])
+        lines, last = ["## The four answers", "", four, ""], ""
         for name, notebook, section, _ in overview.made_by():
             if (notebook, section) != last:
                 last = (notebook, section)
@@ -158,7 +246,7 @@ class Results(SphinxDirective):
 
 
 def _shown(experiment: str, name: str) -> list[str]:
-    """The Markdown that shows a table or a figure; nothing where the experiment has none of that name."""
+    """The Markdown that shows a figure, or a table that folds; nothing where the experiment has none of that name."""
     table = paths.RESULTS / experiment / f"{name}.csv"
     where = f"/results/{experiment}/{name}"
     if table.with_suffix(".png").is_file():
@@ -170,7 +258,8 @@ def _shown(experiment: str, name: str) -> list[str]:
     link = f"[{name}.csv]({where}.csv) ({rows} rows)"
     if not 0 < rows <= ROWS_SHOWN:
         return [link, ""]
-    return [link, "", f":::{{csv-table}}\n:file: {where}.csv\n:header-rows: 1\n:::", ""]
+    table = f":::{{csv-table}}\n:file: {where}.csv\n:header-rows: 1\n:::"
+    return ["<details>", f"<summary>{name}, {rows} rows</summary>", "", link, "", table, "", "</details>", ""]
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------
@@ -185,10 +274,14 @@ def _formula(writer: nodes.NodeVisitor, node: nodes.Element) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.add_config_value("repository", "", "env", str)
+    app.connect("config-inited", check_repository)
     app.connect("source-read", read_source)
     app.connect("build-finished", add_index)
     app.add_transform(LinksToFolders)
     app.add_transform(AlternativeTexts)
+    app.add_transform(FoldedCode)
+    app.add_node(Fold, html=(_open_fold, _close_fold))
     app.add_directive("results", Results)
     app.add_lexer("csv", TextLexer)
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))

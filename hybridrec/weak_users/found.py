@@ -168,7 +168,8 @@ def detection(
         value = own["correct"] / own["pairs"]
         parts = {"n": 1, "low": low, "flag": flag, "hit": flag & low, "truly": flag * truly}
         parts |= {"all": value, "flagged": value * flag}
-        sums = own[["user"]].assign(**parts).astype(float).groupby("user").sum().reindex(users, fill_value=0.0)
+        each = pd.DataFrame(parts, index=own.index).astype(float)
+        sums = each.groupby(own["user"]).sum().reindex(users, fill_value=0.0)
         total = {key: counts @ sums[key].to_numpy() for key in parts}
         with np.errstate(invalid="ignore", divide="ignore"):  # nobody flagged, or nobody weak, in a resample
             flagged_auc = total["flagged"] / total["flag"]
