@@ -31,7 +31,8 @@ def written_answers(ends: pd.DataFrame, repaired: pd.DataFrame) -> Figure:
         for place, share in enumerate(shares):
             if share >= _LEAST_LABELLED:
                 middle = start[place] + share / 2
-                above.text(middle, place, f"{share:.0%}", ha="center", va="center", color="white", weight="bold")
+                ink = "black" if colour == ORANGE else "white"
+                above.text(middle, place, f"{share:.0%}", ha="center", va="center", color=ink)
         start = start + shares
     for place, answers in enumerate(ends["answers"]):
         told = f"n = {answers:,.0f}" if answers else "nothing was written"
@@ -49,7 +50,7 @@ def written_answers(ends: pd.DataFrame, repaired: pd.DataFrame) -> Figure:
     for axis in (above, below):
         axis.set_yticks(range(len(names)), names, fontsize=9)
         axis.set_ylim(len(names) - 0.5, -0.6)
-    legend_below(figure, above, 4)
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=len(_ENDS), fontsize=9)
     return figure
 
 
