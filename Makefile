@@ -44,7 +44,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach teach-ways rivals seeds fingerprint record pairs batch import compact notebooks \
+.PHONY: help env data models estimate reproduce reproduce-all class lab overview teach teach-ways rivals hear-out seeds fingerprint record pairs batch import compact notebooks \
         site site-check test test-scale bench lint lock clean FORCE
 
 help:  ## what there is to make (this list)
@@ -124,6 +124,10 @@ teach-ways: $(STAMPS)/01_data  ## compare ways to teach, on the folds that decid
 
 rivals: $(STAMPS)/03_user_triage  ## train recommenders for the worst served, and judge whom they serve (minutes)
 	$(PY) -m hybridrec.study rivals $(EXPERIMENT)
+
+# Minutes for each way to ask, on one core; what was heard out before is replayed.
+hear-out: $(STAMPS)/04_llm_prompting  ## hear out a sample of the answers that our stop rule ended (an hour on two cores)
+	$(PY) -m hybridrec.study hear-out $(EXPERIMENT)
 
 # What is done is found again by its fits and answers; the overview shows where the seeds differ.
 seeds: .stamps/env  ## judge protocol cross on a second seed of its folds, too (fits and, for weak users, answers)

@@ -17,7 +17,7 @@ from hybridrec.study import models as study_models
 # Heavy imports (pandas, torch) stay inside the commands that need them: `summary` must be quick.
 
 # The commands that write, beside `run`, which looks after itself.
-_WRITING = ("pairs", "batch", "import", "seeds", "rivals", "teach", "teach-ways", "compact", "fingerprint")
+_WRITING = ("pairs", "batch", "import", "seeds", "rivals", "hear-out", "teach", "teach-ways", "compact", "fingerprint")
 
 
 def summary(settings: config.Experiment) -> None:
@@ -225,6 +225,25 @@ def rivals(settings: config.Experiment) -> None:
     print(paths.within_root(paths.results(settings.name) / "rivals.csv"))
 
 
+def hear_out(settings: config.Experiment, sample: int) -> None:
+    """Ask again for answers that our stop rule ended, and hear them out; needs notebooks 01 and 04."""
+    import pandas as pd
+
+    from hybridrec.study import heard_out, tables
+
+    done: list[pd.DataFrame] = []
+    for row in heard_out.compare(settings, sample):
+        done.append(row)
+        tables.publish(settings.name, "heard_out", pd.concat(done))
+        one = row.iloc[0]
+        print(
+            f"{one['mode']}: of {one['sample']} answers that our stop rule ended, the model ends {one['by_model']} and "
+            f"our budget {one['by_budget']}; {one['other_order']:.0%} of them become another ranking.",
+            flush=True,
+        )
+    print(paths.within_root(paths.results(settings.name) / "heard_out.csv"))
+
+
 def fits(settings: config.Experiment) -> None:
     """Print whether this machine's fits are those behind the committed results."""
     print(_fits_compared(settings) or f"fits: no fingerprint of {settings.name} to compare with here.")
@@ -293,6 +312,7 @@ def _commands() -> dict[str, tuple[Callable[..., None], str]]:
         "teach-ways": (ways_to_teach, "teach in every way that is compared, and ask about the folds that decide"),
         "seeds": (seeds, "judge protocol cross on a second seed of its folds, too"),
         "rivals": (rivals, "train matrix factorisations for the worst served, and judge whom they serve"),
+        "hear-out": (hear_out, "ask again for answers that our stop rule ended, and hear them out"),
         "fits": (fits, "say whether this machine's fits are those behind the committed results"),
         "fingerprint": (keep_fits, "make this machine's fits those that others are compared with"),
         "compact": (compact, "fold new recordings into the file that is committed"),
@@ -315,6 +335,8 @@ def _parser() -> argparse.ArgumentParser:
         taught.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (cpu)")
         taught.add_argument("--dtype", help="float32 or bfloat16; left out, whichever the processor computes faster")
     commands.choices["teach-ways"].add_argument("--only", metavar="WAY", nargs="+", default=[], help="not all of them")
+    text = "so many answers of each way to ask (100)"
+    commands.choices["hear-out"].add_argument("--sample", metavar="N", type=int, default=100, help=text)
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

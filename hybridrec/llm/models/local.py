@@ -54,6 +54,8 @@ class HuggingFace:
         device: "cpu", "cuda" or "cuda:1". One that is not there is an error when the weights are loaded, so that
             what was recorded on it can be replayed without it.
         adapter: a folder with what the model was taught (``teach.teach``), which is merged into its weights.
+        stop_loops: whether a written answer that only repeats itself is ended (``writing.repeats``); False hears every
+            answer out to its budget, and is part of the key.
         folder: where models are kept that were converted from GGUF; None: ``~/.cache/hybridrec/models``.
         search: for a card: further folders in which its GGUF file may lie; the last is where it is fetched to.
 
@@ -66,26 +68,28 @@ class HuggingFace:
     def __init__(
         self, model: str | Path, *, revision: str | None = None, dtype: str = "float32",
         writing_dtype: str | None = None, device: str = "cpu", adapter: str | Path | None = None,
-        folder: str | Path | None = None, search: Sequence[Path] = (),
+        stop_loops: bool = True, folder: str | Path | None = None, search: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         given = {"revision": revision, "dtype": dtype, "writing_dtype": writing_dtype, "device": device}
         self.loaded = checked(LocalSettings, given | {"adapter": adapter and str(adapter)}, str(model))
         self.source = weights.find(model, revision, models=Path(folder) if folder else None, search=search)
         if adapter:
             self.source = weights.Taught(self.source, Path(adapter))
-        self.name = self.source.name
+        self.name, self.stop_loops = self.source.name, stop_loops
         self._waiting: list[tuple[Asked, Keep]] = []
         self._unscored: list[tuple[Asked, Keep]] = []
 
     # --- the interface of runner.Model ----------------------------------------------------------------------------
 
     def key(self, asked: Asked) -> str:
-        """The hash of the weights' identity, the request and the attempt; of dtype and device if not the usual."""
+        """The hash of the weights' identity, the request and the attempt; of how it computes if not as usual."""
         writes = asked.request["kind"] == "generate"
         dtype = (self.loaded.writing_dtype if writes else None) or self.loaded.dtype
         usual, how = LocalSettings(), {"dtype": dtype, "device": self.loaded.device.partition(":")[0]}
         unusual = {name: value for name, value in how.items() if value != getattr(usual, name)}
-        written = {"writing": _WRITING} if writes else {}
+        written: dict[str, Any] = {"writing": _WRITING} if writes else {}
+        if writes and not self.stop_loops:
+            written["heard_out"] = True
         return request_key({"model": self.source.identity, **unusual, **written, **asked.request}, asked.attempt)
 
     def submit(self, asked: Asked, keep: Keep) -> Finished:
@@ -272,14 +276,14 @@ class HuggingFace:
     # --- generating ---------------------------------------------------------------------------------------------
 
     def _generate(self, requests: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Greedy continuations; each ends at its own end, in a loop or at its own budget.
+        """Greedy continuations; each ends at its own end, in a loop (if these are stopped) or at its own budget.
 
         Yields:
             As they end: a request's place among the requests, and the response to it.
         """
         prompts = [self.tokens("".join(self._around(request["instruction"]))) for request in requests]
         budgets = [self._budget(request) for request in requests]
-        texts = writing.write(self.writer, prompts, budgets, self._ends, lambda new: writing.repeats(self._text(new)))
+        texts = writing.write(self.writer, prompts, budgets, self._ends, self._is_loop)
         for text in texts:
             yield (
                 text.prompt,
@@ -298,6 +302,9 @@ class HuggingFace:
         """The tokens that end a text: the tokenizer's, and those that the model's authors added for a chat."""
         ends = self.writer.generation_config.eos_token_id
         return {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+
+    def _is_loop(self, tokens: list[int]) -> bool:
+        return self.stop_loops and writing.repeats(self._text(tokens))
 
     def _text(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -35,13 +35,14 @@ def route(here: str) -> Figure:
         box = FancyBboxPatch((left, low), _WIDE, _HIGH, boxstyle="round,pad=0.02,rounding_size=0.08")
         box.set(facecolor=BLUE if reached else "white", edgecolor=BLUE if reached else GREY, linewidth=1.2)
         axis.add_patch(box)
-        written = {"ha": "center", "va": "center", "color": "white" if reached else "black", "fontsize": 9}
-        axis.text(left + _WIDE / 2, low + _HIGH / 2, f"{number}  {does}", linespacing=1.15, **written)
+        middle = left + _WIDE / 2, low + _HIGH / 2
+        colour = "white" if reached else "black"
+        axis.text(*middle, f"{number}  {does}", ha="center", va="center", color=colour, fontsize=9, linespacing=1.15)
     for start, (left, low) in enumerate(places[:-1]):
         if (start + 1) % _IN_A_ROW:
             arrow = {"arrowstyle": "->", "color": GREY, "lw": 1.2}
-            middle = low + _HIGH / 2
-            axis.annotate("", (left + _ACROSS - 0.04, middle), (left + _WIDE + 0.04, middle), arrowprops=arrow)
+            height = low + _HIGH / 2
+            axis.annotate("", (left + _ACROSS - 0.04, height), (left + _WIDE + 0.04, height), arrowprops=arrow)
     axis.set(xlim=(-0.08, (_IN_A_ROW - 1) * _ACROSS + _WIDE + 0.08), ylim=(-_DOWN - 0.1, _HIGH + 0.1))
     axis.set_axis_off()
     return figure

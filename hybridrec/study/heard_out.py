@@ -1,0 +1,103 @@
+"""Whether our stop rule changes what a model says: answers that it ended, asked for again and heard out.
+
+The rule ends an answer that repeats itself (``llm.models.writing.repeats``). It saves tokens, and it makes us the one
+who ended the answer. So a sample of those answers is written again with nothing but the budget to end them.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from hybridrec.errors import CommandError
+from hybridrec.evaluation import metrics, verdicts
+from hybridrec.llm import rankers, runner
+from hybridrec.llm.rankers import Ranking
+from hybridrec.llm.tasks import Task
+from hybridrec.randomness import in_random_order
+from hybridrec.study import config, estimate, models, tables
+
+# How many of the answers of each way to ask, if as many were ended by the rule.
+SAMPLE = 100
+COLUMNS = [
+    *("mode", "answers", "stopped", "sample", "by_model", "by_budget", "tokens_stopped", "tokens_heard_out"),
+    *("missing_stopped", "missing_heard_out", "other_order"),
+    *("n", "auc_stopped", "auc_heard_out", "difference", "low", "high", "verdict"),
+]
+
+
+def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.DataFrame]:
+    """Hear out answers that our stop rule ended, for a seeded sample of the users of each way that writes.
+
+    Args:
+        settings: the experiment; notebooks 01 and 04 have run. Its model is on this machine.
+        sample: of how many users.
+
+    Yields:
+        The row of each way to ask, in COLUMNS. ``answers`` and ``stopped`` count all that were recorded, and those that
+        the rule ended; the rest is about the sample, with the rule (``_stopped``) and without it (``_heard_out``):
+        tokens and missing candidates are means of an answer (missing: the share that we append at random), and
+        ``other_order`` the share of users whose ranking is another. AUC is that of the ``n`` users who have a pair to
+        order under the published protocol, with the paired difference, its 95 % interval and verdict.
+
+    Raises:
+        CommandError: the model answers behind an endpoint, where no rule of ours ends anything.
+    """
+    if settings.endpoint is not None:
+        raise CommandError(
+            f"{settings.model} answers behind an endpoint: none of its answers is ended by our stop rule."
+        )
+    loaded = config.parameters(settings)["local"] or {}
+    usual = models.local(settings.model, **loaded)
+    patient = models.local(settings.model, stop_loops=False, **loaded)
+    labels = tables.read(settings.name, "candidates")
+    for mode, asked in estimate.that_write(settings).items():
+        first = {
+            one.user: one.about for one in reversed(asked)
+        }  # a user is asked again in other orders; the first counts
+        answered = _rank(list(first.values()), mode, usual, settings)
+        stopped = [one for one in answered if one.ended_by == runner.ENDED_BY["loop"]]
+        users = pd.Index([one.user for one in stopped])
+        drawn = set(in_random_order(users, settings.seed, "heard out", mode)[:sample])
+        again = _rank([task for user, task in first.items() if user in drawn], mode, patient, settings)
+        before = [one for one in stopped if one.user in drawn]
+        yield _row(mode, len(answered), len(stopped), before, again, labels)
+
+
+def _rank(tasks: Sequence[Task], mode: str, model: runner.Model, settings: config.Experiment) -> list[Ranking]:
+    recordings = models.recordings_for(settings.dataset, settings.model)
+    found = rankers.rank(tasks, mode, model, recordings, noun=settings.noun, seed=settings.seed)
+    return sorted(found, key=lambda one: str(one.user))
+
+
+def _row(
+    mode: str, answers: int, stopped: int, before: list[Ranking], again: list[Ranking], labels: pd.DataFrame
+) -> pd.DataFrame:
+    parts: dict[str, float | str] = {"mode": mode, "answers": answers, "stopped": stopped, "sample": len(again)}
+    parts |= {
+        f"by_{name}": sum(one.ended_by == runner.ENDED_BY[reason] for one in again)
+        for name, reason in (("model", "stop"), ("budget", "length"))
+    }
+    for name, rankings in (("stopped", before), ("heard_out", again)):
+        parts[f"tokens_{name}"] = _mean(one.used["completion_tokens"] for one in rankings)
+        parts[f"missing_{name}"] = _mean(one.missing / len(one.candidates) for one in rankings)
+    pairs = zip(before, again, strict=True)
+    parts["other_order"] = _mean(one.scores != other.scores for one, other in pairs)
+    auc = pd.DataFrame({"auc_stopped": _auc(before, labels), "auc_heard_out": _auc(again, labels)}).dropna()
+    apart = (auc["auc_heard_out"] - auc["auc_stopped"]).rename_axis("user").rename("difference").reset_index()
+    parts |= auc.mean().to_dict()
+    if len(auc):
+        (judged,) = verdicts.judge(apart.assign(comparison=mode, family=mode)).to_dict("records")
+        parts |= {name: judged[name] for name in ("n", "low", "high", "verdict")} | {"difference": judged["mean"]}
+    return pd.DataFrame([parts]).reindex(columns=COLUMNS)
+
+
+def _mean(values: Iterator[float]) -> float:
+    found = list(values)
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _auc(rankings: list[Ranking], labels: pd.DataFrame) -> pd.Series:
+    """AUC by user, of those who have a pair to order."""
+    scored = rankers.table(rankings).merge(labels[["user", "item", "relevant"]], on=["user", "item"])
+    return metrics.per_user(scored)["auc"]
