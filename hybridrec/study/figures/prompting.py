@@ -12,7 +12,7 @@ from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 _WIDE = 5.8  # inches: a panel as wide as the page, so panels stand under each other
 _ENDS = {"by model": BLUE, "by our stop rule": ORANGE, "by our budget": RED, "by server": GREY}
 _LEAST_LABELLED = 0.08  # a narrower part of a bar has no room for its share
-_KINDS = {"missing": "left out", "invalid": "invented", "duplicates": "named again"}
+_KINDS = {"missing": "Left out", "invalid": "Invented", "duplicates": "Named again"}
 
 
 def written_answers(ends: pd.DataFrame, repaired: pd.DataFrame) -> Figure:
