@@ -147,7 +147,9 @@ def ask_by_history(
         model, and what ``steps.by_history`` returns; without a row where nobody can borrow.
     """
     lent = {task.user: task for task in with_anothers_history(split.own, split.seed)}
-    asked = [(*first, split.sampled, prior)] if prior is not None and lent else []
+    asked: list[tuple[str, Model, Recordings, list[Task], pd.DataFrame]] = []
+    if prior is not None and lent:
+        asked.append((*first, split.sampled, prior))
     for one in larger_models if lent else ():
         sample, who = split.sampled[: one.get("another_history", 0)], opened[one["model"]]
         wanted = {item for task in sample for item in task.candidates}
@@ -220,7 +222,8 @@ def texts(split: Split, rankings: Mapping[str, Iterable[Ranking]], llm: Model, r
     Returns:
         TEXTS; users for whom nothing was written have no row.
     """
-    rows, of = [], {task.user: task for task in split.tasks}
+    rows: list[tuple[str, Any, str]] = []
+    of = {task.user: task for task in split.tasks}
     for way, ones in rankings.items():
         for one in ones:
             if response := steps.recorded(one, of[one.user], way, llm, recordings, split.noun):
@@ -250,7 +253,7 @@ def repaired(rankings: pd.DataFrame, seed: int, samples: int) -> pd.DataFrame:
     Returns:
         Indexed by model and ranker: users, share, low, high; the ends are NaN for fewer than two users.
     """
-    rows = {}
+    rows: dict[Any, dict[str, float]] = {}
     for key, ones in validity.answers(rankings).groupby(["model", "ranker"], sort=False):
         counts = ones[["missing", "candidates"]].to_numpy(float)
         drawn = generator(seed, "repaired", *key).integers(0, len(counts), (samples, len(counts)))
