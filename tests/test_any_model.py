@@ -22,7 +22,8 @@ from hybridrec.llm import prompts
 from hybridrec.llm.runner import Asked, Response
 from hybridrec.study import config, models, notebooks, paths, tables
 
-FIRST, ASKING = notebooks_here.NAMES[:3], notebooks_here.NAMES[3:]
+FIRST = [name for name in notebooks_here.NAMES if name < "04"]
+ASKING = notebooks_here.NAMES[len(FIRST) :]
 MODEL = "acme/oracle-9000"
 VALUES: dict[str, Any] = {
     "dataset": "mine",

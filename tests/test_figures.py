@@ -147,6 +147,10 @@ BOUGHT = pd.DataFrame({"arm": ["best other recommender", "language model", "lang
                        "low": -0.06, "high": 0.02})  # fmt: skip
 SPARSITY = pd.Series([0.9, 0.95, 0.97, 0.98, 0.99, 0.99], USERS)
 TWICE = pd.MultiIndex.from_product([["listwise", "choose"], [1, 2]])
+WRITERS = pd.MultiIndex.from_tuples([("tiny-1M", "listwise"), ("small-1B", "listwise")], names=["model", "ranker"])
+ENDED = pd.DataFrame({"answers": [8, 0], "by model": [0.25, np.nan], "by our budget": [0.5, np.nan],
+                      "by our stop rule": [0.25, np.nan], "by server": [0.0, np.nan]}, WRITERS)  # fmt: skip
+APPENDED = pd.DataFrame({"users": [8, 5], "share": [0.3, 1.0], "low": [0.2, np.nan], "high": 0.4}, WRITERS)
 # The others, each with how many panels it has for what it is given.
 OTHERS = {
     "data_portrait": (3, lambda: figures.data_portrait(pd.Series([3, 2, 1]), pd.Series([4, 2]), pd.Series([1, 5, 5]))),
@@ -168,9 +172,10 @@ OTHERS = {
     )),
     "sensitivity": (2, lambda: figures.sensitivity({"t_p": SETTINGS, "folds": SETTINGS})),
     "quality_cost": (1, lambda: figures.quality_cost(BOUGHT, "likelihood")),
-    "validity_bars": (2, lambda: figures.validity_bars(
-        pd.DataFrame({"missing": [0.1, 0.2] * 2, "invalid": 0.0, "duplicates": 0.1},
-                     TWICE.set_names(["ranker", "candidates"])),
+    "written_answers": (2, lambda: figures.written_answers(ENDED, APPENDED)),
+    "validity_by_length": (3, lambda: figures.validity_by_length(
+        pd.DataFrame({"ranker": ["listwise", "choose"] * 3, "user": range(6), "candidates": [2, 2, 2, 2, 4, 4],
+                      "missing": [2, 0, 1, 0, 4, 0], "invalid": [0, 1, 2, 1, 0, 0], "duplicates": 0}),
     )),
     "position_bias": (2, lambda: figures.position_bias(
         pd.DataFrame({"echo": [0.5, -0.5] * 2, "agreement": 0.1}, TWICE.set_names(["ranker", "user"])),
@@ -203,7 +208,7 @@ PANELS = {"quality_bars": 1, "published_pattern": 1}
 
 def test_every_figure_of_the_study_is_drawn_here():
     made = {name for name, one in vars(figures).items() if getattr(one, "__annotations__", {}).get("return") is Figure}
-    assert made - {"save"} == WITH_REPAIRS.keys() | OTHERS.keys()
+    assert made - {"save", "route"} == WITH_REPAIRS.keys() | OTHERS.keys()
 
 
 def has_words(axis: Axes, which: str) -> bool:
@@ -306,6 +311,21 @@ def test_reading_shows_each_models_users_means_and_intervals():
         assert [point.tolist() for point in dots.get_offsets()] == [[0.6, 0], [0.51, 1], [0.5, 2]]
         assert [segment.tolist() for segment in intervals.get_segments()] == [[[0.45, n], [0.7, n]] for n in range(3)]
     assert {"0.500", "0.510", "0.600", "own", "none"} <= set(texts(figure).split("\n"))
+
+
+def test_parts_of_a_bar_add_up_to_all_answers_and_nothing_written_is_said():
+    figure = OTHERS["written_answers"][1]()
+    above, below = figure.axes
+    assert [[bar.get_width() for bar in end] for end in above.containers] == [[0.25, 0], [0.25, 0], [0.5, 0], [0, 0]]
+    assert [bar.get_x() for bar in above.patches if bar.get_y() < 0] == [0, 0.25, 0.5, 1]
+    assert "n = 8" in texts(figure) and "nothing was written" in texts(figure) and "30%" in texts(figure)
+    assert [point.tolist() for point in below.collections[1].get_offsets()] == [[0.3, 0], [1.0, 1]]
+
+
+def test_validity_by_length_is_the_mean_per_candidate():
+    above = OTHERS["validity_by_length"][1]().axes[0]
+    listwise, choose = (container[0].get_xydata().tolist() for container in above.containers)
+    assert listwise == [[2, 0.75], [4, 1]] and choose == [[2, 0], [4, 0]]
 
 
 def test_truly_weak_shows_what_is_flagged_what_is_weak_and_both_intervals():

@@ -269,9 +269,9 @@ def check(mode: Mode | str, asked: runner.Asked, response: runner.Response) -> s
     return parsed.failure or ("repaired" if parsed.repaired else "")
 
 
-def answered(mode: Mode, response: runner.Response) -> float:
+def answered(mode: Mode | str, response: runner.Response) -> float:
     """The probability of all choices together, a mean over the candidates; NaN if the mode offers none."""
-    return float(np.exp(response["log_probs"]).sum(axis=1).mean()) if mode.asks else float("nan")
+    return float(np.exp(response["log_probs"]).sum(axis=1).mean()) if modes.get(mode).asks else float("nan")
 
 
 def _ranking(mode: Mode, answer: runner.Answer, prior: pd.DataFrame | None, seed: int) -> Ranking:
@@ -308,21 +308,28 @@ def _scored(
     name, how = _name(mode, prior), how | {"answered": answered(mode, response)}
     if how["answered"] < mode.floor:
         return _ordered(name, task, _nothing(task, NO_ANSWER), seed, how)
-    scores = tuple(_scores(mode, task, response, prior))
+    usual = None if prior is None else prior["log_prob"].loc[list(task.candidates)]
+    scores = tuple(scores_of(mode, response, usual))
     return Ranking(name, task.user, task.candidates, scores, 0, 0, 0, "", **how)
 
 
-def _scores(mode: Mode, task: Task, response: runner.Response, prior: pd.DataFrame | None) -> list[float]:
+def scores_of(mode: Mode | str, response: runner.Response, usual: Iterable[float] | None = None) -> list[float]:
     """A score for each candidate from the log-probabilities of one response, in the order of the candidates.
 
     For a mode that offers choices: see ``of_choices``. For one that scores titles: the title's log-likelihood, less the
-    prior's if there is one, divided by its number of tokens.
+    usual one if it is given, divided by its number of tokens.
+
+    Args:
+        mode: one that does not write.
+        response: log_probs, of titles or of the choices for each; for titles also lengths, their numbers of tokens.
+        usual: each title's log-likelihood without a history (``prior_of``).
     """
+    mode = modes.get(mode)
     if mode.asks:
         return of_choices(mode, np.array(response["log_probs"])).tolist()
-    expected = [0.0] * len(task.candidates) if prior is None else prior["log_prob"].loc[list(task.candidates)]
+    expected = [0.0] * len(response["lengths"]) if usual is None else usual
     known = zip(response["log_probs"], expected, response["lengths"], strict=True)
-    return [float((value - usual) / length) for value, usual, length in known]
+    return [float((value - without) / length) for value, without, length in known]
 
 
 def of_choices(mode: Mode, log_probs: np.ndarray) -> np.ndarray:
@@ -401,3 +408,19 @@ def table(rankings: Iterable[Ranking]) -> pd.DataFrame:
     rows = whole.loc[whole.index.repeat([len(one.candidates) for one in ordered])].reset_index(drop=True)
     items = [item for one in ordered for item in one.candidates]
     return rows.assign(item=items, score=[score for one in ordered for score in one.scores])[columns]
+
+
+def from_table(rows: pd.DataFrame) -> list[Ranking]:
+    """The rankings of which ``table`` made rows; all count as replayed.
+
+    Args:
+        rows: what ``table`` returned, each user's candidates in their order.
+    """
+    found = []
+    for (ranker, user), of_user in rows.groupby(["ranker", "user"], sort=False):
+        first = of_user.iloc[0]
+        whole = {name: first[name] for name in _OF_ANSWERS}
+        used = {name: float(first[name]) for name in runner.USAGE}
+        lists = tuple(of_user["item"].tolist()), tuple(of_user["score"].tolist())
+        found.append(Ranking(ranker, user, *lists, **whole, replayed=True, used=used))
+    return found

@@ -3,7 +3,7 @@
 Whom and what it is asked about is in ``cross_tasks``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,8 @@ from hybridrec.study.cross_tasks import (
     deciding_tasks,
     deciding_users,
     judged_tasks,
+    larger_tasks,
+    scoring,
 )
 
 # In how many users of each neighbouring pair of folds ways to ask are compared.
@@ -214,6 +216,23 @@ def arms(done: Asking) -> pd.DataFrame:
     if usual and all(model.key(one) in recordings for one in usual):
         parts += _less_usual(own, done)
     return as_table(parts, model.name)
+
+
+def ask_larger(
+    larger: Mapping[str, Any], opened: Model, recordings: Recordings, cross: Cross, triage: pd.DataFrame
+) -> pd.DataFrame:
+    """Ask a larger model about the judged lists of those who may be handed over, and its answers as ``larger_arm``.
+
+    Args:
+        larger: a table ``[[larger_models]]`` with ``cross_way``, as a notebook gets it.
+        opened, recordings: the model as the rest of the study asks it, and its answers.
+        cross: the folds.
+        triage: recommender, test, user, weak (``steps.cross_triage``).
+    """
+    model = scoring(opened, larger["model"], larger.get("cross_device"))
+    wanted = larger_tasks(cross, larger, triage)
+    record(larger["model"], asked_in(wanted, cross), model, recordings)
+    return larger_arm(wanted, cross, model, recordings)
 
 
 def larger_arm(tasks: Tasks, cross: Cross, model: Model, recordings: Recordings) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from hybridrec.study.figures.evaluation import (
     published_pattern,
     topk_gain,
 )
-from hybridrec.study.figures.prompting import position_bias, reading, validity_bars
+from hybridrec.study.figures.prompting import position_bias, reading, validity_by_length, written_answers
 from hybridrec.study.figures.ratings import candidates_portrait, data_portrait, sparsity_portrait
 from hybridrec.study.figures.route import route
 from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, save, use_style
@@ -58,6 +58,7 @@ __all__ = [
     "truly_weak",
     "tuning_curves",
     "use_style",
-    "validity_bars",
+    "validity_by_length",
     "worlds",
+    "written_answers",
 ]
