@@ -130,7 +130,7 @@ def bought(of: Service, by: Ranked) -> pd.DataFrame:
         by: who ranked its lists.
 
     Returns:
-        ``verdicts.judge``, with arm and routing in place of comparison: a family of its own.
+        ``verdicts.judge``, of a family of its own, and arm and routing.
     """
     group = cross.groups(of.triage)
     handed = {WEAK: group["weak"], INACTIVE: group["inactive"]}
@@ -144,7 +144,7 @@ def bought(of: Service, by: Ranked) -> pd.DataFrame:
     }
     table = verdicts.judge(cross.family("cost", found))
     table[["arm", "routing"]] = table["comparison"].str.split(", ", expand=True)
-    return table.drop(columns="comparison")
+    return table
 
 
 def needed(of: Service, by: Ranked) -> dict[str, float]:

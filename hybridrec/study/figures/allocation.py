@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hybridrec.study import allocation_study as study
 from hybridrec.study.figures.style import (
@@ -137,6 +138,7 @@ def predictions(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ends = [rows["predicted"].min(), rows["predicted"].max()]
         axis.plot(ends, ends, color=GREY, ls="--", lw=1)
         axis.axhline(0, color=GREY, lw=0.7)
+        axis.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other
         axis.set_title(textwrap.fill(arm, 30), fontsize=9.5)
     figure.supxlabel("predicted uplift (AUC)", fontsize=10)
     figure.supylabel("uplift that came out (AUC, 95 %)", fontsize=10)
