@@ -6,6 +6,7 @@ import pytest
 
 from hybridrec.allocation import frontier, policy
 from hybridrec.evaluation.lists import COLUMNS, Lists
+from hybridrec.study import allocation_report as report
 from hybridrec.study import allocation_study as study
 
 FOLDS, USERS, ITEMS = 3, 40, 60
@@ -78,7 +79,7 @@ def test_who_was_asked_stands_for_who_was_not(world):
 def test_own_auc_is_what_the_recommenders_lists_say(world):
     lists, scores, answers, triage = world
     of = prepared(world, answers)
-    found = study.own_auc(of, {"B": triage[triage["recommender"] == "B"][policy.CASE]})["B"]
+    found = report.own_auc(of, {"B": triage[triage["recommender"] == "B"][policy.CASE]})["B"]
     correct = lists.correct(lists.read(scores)["B"])
     judged = [correct[fold, at] / lists.n_pairs[at] for at, fold in enumerate(lists.of_fold) if lists.n_pairs[at]]
     assert found == pytest.approx(np.mean(judged))
@@ -87,8 +88,8 @@ def test_own_auc_is_what_the_recommenders_lists_say(world):
 def test_what_is_at_risk_are_the_lists_that_may_be_handed_over(world):
     assert set(COLUMNS) <= set(world[2])
     of = prepared(world, world[2])
-    chosen = study.best_predicted(policy.predict(*of.teaching, 0), of.arms)
-    found = study.at_risk(chosen, of, judged=True)
+    chosen = report.best_predicted(policy.predict(*of.teaching, 0), of.arms)
+    found = report.at_risk(chosen, of, judged=True)
     assert len(found) == len(of.cases)
     one = found.dropna().iloc[0]
     row = chosen.query("test == @one.test and fold == @one.test and user == @one.user and score == @one.score").iloc[0]

@@ -142,9 +142,6 @@ def with_ends(rows: pd.DataFrame, **values: float) -> pd.DataFrame:
 
 SETTINGS = with_ends(pd.DataFrame({"x": [1, 2, 1, 2], "line": [4, 4, 5, 5], "flags": [20, 20, 20, 9]}), flagged_auc=0.6)
 SETTINGS.attrs["line"] = "a like is at least"
-BOUGHT = pd.DataFrame({"arm": ["best other recommender", "language model", "language model"], "usd": [0, 0.002, 0.01],
-                       "routing": ["weak only", "weak only", "everybody inactive"], "mean": [-0.01, 0.01, -0.05],
-                       "low": -0.06, "high": 0.02})  # fmt: skip
 SPARSITY = pd.Series([0.9, 0.95, 0.97, 0.98, 0.99, 0.99], USERS)
 TWICE = pd.MultiIndex.from_product([["listwise", "choose"], [1, 2]])
 WRITERS = pd.MultiIndex.from_tuples([("tiny-1M", "listwise"), ("small-1B", "listwise")], names=["model", "ranker"])
@@ -171,7 +168,6 @@ OTHERS = {
         [with_ends(OF, flagged=5, gain=0.2, gain_fresh=-0.1).assign(world=world) for world in ("one", "two", "three")]),
     )),
     "sensitivity": (2, lambda: figures.sensitivity({"t_p": SETTINGS, "folds": SETTINGS})),
-    "quality_cost": (1, lambda: figures.quality_cost(BOUGHT, "likelihood")),
     "written_answers": (2, lambda: figures.written_answers(ENDED, APPENDED)),
     "validity_by_length": (3, lambda: figures.validity_by_length(
         pd.DataFrame({"ranker": ["listwise", "choose"] * 3, "user": range(6), "candidates": [2, 2, 2, 2, 4, 4],
@@ -243,8 +239,6 @@ def test_bars_and_points_are_as_long_and_where_the_table_says():
     assert [set(dots.get_xdata()) for dots in axis.lines if dots.get_marker() == "o"] == [{0.3}, {0.6}]
     few = [len(dots.get_xdata()) for dots in OTHERS["sensitivity"][1]().axes[0].lines if dots.get_marker() == "o"]
     assert few == [2, 1]  # fewer than ten flags are not shown
-    (bought,) = OTHERS["quality_cost"][1]().axes
-    assert [line.get_ydata()[0] for line in bought.lines if line.get_marker() in "os"] == [-0.01, 0.01, -0.05]
     (active, _) = OTHERS["triage_map"][1]().axes
     assert [len(dots.get_offsets()) for dots in active.collections] == [0, 1]  # A's one user is weak
 
@@ -295,12 +289,6 @@ def test_an_order_that_is_all_random_is_said_to_be_no_answer(rankings):
     left_out = rankings.groupby(["ranker", "user"])["missing"].transform("size")
     for draw in WITH_REPAIRS.values():
         assert "no answer: 100%" in texts(draw(rankings.assign(missing=left_out)))
-
-
-def test_a_cost_that_is_not_known_has_no_dot():
-    (axis,) = figures.quality_cost(BOUGHT.assign(usd=[0, float("nan"), 0.01]), "listwise").axes
-    assert len(axis.collections) == 2 and "listwise" in axis.get_xlabel()
-    assert figures.quality_cost(BOUGHT.iloc[:0], "listwise").axes
 
 
 def test_reading_shows_each_models_users_means_and_intervals():

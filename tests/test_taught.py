@@ -256,6 +256,16 @@ def test_users_are_told_apart_by_what_is_known_outside_the_fold(todo, judged):
     assert sizes.to_dict() == {name: len(users) for name, users in expected.items() if users}
 
 
+def test_lists_are_counted_once_however_many_items_they_have(judged):
+    _, answers, _ = judged
+    table = taught.counted(answers)
+    rows = answers[answers["ranker"] == taught.TAUGHT]
+    lists = set(zip(rows["test"], rows["fold"], rows["user"], strict=True))
+    assert table.loc[taught.TAUGHT, "lists"] == len(lists) < len(rows)
+    assert table.loc[taught.TAUGHT, "judged"] == sum(test == fold for test, fold, _ in lists) < len(lists)
+    assert table.loc[taught.TAUGHT, "users"] == rows["user"].nunique() and table["failed"].sum() == 0
+
+
 def test_cost_is_that_of_the_card_and_of_the_recorded_answers(todo, asked):
     table = taught.cost(todo, 2.0).set_index("what")
     assert table.loc["teaching, once", "usd"] == 2.0
@@ -268,17 +278,21 @@ def test_cost_is_that_of_the_card_and_of_the_recorded_answers(todo, asked):
 def test_figures_show_every_row(todo, judged):
     of, *_ = judged
     means, verdicts = taught.means(of), taught.verdicts(of).query("family == 'taught'")
-    left, right = figures.taught.means(means).axes
-    assert [len(axis.collections[1].get_offsets()) for axis in (left, right)] == means.groupby("group").size().tolist()
-    drawn = sum(len(axis.collections[-1].get_offsets()) for axis in figures.taught.verdicts(verdicts).axes)
-    assert drawn == len(verdicts)
+    shown = [name for name in taught.SHOWN if name in set(means["ranker"])]
+    (axis,) = figures.taught.means(means, shown).axes
+    dots = [rows.get_offsets() for rows in axis.collections if len(rows.get_offsets()) > 1]
+    listed = means[means["ranker"].isin(shown)].groupby("group", sort=False)["auc"]
+    assert [sorted(rows[:, 0]) for rows in dots] == [pytest.approx(sorted(auc)) for _, auc in listed]
+    (axis,) = figures.taught.verdicts(verdicts).axes
+    drawn = {round(x, 9) for rows in axis.collections for x, _ in rows.get_offsets()}
+    assert set(verdicts["mean"].round(9)) <= drawn
     table = taught.by_history(of, SEED, 100)
     (axis,) = figures.taught.by_number({"known": table}, [taught.TAUGHT, arms.STACK]).axes
     counts = table[table["ranker"] == taught.TAUGHT].set_index("ratings")["users"]
     assert [one.get_text() for one in axis.get_xticklabels()] == [f"{name}\n(n = {n})" for name, n in counts.items()]
     found = {name: pd.DataFrame({"probe": "p", "auc": [0.2, 0.8]}) for name in ("untaught", "taught")}
     (axis,) = figures.taught.memory(memory.table(found, SEED, 100)).axes
-    assert [one.get_text() for one in axis.get_yticklabels()] == ["p (n = 2)"]
+    assert [one.get_text() for one in axis.get_yticklabels()] == ["p\n(n = 2)"]
     pyplot.close("all")
 
 

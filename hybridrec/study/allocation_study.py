@@ -1,15 +1,17 @@
-"""The steps of notebook 08: every arm on every list, who may be handed over, and the policies that are compared."""
+"""The steps of notebook 08: every arm on every list, who may be handed over, and the policies that are compared.
 
-from collections.abc import Mapping, Sequence
+The tables that are made of them are in ``allocation_report``.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hybridrec.allocation import ceiling, policy
+from hybridrec.allocation import policy
 from hybridrec.evaluation import arms as controls
-from hybridrec.evaluation import costs, cross, fusion, verdicts
+from hybridrec.evaluation import costs, cross, fusion
 from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.evaluation.prices import Price
 from hybridrec.study import families
@@ -194,43 +196,6 @@ def _who_counts(known: pd.DataFrame, inactive: pd.DataFrame, asked: pd.Series) -
     return able, kept["weight"].reindex(known.index, fill_value=0.0).to_numpy()
 
 
-# --- the ceiling ------------------------------------------------------------------------------------------------------
-
-
-def ceilings(of: Allocation, seed: int, samples: int) -> pd.DataFrame:
-    """Whether each arm's uplift differs from user to user: arm, recommender (and ALL), and ``ceiling.reliability``."""
-    judged = of.uplifts[of.judged & of.able]
-    rows = []
-    for arm in of.arms:
-        for name, part in [(ALL, judged), *judged.groupby("recommender", sort=False)]:
-            found = ceiling.reliability(ceiling.by_user(part, arm), seed, samples)
-            rows.append({"arm": arm, "recommender": name} | found)
-    return pd.DataFrame(rows)
-
-
-def oracles(of: Allocation, shares: Sequence[float]) -> pd.DataFrame:
-    """What choosing the right users could gain for each arm, as a mean over everybody and over recommenders.
-
-    Args:
-        of: what is allocated.
-        shares: budgets, as shares of everybody.
-
-    Returns:
-        arm, and the columns of ``ceiling.oracle``.
-    """
-    outcomes = of.outcomes
-    able = outcomes.merge(of.cases)["weight"].sum() / outcomes["weight"].sum()
-    within = [min(1.0, share / able) for share in shares]
-    judged, parts = of.uplifts[of.judged & of.able], []
-    for arm in of.arms:
-        each = [
-            ceiling.oracle(ceiling.by_user(part, arm), within).drop(columns="share") * able
-            for _, part in judged.groupby("recommender")
-        ]
-        parts.append((sum(each[1:], each[0]) / len(each)).assign(arm=arm, share=list(shares)))
-    return pd.concat(parts, ignore_index=True)
-
-
 # --- who is compared --------------------------------------------------------------------------------------------------
 
 NOBODY, RANDOM, PUBLISHED = "nobody", "random users", "published rule"
@@ -299,91 +264,3 @@ def price_per_list(of: Allocation, rankings: pd.DataFrame, inactive: pd.Index, p
     bills = [costs.cost_of(one, one[["user", "inactive"]], price) for _, one in usage.groupby("ranker")]
     least = min(bill["usd"] / bill["calls"] for bill in bills if bill)
     return found | {LLM: least, fused_with(LLM): least}
-
-
-# --- bounded harm -----------------------------------------------------------------------------------------------------
-
-
-def at_risk(chosen: pd.DataFrame, of: Allocation, judged: bool) -> pd.DataFrame:
-    """A policy's hand-overs with what came of them, for ``risk``.
-
-    Args:
-        chosen: CASE, fold, arm, score: hand-overs in judged lists, or in those of other folds.
-        of: what is allocated.
-        judged: which of the two.
-
-    Returns:
-        test, user, score (NaN: never handed over), worse; one row for each list of somebody who may be handed over and
-        whose list the arm has ranked.
-    """
-    rows = of.uplifts[of.able & (of.judged == judged)]
-    long = rows.melt(policy.KEYS, var_name="arm", value_name="gain")
-    found = rows[policy.KEYS].merge(chosen, "left", policy.KEYS).merge(long, "left", [*policy.KEYS, "arm"])
-    known = found["arm"].isna() | found["gain"].notna()
-    found = found.assign(worse=found["gain"].round(12) < 0)
-    return found.loc[known, ["test", "user", "score", "worse"]].reset_index(drop=True)
-
-
-def best_predicted(prediction: pd.DataFrame, among: Sequence[str]) -> pd.DataFrame:
-    """Each list's best arm by the prediction, for lists of every fold: KEYS, arm, score; none where none gains."""
-    parts = [
-        policy.predicted(rows.assign(fold=test), among).assign(fold=fold)
-        for (test, fold), rows in prediction.groupby(["test", "fold"])
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-# --- in words ---------------------------------------------------------------------------------------------------------
-
-
-def followed(of: Allocation, chosen: pd.DataFrame, triage: pd.DataFrame) -> pd.DataFrame:
-    """One user through every fold, judged lists only: the one who is handed over most often, of these the most weak."""
-    cases = of.cases.merge(chosen, "left").merge(triage[[*policy.CASE, "performance", "weak"]])
-    order = cases.assign(handed=cases["arm"].notna()).groupby("user")[["handed", "weak"]].sum()
-    user = order.sort_values(["handed", "weak"], ascending=False, kind="stable").index[0]
-    rows = cases[cases["user"] == user]
-    return rows.sort_values(["recommender", "test"]).reset_index(drop=True)
-
-
-def bill(table: pd.DataFrame, users: int) -> pd.DataFrame:
-    """What a policy's budgets cost a service with that many users who each need one list: dollars, and AUC gained."""
-    rows = table[table["group"] == "everybody"]
-    return rows[["policy", "share", "routed", "gain", "low", "high"]].assign(usd=rows["usd"] * users)
-
-
-def own_auc(of: Allocation, groups: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-    """How well the recommenders themselves serve each group, as ``frontier.frontier`` weighs its lists."""
-    own = of.outcomes.assign(own=0.5 - of.outcomes[RANDOM_ORDER])[[*policy.CASE, "weight", "own"]]
-    found = {}
-    for name, group in groups.items():
-        rows = group[policy.CASE].merge(own)
-        votes = rows["weight"] / rows.groupby(policy.CASE[1:])["recommender"].transform("size")
-        found[name] = float(np.average(rows["own"], weights=votes)) if len(rows) else np.nan
-    return found
-
-
-def by_prediction(of: Allocation, prediction: pd.DataFrame, arm: str, bins: int = 5) -> pd.DataFrame:
-    """Judged lists in groups of equal size by an arm's predicted uplift: predicted, lists, came_out, low, high.
-
-    Means, the last with the interval of a mean over users (``verdicts.judge``); no row where nothing was predicted.
-    """
-    _, gained = of.teaching
-    rows = prediction[policy.KEYS].assign(predicted=prediction[arm], came_out=gained[arm]).dropna()
-    rows = rows[rows["fold"] == rows["test"]]
-    if rows.empty:
-        return pd.DataFrame(columns=["predicted", "lists", "came_out", "low", "high"])
-    rows["group"] = (rows["predicted"].rank(method="first") * bins / (len(rows) + 1)).astype(int)
-    found = rows.groupby("group").agg(predicted=("predicted", "mean"), lists=("user", "size"))
-    users = rows.groupby(["group", "user"])["came_out"].agg(["mean", "size"]).reset_index()
-    users = users.rename(columns={"group": "comparison", "mean": "difference", "size": "weight"})
-    judged = verdicts.judge(users.assign(family=arm)).set_index("comparison")
-    return found.join(judged[["mean", "low", "high"]].rename(columns={"mean": "came_out"})).reset_index(drop=True)
-
-
-def record(table: pd.DataFrame, share: float = 0.1) -> dict[str, Any]:
-    """The frontier at one budget for metrics.json, by policy and group."""
-    rows = table[table["share"] == share]
-    numbers = ["routed", "gain", "low", "high", "worse", "usd"]
-    by_policy: Mapping[str, pd.DataFrame] = dict(list(rows.groupby("policy", sort=False)))
-    return {name: {row["group"]: {one: row[one] for one in numbers} for row in part.to_dict("records")}
-            for name, part in by_policy.items()}  # fmt: skip

@@ -37,6 +37,11 @@ GROUPS = ("weak", "inactive")
 TITLE_BINS = {"0": 0, "1 to 9": 1, "10 to 49": 10, "50 and more": 50}
 HISTORY_BINS = {"up to 3": 0, "4 to 7": 4, "8 to 15": 8, "16 to 31": 16, "32 to 47": 32, "48 and more": 48}
 MEANS = ["group", "ranker", "n", "auc", "low", "high"]
+# Rankers that are shown, from the top; all others are in the table.
+SHOWN = (
+    *(TAUGHT, ANOTHERS, UNTAUGHT, LLM, TAUGHT_MEAN, arms.ITEM_MEAN, arms.EMBEDDING, arms.STACK, families.BAR),
+    *("own recommender", *(fusion.name("recommender", " + ".join(added)) for added in FUSED)),
+)
 BY = ["ratings", "ranker", "users", "pairs", "auc", "low", "high"]
 
 
@@ -208,6 +213,19 @@ def record(todo: Taught) -> pd.DataFrame:
     for name in (todo.asking.model.name, todo.untaught.name):
         models.keep_live_recordings(todo.dataset, name)
     return pd.DataFrame(found)
+
+
+def counted(answers: pd.DataFrame) -> pd.DataFrame:
+    """How many lists there are of each ranker: ranker (the index), users, lists, judged, failed.
+
+    Args:
+        answers: the table taught_answers. Lists that are not judged are those of folds that decide.
+    """
+    lists = answers.drop_duplicates(["ranker", "test", "fold", "user"])
+    lists = lists.assign(judged=lists["fold"] == lists["test"], failed=lists["failure"] != "")
+    how = {"users": ("user", "nunique"), "lists": ("user", "size")}
+    how |= {"judged": ("judged", "sum"), "failed": ("failed", "sum")}
+    return lists.groupby("ranker", sort=False).agg(**how)
 
 
 # --- how it is judged -------------------------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
 """Every figure of the study, one function each; notebooks say ``figures.name(...)``, wherever it is drawn.
 
-Those of notebook 07 stand in ``figures.taught``, those of notebook 08 in ``figures.allocation``.
+Those of notebooks 06 to 08 stand in ``figures.cost``, ``figures.taught`` and ``figures.allocation``.
 """
 
-from hybridrec.study.figures import allocation, taught
+from hybridrec.study.figures import allocation, cost, taught
 from hybridrec.study.figures.baselines import quality_bars, tuning_curves
-from hybridrec.study.figures.cost import quality_cost
 from hybridrec.study.figures.evaluation import (
     VERDICT_COLOURS,
     forest,
@@ -37,6 +36,7 @@ __all__ = [
     "VERDICT_COLOURS",
     "allocation",
     "candidates_portrait",
+    "cost",
     "data_portrait",
     "flagged_and_rest",
     "forest",
@@ -45,7 +45,6 @@ __all__ = [
     "primary",
     "published_pattern",
     "quality_bars",
-    "quality_cost",
     "reading",
     "regression_to_the_mean",
     "route",

@@ -1,34 +1,81 @@
-"""Figures of notebook 06: quality by cost."""
+"""Figures of notebook 06: what a call takes, whom the bill is for, and what it buys."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybridrec.study.figures.style import GREY, ORANGE, legend_below, new_axes, reach
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, legend_below, new_axes, reach
+
+_KINDS = {"computed": BLUE, "cached": GREY, "written": ORANGE}
+_ROUTINGS = {"weak only": ORANGE, "everybody inactive": PURPLE, "everybody": BLUE}
+_WIDE = 6.2
 
 
-def quality_cost(points: pd.DataFrame, way: str) -> Figure:
-    """What hybrids add to the AUC over everybody, with intervals, by what a test fold costs.
+def tokens(calls: pd.DataFrame, over: str) -> Figure:
+    """The tokens of one call by kind, for each way to ask, with the seconds that it took.
 
     Args:
-        points: arm, routing, usd (NaN: not run), mean, low, high.
+        calls: a row a way to ask (the index): computed, cached, written (tokens) and seconds.
+        over: over whom these are medians, such as "604 inactive users".
+    """
+    figure, (axis,) = new_axes(1, _WIDE, 1.6 + 0.42 * len(calls))
+    places, left = np.arange(len(calls))[::-1], np.zeros(len(calls))
+    for kind, colour in _KINDS.items():
+        axis.barh(places, calls[kind], 0.62, left, color=colour, label=kind)
+        left += calls[kind].fillna(0).to_numpy()
+    most = max([*left, 1.0])
+    for place, end, seconds in zip(places, left, calls["seconds"], strict=True):
+        axis.text(end + 0.01 * most, place, f"{seconds:.1f} s", va="center")
+    axis.set_yticks(places, calls.index)
+    axis.set(xlim=(0, 1.14 * most), xlabel=f"tokens (median of {over}; at the end: seconds)")
+    axis.set_title("One call: tokens by kind")
+    legend_below(figure, axis, 3)
+    return figure
+
+
+def bill(table: pd.DataFrame) -> Figure:
+    """The bill of a test fold by who is handed over, for each way to ask.
+
+    Args:
+        table: what ``costs.cost_table`` returned: ranker, routing, calls, usd (NaN: not run).
+    """
+    ways = list(dict.fromkeys(table["ranker"]))
+    figure, (axis,) = new_axes(1, _WIDE, 1.4 + 0.85 * len(ways))
+    most = max([*table["usd"].dropna(), 1e-9])
+    for at, (routing, colour) in enumerate(_ROUTINGS.items()):
+        rows = table[table["routing"] == routing]
+        places = len(ways) - 1 - rows["ranker"].map(ways.index) - (at - 1) * 0.27
+        axis.barh(places, rows["usd"].fillna(0), 0.24, color=colour, label=routing)
+        for place, usd, calls in zip(places, rows["usd"], rows["calls"], strict=True):
+            said = "not run" if np.isnan(usd) else f"{calls:,.0f} calls"
+            axis.text((0 if np.isnan(usd) else usd) + 0.01 * most, place, said, va="center", fontsize=9)
+    axis.set_yticks(np.arange(len(ways))[::-1], ways)
+    axis.set(xlim=(0, 1.2 * most), xlabel="US dollars a test fold")
+    axis.set_title("The bill, by who is handed over")
+    legend_below(figure, axis, 3)
+    return figure
+
+
+def quality(points: pd.DataFrame, way: str) -> Figure:
+    """What hybrids add to the AUC over everybody, with 95 % intervals, and the price of each.
+
+    Args:
+        points: arm, routing, n, usd (NaN: not known), mean, low, high.
         way: the way to ask that is priced.
     """
-    figure, (axis,) = new_axes(1, 7, 3.8)
-    markers = dict(zip(points["routing"].unique(), "os^", strict=False))
-    colours = dict(zip(points["arm"].unique(), (GREY, ORANGE), strict=False))
-    known = points.dropna(subset=["usd", "low"])
-    most = max([*known["usd"], 1e-9])
-    for number, row in enumerate(known.to_dict("records")):
-        at = row["usd"] + 0.015 * most * (number % 2)  # two that cost the same stand side by side
-        axis.vlines(at, row["low"], row["high"], color=colours[row["arm"]], lw=1.5)
-        label = f"{row['arm']}, {row['routing']}"
-        axis.plot(at, row["mean"], markers[row["routing"]], color=colours[row["arm"]], ms=7, label=label)
-    axis.axhline(0, color="black", lw=0.8)
-    low, high = reach(-0.01, 0.01, known["low"], known["high"])
-    axis.set(xlim=(-0.04 * most, 1.08 * most), ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
-    axis.set(xlabel=f"US dollars a test fold (asked by {way}; another recommender takes no call)")
-    axis.set_ylabel("AUC gained over the\nrecommender, everybody (95 %)")
-    axis.set_title("What handing users over adds for everybody, by cost")
-    if len(known):
-        legend_below(figure, axis, 2)
+    known = points.dropna(subset=["low"])
+    figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.6 * max(1, len(known)))
+    places = np.arange(len(known))[::-1]
+    colours = [ORANGE if arm == "language model" else GREEN for arm in known["arm"]]
+    axis.hlines(places, known["low"], known["high"], color=colours, lw=2)
+    axis.scatter(known["mean"], places, color=colours, s=40, zorder=3)
+    prices = ["price not known" if np.isnan(usd) else f"${usd:.4f}" if usd else "no call" for usd in known["usd"]]
+    rows = zip(known["arm"], known["routing"], known["n"], prices, strict=True)
+    axis.set_yticks(places, [f"{arm}\n{routing}, n = {n:,}\n{price}" for arm, routing, n, price in rows], fontsize=9)
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set_xlim(reach(-0.01, 0.01, known["low"], known["high"]))
+    axis.set(
+        ylim=(-0.6, max(1, len(known)) - 0.4), xlabel=f"AUC gained over the recommender, everybody\n(asked by {way})"
+    )
+    axis.set_title("What handing users over adds, and its price a fold")
     return figure

@@ -1,79 +1,124 @@
 """The figures of notebook 07, in the style of all others."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hybridrec.study import taught as study
-from hybridrec.study.figures.evaluation import draw_differences, verdict_legend
-from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes
+from hybridrec.study.figures.evaluation import VERDICT_COLOURS, draw_differences
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes, use_style
 
 _COLOURS = (ORANGE, PURPLE, GREEN, BLUE, RED, GREY)
+_WIDE = 6.2
+_APART = 0.17  # between two groups in one row
+_FILLED = {"weak": False, "inactive": True}
 
 
-def curve(card: Mapping[str, Any]) -> Figure:
+def _below_each_other(panels: int, high: float) -> tuple[Figure, np.ndarray]:
+    """So many panels, each that many inches high, one under the other: legible on a narrow screen."""
+    use_style()
+    figure, axes = plt.subplots(panels, 1, figsize=(_WIDE, high * panels), squeeze=False)
+    return figure, axes[:, 0]
+
+
+def _group_handles(groups: Sequence[str], sizes: Mapping[str, int]) -> list[mpl.lines.Line2D]:
+    """Keys that say which dots are which group's: hollow or filled."""
+    return [
+        mpl.lines.Line2D(
+            [],
+            [],
+            color=GREY,
+            marker="o",
+            mfc=GREY if _FILLED[group] else "white",
+            label=f"{group} (n = {sizes[group]:,})",
+        )
+        for group in groups
+    ]
+
+
+def curve(card: Mapping[str, Any], held: int) -> Figure:
     """What a model learned, step by step: the AUC of users held back by their own and another's history, and the loss.
 
     Args:
         card: of the adapter: curve (step, auc, another, loss) and best.
+        held: how many users were held back.
     """
     rows = pd.DataFrame(card["curve"])
-    figure, (left, right) = new_axes(2, 4.8, 3.3)
-    left.plot(rows["step"], rows["auc"], "o-", color=ORANGE, ms=4, label="own history")
-    left.plot(rows["step"], rows["another"], "s--", color=PURPLE, ms=4, label="another user's history")
-    left.axvline(card["best"]["step"], color=GREY, lw=1, ls=":", label="kept")
-    left.axhline(0.5, color="black", ls=":", lw=0.8)
-    left.set(xlabel="steps", ylabel="mean AUC of users held back", title="What users held back get")
-    left.legend(fontsize=8)
+    figure, (above, below) = _below_each_other(2, 2.5)
+    above.plot(rows["step"], rows["auc"], "o-", color=ORANGE, ms=4, label="own history")
+    above.plot(rows["step"], rows["another"], "s--", color=PURPLE, ms=4, label="another user's history")
+    above.axvline(card["best"]["step"], color=GREY, lw=1, ls=":", label="step that is kept")
+    above.set(ylabel="mean AUC", title=f"{held} users held back, by whose history is shown")
+    above.legend(loc="lower right")
     known = rows.dropna(subset="loss")
-    right.plot(known["step"], known["loss"], "o-", color=BLUE, ms=4)
-    right.set(xlabel="steps", ylabel="mean loss of what was taught since", title="The loss at what was taught")
+    below.plot(known["step"], known["loss"], "o-", color=BLUE, ms=4)
+    below.set(xlabel="steps", ylabel="mean loss", title="The loss at what was taught since the last dot")
     return figure
 
 
-def means(table: pd.DataFrame) -> Figure:
+def means(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """The AUC of each group's lists by each ranker, with 95 % intervals; what is made with the taught model in orange.
 
     Args:
         table: ``study.MEANS``.
+        names: which of its rankers, from the top.
     """
-    groups, names = list(table["group"].unique()), list(dict.fromkeys(table["ranker"]))
-    figure, axes = new_axes(len(groups), 5.4, 1.2 + 0.25 * len(names))
-    places = {name: len(names) - 1 - at for at, name in enumerate(names)}
-    for axis, group in zip(axes, groups, strict=True):
+    table = table[table["ranker"].isin(names)]
+    groups = list(table["group"].unique())
+    figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.36 * len(names))
+    mine = {study.TAUGHT, study.ANOTHERS}
+    for at, group in enumerate(groups):
         rows = table[table["group"] == group]
-        at = rows["ranker"].map(places)
-        mine = {study.TAUGHT, study.ANOTHERS}
+        places = len(names) - 1 - rows["ranker"].map(list(names).index) - (at - 0.5) * 2 * _APART
         colours = [ORANGE if mine & {*name.split(" + ")} else GREY for name in rows["ranker"]]
-        axis.hlines(at, rows["low"], rows["high"], color=colours, lw=2)
-        axis.scatter(rows["auc"], at, color=colours, s=26, zorder=3)
-        axis.axvline(0.5, color="black", ls=":", lw=0.8)
-        axis.set_yticks(list(places.values()), names if axis is axes[0] else [""] * len(names), fontsize=8)
-        axis.set(xlabel="mean AUC (95 %; dotted: a random order)", title=f"{group} users (n = {rows['n'].max():,})")
+        axis.hlines(places, rows["low"], rows["high"], color=colours, lw=1.6)
+        face = colours if _FILLED[group] else ["white"] * len(rows)
+        axis.scatter(rows["auc"], places, color=face, edgecolors=colours, s=24, zorder=3)
+    axis.axvline(0.5, color="black", ls=":", lw=0.8)
+    axis.set_yticks(np.arange(len(names))[::-1], [textwrap.fill(name, 30) for name in names], fontsize=9)
+    axis.set(xlabel="mean AUC (95 %; dotted: a random order)", ylim=(-0.6, len(names) - 0.4))
+    axis.set_title("AUC of inactive and of weak users, by who ranks")
+    sizes = table.groupby("group")["n"].max().to_dict()
+    figure.legend(handles=_group_handles(groups, sizes), loc="outside lower center", ncols=2)
     return figure
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
-    """Differences with 95 % intervals, coloured by verdict: a row a comparison, a panel a group.
+    """Differences in AUC with 95 % intervals, coloured by verdict: a row a comparison, hollow dots for weak users.
 
     Args:
-        table: ranker, against, group, mean, low, high, verdict.
+        table: ranker, against, group, n, mean, low, high, verdict.
     """
-    called = table["ranker"] + "\nminus " + table["against"]
+    called = [_versus(*pair) for pair in zip(table["ranker"], table["against"], strict=True)]
     groups, names = list(table["group"].unique()), list(dict.fromkeys(called))
-    figure, axes = new_axes(len(groups), 9.6 / len(groups), 1.4 + 0.42 * len(names))
-    for axis, group in zip(axes, groups, strict=True):
-        rows = table.assign(place=called.map({name: len(names) - 1 - at for at, name in enumerate(names)}))
-        draw_differences(axis, rows[table["group"] == group])
-        axis.set_yticks(np.arange(len(names))[::-1], names if axis is axes[0] else [""] * len(names), fontsize=8)
-        axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="difference in AUC (shaded: within ±0.05)")
-        axis.set_title(f"{group} users")
-    verdict_legend(figure)
+    figure, (axis,) = new_axes(1, _WIDE, 1.7 + 0.52 * len(names))
+    for at, group in enumerate(groups):
+        place = pd.Series(called, table.index).map({name: len(names) - 1 - row for row, name in enumerate(names)})
+        rows = table.assign(place=place - (at - 0.5) * 2 * _APART)[table["group"] == group]
+        draw_differences(axis, rows)
+        if not _FILLED[group]:
+            axis.scatter(rows["mean"], rows["place"], color="white", s=8, zorder=4)
+    axis.set_yticks(np.arange(len(names))[::-1], names, fontsize=9)
+    axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="difference in AUC (95 %; shaded: within ±0.05)")
+    axis.set_title("Differences, with the verdict on each")
+    handles = [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
+    handles += _group_handles(groups, table.groupby("group")["n"].max().to_dict())
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def _versus(ranker: str, against: str) -> str:
+    """Two rankers in lines short enough for an axis; what two fusions share is said once."""
+    more, less = (set(name.split(" + ")) for name in (ranker, against))
+    if less < more and len(less) > 1:
+        return textwrap.fill(f"{' + '.join(sorted(more - less))}, added to {against}", 34)
+    return f"{textwrap.fill(ranker, 34)}\nminus {textwrap.fill(against, 34)}"
 
 
 def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Figure:
@@ -83,7 +128,7 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
         tables: by what the number is of: ``study.BY``.
         rankers: which of its rankers.
     """
-    figure, axes = new_axes(len(tables), 5.2, 3.9)
+    figure, axes = _below_each_other(len(tables), 2.9)
     for axis, (called, table) in zip(axes, tables.items(), strict=True):
         bins = list(dict.fromkeys(table["ratings"]))
         for at, (ranker, colour) in enumerate(zip(rankers, _COLOURS, strict=False)):
@@ -92,11 +137,11 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
             error = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
             axis.errorbar(places, rows["auc"], error, fmt="o", color=colour, ms=4.5, lw=1.4, label=ranker)
         users = table[table["ranker"] == rankers[0]].set_index("ratings")["users"]
-        axis.set_xticks(range(len(bins)), [f"{name}\n(n = {users[name]:,})" for name in bins], fontsize=8)
+        axis.set_xticks(range(len(bins)), [f"{name}\n(n = {users[name]:,})" for name in bins])
         axis.axhline(0.5, color="black", ls=":", lw=0.8)
         axis.yaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
         axis.set(xlabel=called, ylabel="mean AUC over users", xlim=(-0.5, len(bins) - 0.5))
-    legend_below(figure, axes[0], 3)
+    legend_below(figure, axes[0], 2)
     return figure
 
 
@@ -107,7 +152,7 @@ def memory(table: pd.DataFrame) -> Figure:
         table: what ``memory.table`` returned: model, probe, n, auc, low, high.
     """
     probes, models = list(dict.fromkeys(table["probe"])), list(dict.fromkeys(table["model"]))
-    figure, (axis,) = new_axes(1, 7.4, 1.3 + 0.5 * len(probes))
+    figure, (axis,) = new_axes(1, _WIDE, 1.4 + 0.55 * len(probes))
     for at, (model, colour) in enumerate(zip(models, (GREY, ORANGE), strict=False)):
         rows = table[table["model"] == model]
         places = len(probes) - 1 - rows["probe"].map(probes.index) - (at - 0.5) * 0.24
@@ -115,7 +160,9 @@ def memory(table: pd.DataFrame) -> Figure:
         axis.scatter(rows["auc"], places, color=colour, s=32, zorder=3, label=model)
     sizes = table.groupby("probe")["n"].max()
     axis.axvline(0.5, color="black", ls=":", lw=0.8)
-    axis.set_yticks(np.arange(len(probes))[::-1], [f"{name} (n = {sizes[name]:,})" for name in probes])
-    axis.set(xlabel="AUC of real titles against controls (dotted: cannot tell)", ylim=(-0.6, len(probes) - 0.4))
+    named = [f"{textwrap.fill(name, 20)}\n(n = {sizes[name]:,})" for name in probes]
+    axis.set_yticks(np.arange(len(probes))[::-1], named, fontsize=9)
+    axis.set(xlabel="AUC of real titles against controls\n(95 %; dotted: cannot tell)", ylim=(-0.6, len(probes) - 0.4))
+    axis.set_title("What the model finds probable")
     legend_below(figure, axis, 2)
     return figure
