@@ -9,6 +9,7 @@ from hybridrec.study.figures.cost import quality_cost
 from hybridrec.study.figures.evaluation import (
     VERDICT_COLOURS,
     forest,
+    picked_and_fresh,
     planted_shares,
     primary,
     published_pattern,
@@ -40,6 +41,7 @@ __all__ = [
     "data_portrait",
     "flagged_and_rest",
     "forest",
+    "picked_and_fresh",
     "planted_shares",
     "position_bias",
     "primary",
