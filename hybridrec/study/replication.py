@@ -163,7 +163,7 @@ def _by_user(lists: pd.DataFrame, weak: pd.DataFrame, asked: pd.DataFrame) -> pd
     kept = [name for name, who in parts.items() if len(who)]
     keys = ["recommender", "user", "test", "pairs"]
     wide = pd.concat(rows).pivot_table(index=keys, columns="by", values="correct", observed=True)
-    sums = wide.reindex(columns=kept).dropna().reset_index("pairs").groupby(["recommender", "user"]).sum()
+    sums = wide.reindex(columns=kept).dropna().reset_index("pairs").groupby(level=["recommender", "user"]).sum()
     return sums[kept].div(sums["pairs"], axis=0)
 
 

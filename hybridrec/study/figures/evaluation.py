@@ -155,7 +155,7 @@ def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", m
     """Differences with 95 % intervals, coloured by verdict: a row a ranker, a panel a family.
 
     Args:
-        table: ranker, mean, low, high, verdict, and the column ``by``.
+        table: ranker, mean, low, high, verdict, the column ``by``, and n (users) where it is to be told.
         panels: values of ``by``, and over what the AUC is gained there.
         by: what panels are made of.
         margin: what is shaded around 0.
@@ -170,7 +170,8 @@ def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", m
         rows = table[table[by] == panel]
         draw_differences(axis, rows.assign(place=rows["ranker"].map(places)), margin)
         axis.set_yticks(list(places.values()), shown if axis is axes[0] else [""] * len(names), fontsize=9)
-        axis.set(ylim=(-0.3, depth[-1] + 0.3), xlabel=f"AUC less that of\n{over}")
+        users = f"\nn = {_range(rows['n'])}" if "n" in rows else ""
+        axis.set(ylim=(-0.3, depth[-1] + 0.3), xlabel=f"AUC less that of\n{over}{users}")
     verdict_legend(figure)
     return figure
 
