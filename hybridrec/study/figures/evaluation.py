@@ -96,13 +96,13 @@ def published_pattern(
         axis.bar(places + 0.2, bars["after"], 0.38, color=[looks[what] for what in bars.index])
         axis.set_xticks(places, bars.index)
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        n = f"\n(n = {row['users']:,})" if row["users"] else "\n(nobody with an AUC)"
+        n = f"\n(n = {row['users']:,})" if row["users"] else "\n(ours routes nobody\nwith an AUC)"
         axis.set(title=f"{row['recommender']}{n}", xlim=(-0.6, max(len(bars), 1) - 0.4))
         axis.set_ylim(reach(0, 0.6, bars["before"], bars["after"]))
     axes[0].set_ylabel("AUC of users flagged as weak")
     keys = {GREY: "recommender alone"}
     keys |= {BLUE: "GPT-3.5 (paper)"} if weak["paper_with_gpt_35"].notna().any() else {}
-    keys |= {RED: "a random order (ours)", ORANGE: f"{model},\n{asked}"}
+    keys |= {RED: "a random order (ours)", ORANGE: f"{model}, {asked}"}
     handles = [mpl.patches.Patch(color=colour, label=key) for colour, key in keys.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(weak) < 3 else 2)
     return figure
