@@ -23,7 +23,7 @@ TRIAGE = pd.DataFrame({"test": [0, 0, 1, 1], "user": [1, 2] * 2, "inactive": Tru
 
 def ranked(rows: pd.DataFrame, ranker: str, first: list[int]) -> pd.DataFrame:
     """Scores by which these items come first, and all others are tied behind them."""
-    test = rows["fold"] if "fold" in rows else 0
+    test = rows.get("fold", 0)
     score = rows["item"].isin(first).astype(float)
     keys = rows[["user", "item"]].assign(ranker=ranker, draw=0, test=test, fold=test, score=score)
     return keys[cross.SCORES]
