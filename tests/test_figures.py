@@ -184,7 +184,12 @@ OTHERS = {
         pd.DataFrame({"recommender": ["MF", "all"], "flagged": [9.0, 8], "truly_weak": [3.0, 2], "truly_weak_low": 1,
                       "truly_weak_high": 5, "at_least": 0, "at_most": 7}),
     )),
-    "topk_gain": (2 + len(topk.BARS), lambda: figures.topk_gain(
+    "picked_and_fresh": (1, lambda: figures.picked_and_fresh(
+        pd.DataFrame({"recommender": "all", "items": ["picked on"] * 3 + ["fresh"] * 3,
+                      "ranked_by": ["recommender", "language model", "random"] * 2, "users": 245,
+                      "auc": [0.3, 0.51, 0.5, 0.65, 0.55, 0.5], "low": 0.29, "high": 0.66}), "tiny-1M",
+    )),
+    "topk_gain": (1, lambda: figures.topk_gain(
         pd.concat([OF.assign(ranker=ranker, gain_over_recommender=0.01, gain_over_recommender_low=-0.01,
                              gain_over_recommender_high=0.02, users_scored=9)
                    for ranker in ("listwise", f"listwise{topk.FUSED}", *topk.BARS)]), ["listwise"],

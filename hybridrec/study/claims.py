@@ -14,7 +14,8 @@ import pandas as pd
 from hybridrec.evaluation import cross, verdicts
 from hybridrec.evaluation.cross import OWN, RANDOM, Ranker
 from hybridrec.study import families
-from hybridrec.study.families import BAR, Compared, Sample
+from hybridrec.study.config import PUBLISHED_RECOMMENDERS
+from hybridrec.study.families import BAR, Compared, Judged, Sample
 
 FEWER, ROBUST, OVERALL = "fewer weak users", "sub-population robustness", "overall performance"
 CLAIMS = {FEWER: "inactive", ROBUST: "worst decile", OVERALL: "everybody"}  # and in whom they are measured
@@ -41,13 +42,33 @@ class Protocol:
     threshold: float
     sample: Sample = EVERYBODY
 
+    @property
+    def with_drawn(self) -> pd.DataFrame:
+        """The lists, with the drawn random orders in the place of their expectation."""
+        return pd.concat([self.lists[self.lists["ranker"] != RANDOM], self.drawn], ignore_index=True)
+
     def of(self, claim: str) -> pd.DataFrame:
         """The lists, valued as a claim counts: by AUC, or 1 for a list that leaves its user above t_p and 0 else."""
         if claim != FEWER:
             return self.lists
-        lists = pd.concat([self.lists[self.lists["ranker"] != RANDOM], self.drawn], ignore_index=True)
+        lists = self.with_drawn
         auc = (lists["correct"] / lists["pairs"]).round(9)
         return lists.assign(correct=np.where(auc > self.threshold, lists["pairs"], 0.0))
+
+
+def under_cross(judged: Judged, candidates: pd.DataFrame, seed: int, threshold: float) -> Protocol:
+    """Protocol ``cross``, of which the same claims are made as of the published one.
+
+    Args:
+        judged: what ``steps.cross_judged_by_plan`` returned.
+        candidates: fold, user, item, relevant.
+        seed: of drawn random orders.
+        threshold: t_p.
+    """
+    draws = cross.random_draws(candidates, judged.groups["inactive"], seed)
+    groups = cross.groups(judged.triage) | {"weak": judged.groups["weak"]}
+    lists = judged.judged_only().lists
+    return Protocol(lists, cross.lists(draws, candidates), groups, threshold, judged.sample)
 
 
 def mixed(protocol: Protocol, claim: str, recommender: str, ranker: Ranker) -> pd.DataFrame:
@@ -105,6 +126,26 @@ def unanswered(rankings: pd.DataFrame, instead: str = "keep the recommender's or
     return lines
 
 
+def asked_under_cross(judged: Judged, answers: pd.DataFrame) -> list[str]:
+    """What a reader must know of who was asked under protocol ``cross``, in lines.
+
+    Args:
+        judged: what ``steps.cross_judged_by_plan`` returned.
+        answers: model, ranker, test, fold, user, failure.
+    """
+    lines, sample = [], judged.sample
+    if answers.empty:
+        lines.append("Not run: no language model was asked under cross. Below stand the controls and their fusions.")
+    if sample.is_part:
+        assert sample.asked is not None
+        routed, everybody = judged.groups["weak"]["user"], cross.groups(judged.triage)["weak"]["user"]
+        lines.append(
+            f"A sample was asked: {len(sample.asked):,} of {len(sample.able):,} inactive users with a pair. "
+            f"{routed.nunique():,} of {everybody.nunique():,} weak users are among them; what follows is about these."
+        )
+    return lines + unanswered(answers[answers["fold"] == answers["test"]])
+
+
 def coin(protocol: Protocol, recommenders: Sequence[str], rankers: Sequence[str]) -> pd.DataFrame:
     """Whether a random order explains what rankers gain for each claim and recommender (all one family).
 
@@ -126,6 +167,25 @@ def coin(protocol: Protocol, recommenders: Sequence[str], rankers: Sequence[str]
     nobody = table["n"].isna()
     table.loc[nobody, ["family", "n", "verdict"]] = ["coin", 0, verdicts.CANNOT_TELL]
     return table.assign(n=table["n"].astype(int), explained=table["explained"].eq(True))
+
+
+PAPERS_FALL, PAPERS_ROBUSTNESS = -0.87, 0.12  # of weak users (GPT-3.5), and what the abstract calls robustness
+
+
+def as_reported(paper: pd.DataFrame, recommenders: Sequence[str]) -> pd.DataFrame:
+    """What the paper says of each claim, as a relative change: claim, recommender, published.
+
+    Args:
+        paper: its table about one dataset (recommender, group, recommender_alone, with_gpt_35); empty for another.
+        recommenders: the rows of each claim; NaN for one that is not the paper's.
+    """
+    everybody = paper[paper["group"] == "all"].set_index("recommender")
+    overall = everybody["with_gpt_35"] / everybody["recommender_alone"] - 1
+    of_paper = [name for name in recommenders if name in PUBLISHED_RECOMMENDERS]
+    said = {FEWER: dict.fromkeys(of_paper, PAPERS_FALL), ROBUST: dict.fromkeys(of_paper, PAPERS_ROBUSTNESS)}
+    said[OVERALL] = {name: overall.get(name, np.nan) for name in of_paper}
+    rows = [(claim, name, said[claim].get(name, np.nan)) for claim in CLAIMS for name in recommenders]
+    return pd.DataFrame(rows, columns=["claim", "recommender", "published"])
 
 
 def claims(

@@ -8,6 +8,7 @@ from hybridrec.study.figures.baselines import quality_bars, tuning_curves
 from hybridrec.study.figures.evaluation import (
     VERDICT_COLOURS,
     forest,
+    picked_and_fresh,
     planted_shares,
     primary,
     published_pattern,
@@ -40,6 +41,7 @@ __all__ = [
     "data_portrait",
     "flagged_and_rest",
     "forest",
+    "picked_and_fresh",
     "planted_shares",
     "position_bias",
     "primary",

@@ -1,4 +1,4 @@
-"""Figures of notebook 05: the replication, every verdict, whole lists."""
+"""Figures of notebook 05 and its appendix: the replication, every verdict, whole lists."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrec.evaluation import topk
+from hybridrec.evaluation.cross import OWN, RANDOM
 from hybridrec.study.figures.style import (
     BLUE,
     GREEN,
@@ -23,6 +24,54 @@ from hybridrec.study.figures.style import (
 )
 
 
+def picked_and_fresh(table: pd.DataFrame, model: str = "language model") -> Figure:
+    """Weak users' AUC on the items that picked them and on fresh items of theirs, by who ranks them, with intervals.
+
+    Args:
+        table: what ``replication.picked_and_fresh`` returned; shown is its first recommender, all together.
+        model: the language model that was asked.
+    """
+    rows = table[table["recommender"] == table["recommender"].iloc[0]].set_index(["ranked_by", "items"])
+    figure, (axis,) = new_axes(1, 6.4, 4.6)
+    axis.axhline(0.5, color="black", ls=":", lw=0.8)
+    looks = {OWN: (BLUE, "their own\nrecommender"), RANDOM: (GREY, "a random order")}
+    written: list[list[tuple[float, str, str]]] = [[], []]
+    for shift, name in zip((0, -0.03, 0.03), table["ranked_by"].unique(), strict=True):
+        colour, called = looks.get(name, (ORANGE, f"language model\n({model})"))
+        found = [rows.loc[(name, items)] for items in table["items"].unique() if (name, items) in rows.index]
+        places = [place + shift for place in range(len(found))]
+        axis.plot(places, [one["auc"] for one in found], color=colour, lw=2.5, marker="o", ms=8)
+        axis.vlines(places, [one["low"] for one in found], [one["high"] for one in found], color=colour, lw=2.5)
+        for place, one in enumerate(found):
+            label = f"{one['auc']:.2f}" if place == 0 else f"{one['auc']:.2f}  {called}"
+            written[place].append((one["auc"], label, colour))
+    for place, (x, side) in enumerate(((-0.09, "right"), (1.09, "left"))):
+        for y, (_, label, colour) in _apart(written[place], 0.055 if place == 0 else 0.095):
+            axis.text(
+                x, y, label, color=colour, ha=side, va="center", fontsize=11.5, fontweight="bold", linespacing=1.0
+            )
+    users = int(rows["users"].max()) if len(rows) else 0
+    axis.set_xticks([0, 1], ["the items that\npicked them as weak", "fresh items\nof the same users"], fontsize=12)
+    axis.set(xlim=(-0.35, 2.05), ylim=reach(0.2, 0.8, *(rows[end] for end in ("low", "high"))))
+    axis.set_ylabel("mean AUC, 95 % interval (0.5: chance)", fontsize=11)
+    axis.set_title(f"The same {users:,} weak users, ranked in three ways", fontsize=13)
+    return figure
+
+
+def _apart(labels: Sequence[tuple[float, str, str]], least: float) -> list[tuple[float, tuple[float, str, str]]]:
+    """Heights at which labels do not overlap, near to where they belong: (height, label), from the lowest up."""
+    ordered = sorted(labels, key=lambda label: label[0])
+    heights = np.array([value for value, *_ in ordered])
+    for _ in range(100):
+        gaps = np.diff(heights)
+        if not (close := gaps < least - 1e-9).any():
+            break
+        push = np.where(close, (least - gaps) / 2, 0)
+        heights[:-1] -= push
+        heights[1:] += push
+    return list(zip(heights, ordered, strict=True))
+
+
 def published_pattern(
     weak: pd.DataFrame, ranker: str, model: str = "the language model", rankings: pd.DataFrame | None = None
 ) -> Figure:
@@ -34,9 +83,9 @@ def published_pattern(
         model: the language model that was asked.
         rankings: its rankings (ranker, user, missing); the legend then tells how much of them is random repair.
     """
-    figure, axes = new_axes(len(weak), max(3.5, 7 / len(weak)), 3.6)
+    figure, axes = new_axes(len(weak), max(2.4, 7 / len(weak)), 3.8)
     (asked,) = with_repairs([ranker], rankings, " ")
-    looks = {"paper\n(GPT-3.5)": BLUE, "ours\n(the model)": ORANGE, "ours\n(random)": RED}
+    looks = {"paper": BLUE, "ours": ORANGE, "random": RED}
     for axis, row in zip(axes, weak.to_dict("records"), strict=True):
         before = [row["paper_recommender_alone"], *[row["recommender_alone"]] * 2]
         after = [row["paper_with_gpt_35"], row[ranker], row["random"]]
@@ -47,13 +96,13 @@ def published_pattern(
         axis.bar(places + 0.2, bars["after"], 0.38, color=[looks[what] for what in bars.index])
         axis.set_xticks(places, bars.index)
         axis.axhline(0.5, color="black", ls="--", lw=0.8)
-        nobody = "" if row["users"] else "\n(ours routes nobody with an AUC)"
-        axis.set(title=f"{row['recommender']}{nobody}", xlim=(-0.6, max(len(bars), 1) - 0.4))
-        axis.set_ylim(reach(0, 0.75, bars["before"], bars["after"]))
+        n = f"\n(n = {row['users']:,})" if row["users"] else "\n(ours routes nobody\nwith an AUC)"
+        axis.set(title=f"{row['recommender']}{n}", xlim=(-0.6, max(len(bars), 1) - 0.4))
+        axis.set_ylim(reach(0, 0.6, bars["before"], bars["after"]))
     axes[0].set_ylabel("AUC of users flagged as weak")
     keys = {GREY: "recommender alone"}
     keys |= {BLUE: "GPT-3.5 (paper)"} if weak["paper_with_gpt_35"].notna().any() else {}
-    keys |= {ORANGE: f"{model}, {asked}", RED: "a random order (ours)"}
+    keys |= {RED: "a random order (ours)", ORANGE: f"{model}, {asked}"}
     handles = [mpl.patches.Patch(color=colour, label=key) for colour, key in keys.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(weak) < 3 else 2)
     return figure
@@ -70,18 +119,19 @@ def primary(means: pd.DataFrame, differences: pd.DataFrame, group: str) -> Figur
         differences: name, mean, low, high, smallest_detectable, verdict: the language model minus each of the others.
         group: who they are, such as "376 weak users".
     """
-    figure, (left, right) = new_axes(2, 5.0, 1.5 + 0.36 * len(means))
+    use_style()
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(6.6, 2.4 + 0.5 * len(means)), height_ratios=(1.1, 1))
     places = pd.Series(np.arange(len(means))[::-1], index=means["name"])
     colours = [ORANGE, *[GREY] * (len(means) - 1)]
-    left.hlines(places, means["low"], means["high"], color=colours, lw=2)
-    left.scatter(means["mean"], places, color=colours, s=36, zorder=3)
-    left.axvline(0.5, color="black", ls=":", lw=0.8)
-    left.set_yticks(places, means["name"])
-    left.set(xlabel=f"mean AUC of {group}\n(95 % intervals; dotted: a random order)", ylim=(-0.6, len(means) - 0.4))
+    upper.hlines(places, means["low"], means["high"], color=colours, lw=2)
+    upper.scatter(means["mean"], places, color=colours, s=36, zorder=3)
+    upper.axvline(0.5, color="black", ls=":", lw=0.8)
+    upper.set_yticks(places, means["name"])
+    upper.set(xlabel=f"mean AUC of {group}, 95 % intervals", ylim=(-0.6, len(means) - 0.4))
     rows = differences.assign(place=differences["name"].map(places))
-    draw_differences(right, rows)
-    right.set_yticks(places, [""] * len(places))
-    right.set(ylim=left.get_ylim(), xlabel="the language model's AUC minus that of the row\n(shaded: within ±0.05)")
+    draw_differences(lower, rows)
+    lower.set_yticks(rows["place"], "less " + rows["name"])
+    lower.set(xlabel="the language model's AUC less that of the row (shaded: ±0.05)", ylim=(-0.6, len(rows) - 0.4))
     verdict_legend(figure)
     return figure
 
@@ -98,27 +148,30 @@ def draw_differences(axis: plt.Axes, rows: pd.DataFrame, margin: float = 0.05) -
 def verdict_legend(figure: Figure) -> None:
     """What the colours of verdicts mean, below a figure."""
     handles = [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2)
 
 
 def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", margin: float = 0.05) -> Figure:
     """Differences with 95 % intervals, coloured by verdict: a row a ranker, a panel a family.
 
     Args:
-        table: ranker, mean, low, high, verdict, and the column ``by``.
+        table: ranker, mean, low, high, verdict, the column ``by``, and n (users) where it is to be told.
         panels: values of ``by``, and over what the AUC is gained there.
         by: what panels are made of.
         margin: what is shaded around 0.
     """
     table = table[table[by].isin(panels)]
     names = list(dict.fromkeys(table["ranker"]))
-    figure, axes = new_axes(len(panels), 9.6 / len(panels), 1.4 + 0.24 * len(names))
-    places = {name: len(names) - 1 - at for at, name in enumerate(names)}
+    shown = [name.replace(": ", ":\n") for name in names]  # a model's name is long
+    figure, axes = new_axes(len(panels), 7.2 / len(panels), 1.4 + 0.22 * sum(1 + name.count("\n") for name in shown))
+    depth = np.cumsum([1 + name.count("\n") for name in shown])
+    places = {name: depth[-1] - at for name, at in zip(names, depth - 0.5 * np.diff(depth, prepend=0), strict=True)}
     for axis, (panel, over) in zip(axes, panels.items(), strict=True):
         rows = table[table[by] == panel]
         draw_differences(axis, rows.assign(place=rows["ranker"].map(places)), margin)
-        axis.set_yticks(list(places.values()), names if axis is axes[0] else [""] * len(names), fontsize=8)
-        axis.set(ylim=(-0.6, len(names) - 0.4), xlabel=f"AUC minus that of\n{over}")
+        axis.set_yticks(list(places.values()), shown if axis is axes[0] else [""] * len(names), fontsize=9)
+        users = f"\nn = {_range(rows['n'])}" if "n" in rows else ""
+        axis.set(ylim=(-0.3, depth[-1] + 0.3), xlabel=f"AUC less that of\n{over}{users}")
     verdict_legend(figure)
     return figure
 
@@ -129,15 +182,18 @@ def planted_shares(shares: pd.DataFrame) -> Figure:
     Args:
         shares: what ``planted.shares`` returned.
     """
+    use_style()
     panels = list(shares["against"].unique())
-    figure, axes = new_axes(len(panels), 4.6, 3.2)
-    for axis, name in zip(axes, panels, strict=True):
+    size = (6.4, 0.6 + 2.5 * len(panels))
+    figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False, sharex=True)
+    for axis, name in zip(axes[:, 0], panels, strict=True):
         rows = shares[shares["against"] == name].sort_values("skill")
         for word, colour in VERDICT_COLOURS.items():
             axis.plot(rows["skill"], rows[word], "o-", color=colour, ms=4, label=word)
-        axis.set(ylim=(-0.04, 1.04), xlabel="true AUC of the planted model", title=f"compared with {name}")
-    axes[0].set_ylabel(f"share of {int(shares['models'].max())} models")
-    legend_below(figure, axes[0], 4)
+        axis.set(ylim=(-0.04, 1.04), title=f"compared with {name}")
+        axis.set_ylabel(f"share of {int(shares['models'].max())} models")
+    axes[-1, 0].set_xlabel("true AUC of the planted model")
+    legend_below(figure, axes[0, 0], 4)
     return figure
 
 
@@ -148,29 +204,26 @@ def _range(values: pd.Series) -> str:
 
 
 def topk_gain(table: pd.DataFrame, of_model: Sequence[str]) -> Figure:
-    """Gain in NDCG@10 of inactive users when the recommender's list is re-ranked, fused or replaced; a panel a ranker.
+    """Gain in NDCG@10 of inactive users when the recommender's list is re-ranked, fused or replaced; a row a ranker.
 
     Args:
-        table: what ``topk.comparison`` returned.
+        table: what ``topk.comparison`` returned. All recommenders together have an interval, each alone a small dot.
         of_model: the language model's rankers.
     """
-    use_style()
     mine = [name for one in of_model for name in (one, f"{one}{topk.FUSED}")]
     rankers = [*mine, *topk.BARS]
-    columns = min(4, len(rankers))
-    figure, axes = plt.subplots(-(-len(rankers) // columns), columns, figsize=(12, 7), sharey=True, squeeze=False)
-    span = table.loc[table["ranker"].isin(rankers), ["gain_over_recommender_low", "gain_over_recommender_high"]]
-    limits = tuple(1.1 * limit for limit in reach(-0.01, 0.01, *(span[column] for column in span)))
-    for axis, ranker in zip(axes.flat, rankers, strict=False):
-        rows = table[table["ranker"] == ranker].iloc[::-1]
-        places, colour = np.arange(len(rows)), ORANGE if ranker in mine else GREY
-        axis.hlines(places, rows["gain_over_recommender_low"], rows["gain_over_recommender_high"], color=colour, lw=2)
-        axis.scatter(rows["gain_over_recommender"], places, color=colour, s=30, zorder=3)
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set_yticks(places, rows["recommender"])
-        axis.set_title(f"{ranker}\n(n = {_range(rows['users_scored'])})", fontsize=10)
-        axis.set_xlim(limits)
-    for axis in axes.flat[len(rankers) :]:
-        axis.set_axis_off()
-    figure.supxlabel("NDCG@10 gained over the recommender's own list")
+    table = table[table["ranker"].isin(rankers)]
+    places = {name: len(rankers) - 1 - at for at, name in enumerate(rankers)}
+    figure, (axis,) = new_axes(1, 6.8, 1.4 + 0.42 * len(rankers))
+    pooled = table["recommender"] == topk.POOLED
+    alone, rows = table[~pooled], table[pooled]
+    axis.scatter(alone["gain_over_recommender"], alone["ranker"].map(places), color="#bbbbbb", s=16)
+    colours, at = rows["ranker"].isin(mine).map({True: ORANGE, False: GREY}), rows["ranker"].map(places)
+    axis.hlines(at, rows["gain_over_recommender_low"], rows["gain_over_recommender_high"], color=colours, lw=2.5)
+    axis.scatter(rows["gain_over_recommender"], at, color=colours, s=48, zorder=3)
+    axis.axvline(0, color="black", lw=0.8)
+    counts = {name: _range(table.loc[table["ranker"] == name, "users_scored"]) for name in rankers}
+    axis.set_yticks(list(places.values()), [f"{name}\n(n = {counts[name]})" for name in rankers], fontsize=9)
+    axis.set(ylim=(-0.6, len(rankers) - 0.4), xlabel="NDCG@10 gained over the recommender's own list")
+    axis.set_title("Large: all recommenders, 95 % interval. Small: each alone")
     return figure

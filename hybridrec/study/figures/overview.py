@@ -22,22 +22,22 @@ def overview(found: Mapping[str, Mapping[str, Any] | None], margin: float) -> Fi
         margin: the smallest effect of interest, shaded around 0.
     """
     use_style()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1, 1.1))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(6.8, 3.6 + 0.8 * len(found)), height_ratios=(1, 1.05))
     for number, (primary, (colour, marker)) in enumerate(zip(found.values(), cycle(LOOKS), strict=False)):
         if primary:
             aucs = [primary[f"{who}_auc"] for who in answers.WHO]
             lift = 0.15 * ((len(found) - 1) / 2 - number)  # so that no marker hides another
             places = [lift - place for place in range(len(aucs))]
-            left.plot(aucs, places, marker, color=colour, ms=7)
+            above.plot(aucs, places, marker, color=colour, ms=7)
             for who, place in zip(answers.WHO, places, strict=True):
                 if (low := primary.get(f"{who}_auc_low")) is not None:
-                    left.hlines(place, low, primary[f"{who}_auc_high"], color=colour, lw=2)
-    left.set_yticks([-place for place in range(len(answers.WHO))], list(answers.WHO.values()))
-    left.axvline(0.5, color=GREY, ls=":", lw=1)
-    left.set(xlabel="mean AUC of weak users (dotted: one half)", ylim=(0.5 - len(answers.WHO), 0.5))
-    left.set_title("Weak users, by who ranks their items")
-    left.grid(axis="y", color="#dddddd", lw=0.8)
-    _differences(right, found, margin)
+                    above.hlines(place, low, primary[f"{who}_auc_high"], color=colour, lw=2)
+    above.set_yticks([-place for place in range(len(answers.WHO))], list(answers.WHO.values()))
+    above.axvline(0.5, color=GREY, ls=":", lw=1)
+    above.set(xlabel="mean AUC, 95 % interval (dotted: one half)", ylim=(0.5 - len(answers.WHO), 0.5))
+    above.set_title("Weak users, by who ranks their items")
+    above.grid(axis="y", color="#dddddd", lw=0.8)
+    _differences(below, found, margin)
     return figure
 
 
@@ -59,7 +59,7 @@ def _differences(axis: Axes, found: Mapping[str, Mapping[str, Any] | None], marg
     axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     axis.axvline(0, color=GREY, ls=":", lw=1)
     axis.set_yticks([-number for number in range(len(names))], names)
-    axis.set(xlabel="difference in AUC, 95 % interval\n(grey bar: smallest detectable effect)")
+    axis.set(xlabel="difference in AUC, 95 % interval (grey bar: smallest detectable effect)")
     axis.set(ylim=(0.5 - len(names), 0.5))
     axis.set_title(f"The language model minus the bar (shaded: ±{margin:g})")
     axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
