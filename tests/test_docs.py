@@ -145,19 +145,25 @@ def anchors(text: str) -> set[str]:
 
 
 def dangling(page: Path) -> list[str]:
-    """The page's relative links that lead nowhere, be it a file or a heading of the page."""
-    links = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text_of(page)))
+    """The page's relative links that lead nowhere, be it a file, a heading of the page or of another page."""
+    text = "\n\n".join(prose(page)) if page.suffix == ".ipynb" else text_of(page)
     found = []
-    for link in links:
+    for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
         target, _, anchor = link.partition("#")
         if re.match(r"[a-z]+:", link):
             continue
-        there = (page.parent / target).exists()
-        if not there or (not target and anchor not in anchors(text_of(page))):
+        there = page.parent / target if target else page
+        lost = anchor and there.suffix == ".md" and there.is_file() and anchor not in anchors(text_of(there))
+        if not there.exists() or lost:
             found.append(link)
     return found
 
 
+def prose(notebook: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "markdown"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *map(notebooks.path_of, notebooks.names())], ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page):
     assert dangling(page) == []
 
@@ -165,9 +171,10 @@ def test_relative_links_lead_somewhere(page):
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# One head\n[a](page.md) [b](gone.md) [c](#one-head) [d](#two) [e](https://example.org/x)\n", encoding="utf-8"
+        "# One head\n[a](page.md) [b](gone.md) [c](#one-head) [d](#two) [e](https://example.org/x) [f](page.md#three)\n",
+        encoding="utf-8",
     )
-    assert dangling(page) == ["gone.md", "#two"]
+    assert dangling(page) == ["gone.md", "#two", "page.md#three"]
 
 
 def test_files_of_the_study_that_the_page_names_are_there():
