@@ -7,7 +7,7 @@ PYTHON     ?= python3.11
 VENV       ?= .venv
 NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost 07_taught_model 08_allocation
 # What an expert asks next, in notebooks/appendix: 04a after 04, and nothing after it needs it.
-APPENDIX   :=
+APPENDIX   := 03a_triage_rules
 source      = notebooks/$(if $(filter $(1),$(APPENDIX)),appendix/)$(1).ipynb
 
 # Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
@@ -149,6 +149,7 @@ endef
 $(eval $(call stamp,01_data,,))
 $(eval $(call stamp,02_baselines,01_data,))
 $(eval $(call stamp,03_user_triage,02_baselines,))
+$(eval $(call stamp,03a_triage_rules,03_user_triage,))
 $(eval $(call stamp,04_llm_prompting,03_user_triage,$(ANSWERS)))
 $(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
 $(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))

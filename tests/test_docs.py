@@ -171,7 +171,7 @@ def test_relative_links_lead_somewhere(page):
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# One head\n[a](page.md) [b](gone.md) [c](#one-head) [d](#two) [e](https://example.org/x) [f](page.md#three)\n",
+        "# One head\n[a](page.md) [b](gone.md) [c](#one-head) [d](#two) [e](https://example.org/x)\n[f](page.md#three)\n",
         encoding="utf-8",
     )
     assert dangling(page) == ["gone.md", "#two", "page.md#three"]

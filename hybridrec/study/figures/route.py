@@ -44,4 +44,5 @@ def route(here: str) -> Figure:
             axis.annotate("", (left + _ACROSS - 0.04, middle), (left + _WIDE + 0.04, middle), arrowprops=arrow)
     axis.set(xlim=(-0.08, (_IN_A_ROW - 1) * _ACROSS + _WIDE + 0.08), ylim=(-_DOWN - 0.1, _HIGH + 0.1))
     axis.set_axis_off()
+    plt.close(figure)  # a cell that ends with it shows it, and would once more show whatever is open
     return figure
