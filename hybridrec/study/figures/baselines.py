@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybridrec.study.figures.style import BLUE, GREY, RED, WIDTH, in_a_corner, panels, reach, with_repairs
+from hybridrec.study.figures.style import BLUE, GREY, RED, WIDTH, legend_below, panels, reach, with_repairs
 
 
 def tuning_curves(tuned: pd.DataFrame) -> Figure:
@@ -66,5 +66,7 @@ def quality_bars(
     axis.set_title(textwrap.fill(title, 52))
     axis.set_xlim(reach(0.45, 0.75, rows["low"], rows["high"]))
     if named:
-        in_a_corner(axis, [(named, colour), ("knows nothing of the user", GREY)], top=False)
+        for words, of in ((named, colour), ("know nothing of the user", GREY)):
+            axis.plot([], [], "o", color=of, label=words)
+        legend_below(figure, axis, 2)
     return figure
