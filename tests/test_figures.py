@@ -258,6 +258,11 @@ def test_bars_and_points_are_as_long_and_where_the_table_says():
     assert [dots.get_offsets().tolist() for dots in drawn.collections] == [[], [[10, 0.4]]]  # A's one user is weak
 
 
+def test_ratings_that_are_all_the_same_have_one_bar():
+    (_, values) = figures.data_portrait(*[pd.Series([1.0, 1.0])] * 3, 1.0).axes
+    assert [bar.get_height() for bar in values.patches] == [0, 1]  # of others, and of what is liked
+
+
 @pytest.mark.parametrize("name", WITH_REPAIRS)
 def test_a_figure_tells_how_much_of_a_written_list_is_random_repair(name, rankings):
     assert "60%" in texts(WITH_REPAIRS[name](rankings))

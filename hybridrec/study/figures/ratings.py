@@ -37,9 +37,9 @@ def data_portrait(
 def _edges(ratings: pd.Series) -> np.ndarray:
     """A bar for each rating there is, as far apart as the closest two are; 20 bars where there are more."""
     there = np.sort(ratings.unique())
-    if not 1 < len(there) <= 20:
+    if len(there) > 20:
         return np.linspace(there[0], there[-1], 21)
-    step = np.diff(there).min()
+    step = np.diff(there).min() if len(there) > 1 else 1.0
     return np.arange(there[0] - step / 2, there[-1] + step, step)
 
 
