@@ -26,8 +26,8 @@ def tuning_curves(tuned: pd.DataFrame) -> Figure:
             rows = tuned[tuned["recommender"] == name].sort_values("value")
             best, sizes = rows[rows[marked]], 4.0 + 3 * np.arange(len(rows))
             for value, size, chosen in zip(rows[measure], sizes, rows[marked], strict=True):
-                looks = {"mfc": RED if chosen else "none", "mec": RED if chosen else BLUE}
-                axis.plot(value, place, "o", ms=size, mew=1.3, zorder=2 + chosen, **looks)
+                inside, edge = (RED, RED) if chosen else ("none", BLUE)
+                axis.plot(value, place, "o", ms=size, mew=1.3, mfc=inside, mec=edge, zorder=2 + chosen)
             for parameter, value in best[["parameter", "value"]].itertuples(index=False):
                 at = (rows[measure].max(), place)
                 axis.annotate(f"{parameter} {value:g}", at, (10, 0), textcoords="offset points", color=RED, va="center")
