@@ -7,7 +7,7 @@ PYTHON     ?= python3.11
 VENV       ?= .venv
 NOTEBOOKS  := 01_data 02_baselines 03_user_triage 04_llm_prompting 05_evaluation 06_cost 07_taught_model 08_allocation
 # What an expert asks next, in notebooks/appendix: 04a after 04, and nothing after it needs it.
-APPENDIX   := 04a_written_answers 04b_histories_and_lists 05a_published_claims 05b_whole_lists 05c_larger_models_and_time
+APPENDIX   := 03a_triage_rules 04a_written_answers 04b_histories_and_lists 05a_published_claims 05b_whole_lists 05c_larger_models_and_time
 source      = notebooks/$(if $(filter $(1),$(APPENDIX)),appendix/)$(1).ipynb
 
 # Whoever clones this may have blanks, quotes or accents in the way to it ("My Documents"). So every path below is
@@ -153,7 +153,10 @@ endef
 $(eval $(call stamp,01_data,,))
 $(eval $(call stamp,02_baselines,01_data,))
 $(eval $(call stamp,03_user_triage,02_baselines,))
+$(eval $(call stamp,03a_triage_rules,03_user_triage,))
 $(eval $(call stamp,04_llm_prompting,03_user_triage,$(ANSWERS)))
+$(eval $(call stamp,04a_written_answers,04_llm_prompting,))
+$(eval $(call stamp,04b_histories_and_lists,04_llm_prompting,))
 $(eval $(call stamp,05_evaluation,04_llm_prompting,data/published_table2.csv))
 $(eval $(call stamp,05a_published_claims,05_evaluation,data/published_table2.csv))
 $(eval $(call stamp,05b_whole_lists,05_evaluation,))
@@ -161,8 +164,6 @@ $(eval $(call stamp,05c_larger_models_and_time,05_evaluation,))
 $(eval $(call stamp,06_cost,05_evaluation,data/prices.toml))
 $(eval $(call stamp,07_taught_model,06_cost,$(ANSWERS) $(ADAPTERS)))
 $(eval $(call stamp,08_allocation,07_taught_model,data/prices.toml))
-$(eval $(call stamp,04a_written_answers,04_llm_prompting,))
-$(eval $(call stamp,04b_histories_and_lists,04_llm_prompting,))
 
 notebooks/experiments/%.toml:
 	@echo "no experiment" $(call quoted,$*). "There are:" $(call quoted,$(basename $(notdir $(wildcard $(@D)/*.toml)))). >&2; exit 1

@@ -150,18 +150,19 @@ ENDED = pd.DataFrame({"answers": [8, 0], "by model": [0.25, np.nan], "by our bud
 APPENDED = pd.DataFrame({"users": [8, 5], "share": [0.3, 1.0], "low": [0.2, np.nan], "high": 0.4}, WRITERS)
 # The others, each with how many panels it has for what it is given.
 OTHERS = {
-    "data_portrait": (3, lambda: figures.data_portrait(pd.Series([3, 2, 1]), pd.Series([4, 2]), pd.Series([1, 5, 5]))),
-    "sparsity_portrait": (1, lambda: figures.sparsity_portrait(SPARSITY, 0.96)),
+    "data_portrait": (2, lambda: figures.data_portrait(
+        pd.Series([3, 2, 1]), pd.Series([4, 2]), pd.Series([1.0, 5, 5]), 4)),
+    "sparsity_portrait": (1, lambda: figures.sparsity_portrait(SPARSITY, 0.96, 1000)),
     "candidates_portrait": (1, lambda: figures.candidates_portrait(pd.Series([1, 2, 50] * 2, USERS), SPARSITY > 0.96)),
-    "tuning_curves": (4, lambda: figures.tuning_curves(
+    "tuning_curves": (2, lambda: figures.tuning_curves(
         pd.DataFrame({"recommender": list("AABB"), "parameter": "k", "value": [1, 2] * 2, "auc": [0.6, 0.7] * 2,
                       "chosen": [False, True] * 2, "ndcg_at_10": [0.2, 0.1] * 2, "chosen_top_k": [True, False] * 2}),
     )),
-    "triage_map": (2, lambda: figures.triage_map(
-        OF.assign(performance=[0.4, 0.8], sparsity=0.99, weak=[True, False]), (0.5, 0.96), ["A", "B"],
+    "triage_map": (1, lambda: figures.triage_map(
+        OF.assign(performance=[0.4, 0.8], sparsity=0.99, weak=[True, False]), (0.5, 0.96), "A", 1000,
     )),
     "regression_to_the_mean": (1, lambda: figures.regression_to_the_mean(
-        with_ends(OF, picked_on=0.3, other_half=0.6))),
+        with_ends(OF, picked_on=0.3, other_half=0.6).assign(picked=7))),
     "flagged_and_rest": (1, lambda: figures.flagged_and_rest(
         with_ends(pd.DataFrame({"rule": ["one fold", "sure"], "flags": 40}), flagged_auc=0.4, rest_auc=0.7))),
     "worlds": (3, lambda: figures.worlds(pd.concat(
@@ -181,8 +182,8 @@ OTHERS = {
                       "users": [40] * 3 + [7] * 3, "auc": [0.5, 0.51, 0.6] * 2, "low": 0.45, "high": 0.7}),
     )),
     "truly_weak": (1, lambda: figures.truly_weak(
-        pd.DataFrame({"recommender": ["MF", "all"], "flagged": [9.0, 8], "truly_weak": [3.0, 2], "truly_weak_low": 1,
-                      "truly_weak_high": 5, "at_least": 0, "at_most": 7}),
+        pd.DataFrame({"recommender": ["MF", "all"], "users": 20, "flagged": [9.0, 8], "truly_weak": [3.0, 2],
+                      "truly_weak_low": 1, "truly_weak_high": 5, "at_least": 0, "at_most": 7}),
     )),
     "picked_and_fresh": (1, lambda: figures.picked_and_fresh(
         pd.DataFrame({"recommender": "all", "items": ["picked on"] * 3 + ["fresh"] * 3,
@@ -212,6 +213,13 @@ def test_every_figure_of_the_study_is_drawn_here():
     assert made - {"save", "route"} == WITH_REPAIRS.keys() | OTHERS.keys()
 
 
+@pytest.mark.parametrize("here", ["03", "03a_triage_rules"])
+def test_the_map_fills_the_stop_where_the_reader_stands(here):
+    (axis,) = figures.route(here).axes
+    filled = [patch.get_facecolor() == to_rgba(figures.BLUE) for patch in axis.patches]
+    assert filled[:8] == [False, False, True, False, False, False, False, False]
+
+
 def has_words(axis: Axes, which: str) -> bool:
     """Has an axis a label, is it under one of the whole figure, or are its ticks named?"""
     whole = getattr(axis.figure, f"get_sup{which}label")()
@@ -232,20 +240,31 @@ def test_a_figure_has_its_panels_and_says_what_is_on_each_axis(name, rankings):
 
 
 def test_bars_and_points_are_as_long_and_where_the_table_says():
-    (users, items, ratings) = OTHERS["data_portrait"][1]().axes
-    assert list(users.lines[0].get_ydata()) == [3, 2, 1] and list(items.lines[0].get_ydata()) == [4, 2]
-    assert [bar.get_height() for bar in ratings.patches] == pytest.approx([1 / 3, 2 / 3])
-    for axis, values, chosen in zip(
-        OTHERS["tuning_curves"][1]().axes[::2], ([0.6, 0.7], [0.2, 0.1]), (1, 0), strict=True
-    ):
-        assert list(axis.lines[0].get_ydata()) == values
-        assert (list(axis.lines[1].get_xdata()), list(axis.lines[1].get_ydata())) == ([chosen], [values[chosen]])
+    (counts, ratings) = OTHERS["data_portrait"][1]().axes
+    assert [list(line.get_ydata()) for line in counts.lines] == [[3, 2, 1], [4, 2]]
+    assert sum(bar.get_height() for bar in ratings.patches) == pytest.approx(1)
+    assert max(bar.get_height() for bar in ratings.patches) == pytest.approx(2 / 3)
+    assert "liked (4 or more): 67%" in texts(ratings.figure)
+    for axis, values, chosen in zip(OTHERS["tuning_curves"][1]().axes, ([0.6, 0.7], [0.2, 0.1]), (1, 0), strict=True):
+        for place, name in enumerate("BA"):
+            circles = axis.lines[2 * (1 - place) : 2 * (1 - place) + 2]  # of A, then of B, which is the lower row
+            assert [tuple(one.get_xydata()[0]) for one in axis.lines if one.get_ydata()[0] == place] == [
+                (value, place) for value in values
+            ], name
+            assert circles[0].get_markersize() < circles[1].get_markersize()
+        filled = [line.get_xdata()[0] for line in axis.lines if line.get_markerfacecolor() != "none"]
+        assert filled == [values[chosen]] * 2
     (axis,) = OTHERS["regression_to_the_mean"][1]().axes
     assert [set(dots.get_xdata()) for dots in axis.lines if dots.get_marker() == "o"] == [{0.3}, {0.6}]
     few = [len(dots.get_xdata()) for dots in OTHERS["sensitivity"][1]().axes[0].lines if dots.get_marker() == "o"]
     assert few == [2, 1]  # fewer than ten flags are not shown
-    (active, _) = OTHERS["triage_map"][1]().axes
-    assert [len(dots.get_offsets()) for dots in active.collections] == [0, 1]  # A's one user is weak
+    (drawn,) = OTHERS["triage_map"][1]().axes
+    assert [dots.get_offsets().tolist() for dots in drawn.collections] == [[], [[10, 0.4]]]  # A's one user is weak
+
+
+def test_ratings_that_are_all_the_same_have_one_bar():
+    (_, values) = figures.data_portrait(*[pd.Series([1.0, 1.0])] * 3, 1.0).axes
+    assert [bar.get_height() for bar in values.patches] == [0, 1]  # of others, and of what is liked
 
 
 @pytest.mark.parametrize("name", WITH_REPAIRS)

@@ -92,6 +92,12 @@ def test_sections_are_merged_and_a_section_is_replaced():
     assert recorded() == {"cost": {"usd": 2.0}, "data": {"items": 3}}
 
 
+def test_what_is_added_to_a_section_leaves_the_rest_of_it(frame):
+    for values in ({"users": 1, "items": 2}, {"items": 3}):
+        tables.record("toy", "data", values, add=True)
+    assert recorded() == {"data": {"users": 1, "items": 3}}
+
+
 # --- several at once, and one that is cut short ---------------------------------------------------------------------
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -111,15 +111,21 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.round(_DECIMALS).to_csv(partial, index=False, lineterminator="\n")
 
 
-def record(experiment: str, section: str, values: Any) -> None:
+def record(experiment: str, section: str, values: Any, add: bool = False) -> None:
     """Put a section into the experiment's metrics.json: what tests and the README are checked against.
 
     Others may put in theirs at the same time.
+
+    Args:
+        experiment: whose.
+        section: its name. What it held before is gone ...
+        values: tables, numbers and words, by name where they are added.
+        add: ... or stays, as where an appendix adds to the section of its notebook.
     """
     path = paths.results(experiment) / "metrics.json"
     with files.lock(paths.work(experiment) / "metrics.lock", f"writer of {paths.within_root(path)}"):
         metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        metrics[section] = _plain(values)
+        metrics[section] = {**metrics.get(section, {}), **_plain(values)} if add else _plain(values)
         text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n"
         with files.replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
