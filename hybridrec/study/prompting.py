@@ -185,7 +185,7 @@ def rank_retrieved(
     rows = retrieved[retrieved["user"].isin(chosen)]
     shown, known = (split.items, split.history_length, split.rating_scale), splits.known(split.interactions)
     lists, spare = (build_tasks(chosen, known, topk.titles(one), *shown) for one in (rows[~rows["spare"]], rows))
-    how = {"noun": split.noun, "seed": split.seed, "spare": spare}
+    how: dict[str, Any] = {"noun": split.noun, "seed": split.seed, "spare": spare}
     ranked = [one for way in ways for one in rankers.rank_lists(lists, way, llm, recordings, **how)]
     return rankers.table(ranked)
 

@@ -76,7 +76,7 @@ def completion(text: str, seconds: float = 0.0, bounded: bool = True, chat: bool
     message = choice.get("message") if chat else _of_text(choice)
     refusal = message.get("refusal") if isinstance(message, dict) else None
     parts = _parts(message.get("content")) if isinstance(message, dict) else None
-    if parts is None or not isinstance(refusal, str | None):
+    if message is None or parts is None or not isinstance(refusal, str | None):
         raise NoAnswerError("broken body: no message", billed=True)
     reason = "refusal" if refusal else choice.get("finish_reason")
     if not (isinstance(reason, str) and reason):

@@ -42,7 +42,7 @@ def written_answers(ends: pd.DataFrame, repaired: pd.DataFrame) -> Figure:
     places, share = np.arange(len(repaired)), repaired["share"]
     below.hlines(places, repaired["low"], repaired["high"], color=BLUE, lw=2)
     below.scatter(share, places, color=BLUE, s=36, zorder=3)
-    for place, value in zip(places, share, strict=True):
+    for place, value in enumerate(share):
         below.annotate(f"{value:.0%}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
     below.set(title="Candidates that we appended at random", xlim=(-0.03, 1.22))
     below.set(xlabel="share of all candidates (95 % interval over users)")
