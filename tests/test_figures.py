@@ -289,9 +289,13 @@ def test_what_is_not_there_is_left_out_of_the_published_pattern(rankings):
 
 
 def test_a_forest_has_every_difference_in_its_row_with_the_colour_of_its_verdict():
-    for axis, (_, rows) in zip(OTHERS["forest"][1]().axes, JUDGED.groupby("family"), strict=True):
+    panels = OTHERS["forest"][1]().axes
+    row_of = dict(zip([tick.get_text() for tick in panels[0].get_yticklabels()], panels[0].get_yticks(), strict=True))
+    for axis, (_, rows) in zip(panels, JUDGED.groupby("family"), strict=True):
         (intervals, dots) = axis.collections
-        assert [point.tolist() for point in dots.get_offsets()] == [[rows["mean"].iloc[at], 1 - at] for at in (0, 1)]
+        expected = [[mean, row_of[ranker]] for ranker, mean in zip(rows["ranker"], rows["mean"], strict=True)]
+        assert [point.tolist() for point in dots.get_offsets()] == expected
+        assert expected[0][1] > expected[1][1]  # the first on top
         assert [end[:, 0].tolist() for end in intervals.get_segments()] == rows[["low", "high"]].to_numpy().tolist()
         colours = [figures.VERDICT_COLOURS[word] for word in rows["verdict"]]
         np.testing.assert_allclose(dots.get_facecolor(), [to_rgba(colour) for colour in colours])
