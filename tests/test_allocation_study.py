@@ -1,5 +1,7 @@
 """The steps of notebook 08: any number of language models, none, or a sample of users; nothing else may change."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +46,14 @@ def test_every_language_model_is_an_arm_and_fused_where_a_weight_can_be_chosen(w
     assert of.of_model == ["llm", fused[0], f"{TAUGHT}: llm", fused[1], f"{OTHER}: llm"]
     assert [arm for arm in of.arms if arm not in of.of_model] == ["best other", "stack", "recommender + item-mean"]
     assert set(of.cases["user"]) == set(range(5, USERS))
+
+
+def test_the_share_that_an_arm_makes_worse_is_of_the_lists_that_it_ranked():
+    uplifts = pd.DataFrame({"llm": [-0.1, 0.2, np.nan, np.nan], "random order": [-0.1, -0.2, -1e-15, 0.3]})
+    of = SimpleNamespace(uplifts=uplifts, judged=np.full(4, True), able=np.full(4, True), arms=["llm"])
+    table = report.arms(of).set_index("arm")
+    assert table["made_worse"].to_dict() == {"llm": 0.5, "random order": 0.5}
+    assert table["count"].to_dict() == {"llm": 2, "random order": 4}
 
 
 def test_a_skilled_model_is_found_and_paid_for(world):

@@ -278,7 +278,7 @@ def test_the_time_and_memory_that_are_told_were_measured():
 
 _WHICH = r'sections? ("[^"]+"|\d+(?:(?: to | and |, )\d+)*)(?!\.\d)'
 _ELSEWHERE = re.compile(rf"(?:[Nn]otebook |`?0)(\d[a-z]?)(?:_\w+`)?(?:\]\([^)]+\))?, {_WHICH}")
-_OWN = re.compile(rf"(?<!\d, )(?<!`, )(?<!\), )\b{_WHICH.replace('s', '[Ss]', 1)}")  # not of a paper: "00824, section 4"
+_OWN = re.compile(rf"(?<!\d, )(?<!`, )(?<!\), )\b{_WHICH.replace('s', '[Ss]', 1)}")  # not of a paper
 
 
 def headings(number: str) -> list[str]:

@@ -202,7 +202,7 @@ OTHERS = {
     "forest": (2, lambda: figures.forest(JUDGED, {"arms": "the bar", "random": "a random order"})),
     "planted_shares": (1, lambda: figures.planted_shares(
         pd.DataFrame({"against": "the bar", "skill": [0.5, 0.8], "models": 4, "helps": [0, 1.0], "harms": [1.0, 0],
-                      "equivalent": 0.0, "cannot tell": 0.0}),
+                      "equivalent": 0.0, "cannot tell": 0.0}), {"the bar": 0.7},
     )),
 }  # fmt: skip
 PANELS = {"quality_bars": 1, "published_pattern": 1}
@@ -309,6 +309,7 @@ def test_the_primary_comparison_has_absolute_values_beside_differences():
 
 def test_verdicts_are_drawn_against_the_planted_skill():
     (axis,) = OTHERS["planted_shares"][1]().axes
+    assert [list(line.get_xdata()) for line in axis.get_lines() if line.get_linestyle() == "--"] == [[0.7, 0.7]]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
     assert drawn["helps"] == [[0.5, 0], [0.8, 1]] and drawn["harms"] == [[0.5, 1], [0.8, 0]]
 

@@ -51,7 +51,7 @@ def settings(monkeypatch, tmp_path) -> config.Experiment:
 
 def test_what_the_rule_ended_is_counted_and_what_it_hid_is_found(settings):
     (row,) = pd.concat(heard_out.compare(settings)).to_dict("records")
-    assert (row["answers"], row["stopped"], row["sample"]) == (40, 20, 20)
+    assert (row["users"], row["stopped"], row["sample"], row["begin_alike"]) == (40, 20, 20, 1)
     assert (row["by_model"], row["by_budget"]) == (20, 0)
     assert (row["tokens_stopped"], row["tokens_heard_out"]) == (2, 4)
     assert (row["missing_stopped"], row["missing_heard_out"]) == (0.5, 0)

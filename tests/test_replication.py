@@ -5,7 +5,7 @@ import pytest
 
 from hybridrec.evaluation import cross
 from hybridrec.evaluation.cross import OWN, RANDOM
-from hybridrec.study import claims, replication
+from hybridrec.study import claims, figures, replication
 from hybridrec.study.replication import ALL, FRESH, LLM, PICKED_ON
 
 # Users 1 and 2; items 10 and 11 are the test items of the split. Under cross each user's ratings lie in folds 0 and 1.
@@ -29,12 +29,12 @@ def ranked(rows: pd.DataFrame, ranker: str, first: list[int]) -> pd.DataFrame:
     return keys[cross.SCORES]
 
 
-def study(answered: pd.DataFrame) -> pd.DataFrame:
+def study(answered: pd.DataFrame, weak: pd.DataFrame = WEAK) -> pd.DataFrame:
     """On the picked items recommenders are wrong and the model is right; on the fresh ones the other way round."""
     split = [ranked(PICKED, "A", [11]), ranked(PICKED, "B", [11]), ranked(PICKED, "listwise", [10])]
     labels = PICKED.assign(fold=0)
     lists = cross.lists(pd.concat([*split, cross.random_order(labels)]), labels)
-    protocol = claims.Protocol(lists, lists[:0], {"weak": WEAK}, 0.5)
+    protocol = claims.Protocol(lists, lists[:0], {"weak": weak}, 0.5)
     published = replication.Replication(protocol, PICKED, ["A", "B"], ["listwise"], "listwise", [])
     scores = pd.concat([ranked(CROSS, "A", [20, 21, 30, 40]), ranked(CROSS, "B", [41])])
     answers = ranked(answered, "llm", [21, 31, 41]).assign(model="tiny", failure="")
@@ -75,3 +75,20 @@ def test_where_no_language_model_was_asked_under_cross_it_has_no_row_on_fresh_it
     assert set(auc(table, ALL, PICKED_ON)) == {OWN, LLM, RANDOM}
     assert set(auc(table, ALL, FRESH)) == {OWN, RANDOM}
     assert (table.query("recommender == @ALL")["users"] == 2).all()
+
+
+@pytest.mark.parametrize("weak", [WEAK[:0], WEAK[WEAK["user"] == 1], WEAK.assign(user=9)])
+def test_few_weak_users_or_none_are_no_error(weak):
+    table = study(CROSS, weak)
+    first, *others = replication.told(table, ["A", "B"])
+    if (weak["user"] == 1).any():
+        assert "1 of the 1 weak users" in first and len(others) == 4
+    else:
+        assert table.empty and list(table) == replication.COLUMNS and others == []
+    assert figures.picked_and_fresh(table, "tiny").axes
+
+
+def test_all_who_are_weak_are_counted_beside_those_with_a_pair_on_both_sides():
+    lonely = pd.concat([WEAK, pd.DataFrame({"recommender": ["A"], "test": 0, "user": [9]})])
+    table = study(CROSS, lonely).set_index(["recommender", "items", "ranked_by"])
+    assert table.loc[(ALL, FRESH, OWN), ["weak", "users"]].tolist() == [3, 2]

@@ -17,11 +17,11 @@ def arms(of: Allocation) -> pd.DataFrame:
     """What each arm, and a random order, would do if all who may be were handed over.
 
     Returns:
-        arm, mean (uplift over lists), std (over lists), count (lists), made_worse (share of them).
+        arm, mean (uplift over the lists that it ranked), std (over lists), count (lists), made_worse (share of them).
     """
     judged = of.uplifts[of.judged & of.able]
     found = judged[[*of.arms, RANDOM_ORDER]].agg(["mean", "std", "count"]).T
-    found["made_worse"] = (judged[found.index].round(12) < 0).mean()
+    found["made_worse"] = (judged[found.index].round(12) < 0).sum() / found["count"]
     return found.rename_axis("arm").reset_index()
 
 

@@ -245,7 +245,7 @@ def _cost(part: Metrics) -> str:
 # What the numbers in the narrow table are: the second cell of each question's row.
 _UNITS = (
     "mean over recommenders",
-    "at or below one half on fresh items, mean over recommenders",
+    "inactive users at or below one half on fresh items, mean over recommenders",
     "AUC of weak users, language model less bar",
     "lists and dollars of weak users; gain over all users",
 )

@@ -4,7 +4,7 @@ The rule ends an answer that repeats itself (``llm.models.writing.repeats``). It
 who ended the answer. So a sample of those answers is written again with nothing but the budget to end them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,14 @@ from hybridrec.errors import CommandError
 from hybridrec.evaluation import metrics, verdicts
 from hybridrec.llm import rankers, runner
 from hybridrec.llm.rankers import Ranking
-from hybridrec.llm.tasks import Task
 from hybridrec.randomness import in_random_order
 from hybridrec.study import config, estimate, models, tables
 
 # How many of the answers of each way to ask, if as many were ended by the rule.
 SAMPLE = 100
 COLUMNS = [
-    *("mode", "answers", "stopped", "sample", "by_model", "by_budget", "tokens_stopped", "tokens_heard_out"),
-    *("missing_stopped", "missing_heard_out", "other_order"),
+    *("mode", "users", "stopped", "sample", "begin_alike", "by_model", "by_budget"),
+    *("tokens_stopped", "tokens_heard_out", "missing_stopped", "missing_heard_out", "other_order"),
     *("n", "auc_stopped", "auc_heard_out", "difference", "low", "high", "verdict"),
 ]
 
@@ -34,11 +33,13 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
         sample: of how many users.
 
     Yields:
-        The row of each way to ask, in COLUMNS. ``answers`` and ``stopped`` count all that were recorded, and those that
-        the rule ended; the rest is about the sample, with the rule (``_stopped``) and without it (``_heard_out``):
-        tokens and missing candidates are means of an answer (missing: the share that we append at random), and
-        ``other_order`` the share of users whose ranking is another. AUC is that of the ``n`` users who have a pair to
-        order under the published protocol, with the paired difference, its 95 % interval and verdict.
+        The row of each way to ask, in COLUMNS. ``users`` and ``stopped`` count who was asked, and whose answer the rule
+        ended; the rest is about the sample, with the rule (``_stopped``) and without it (``_heard_out``).
+        ``begin_alike`` is the share of answers that begin as they did before (in another batch of texts, rounding may
+        lead to another word), ``by_model`` and ``by_budget`` count who ends them now. Tokens and missing candidates are
+        means of an answer (missing: the share that we append at random), and ``other_order`` is the share of users
+        whose ranking is another. AUC is that of the ``n`` users who have a pair to order under the published protocol,
+        with the paired difference, its 95 % interval and verdict.
 
     Raises:
         CommandError: the model answers behind an endpoint, where no rule of ours ends anything.
@@ -52,28 +53,43 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
     patient = models.local(settings.model, stop_loops=False, **loaded)
     labels = tables.read(settings.name, "candidates")
     for mode, asked in estimate.in_batches(settings).items():
-        first = {
-            one.user: one.about for one in reversed(asked)
-        }  # a user is asked again in other orders; the first counts
-        answered = _rank(list(first.values()), mode, usual, settings)
+        first = {one.user: one for one in reversed(asked)}  # not those in which the candidates come in another order
+        answered = _rank(first.values(), mode, usual, settings)
         stopped = [one for one in answered if one.ended_by == runner.ENDED_BY["loop"]]
         users = pd.Index([one.user for one in stopped])
         drawn = set(in_random_order(users, settings.seed, "heard out", mode)[:sample])
-        again = _rank([task for user, task in first.items() if user in drawn], mode, patient, settings)
+        kept = [one for user, one in first.items() if user in drawn]
+        again = _rank(kept, mode, patient, settings)
         before = [one for one in stopped if one.user in drawn]
-        yield _row(mode, len(answered), len(stopped), before, again, labels)
+        texts = [[_text(one, model, settings) for one in kept] for model in (usual, patient)]
+        alike = _mean(new.startswith(old) for old, new in zip(*texts, strict=True))
+        counts: dict[str, float | str] = {
+            "mode": mode,
+            "users": len(answered),
+            "stopped": len(stopped),
+            "begin_alike": alike,
+        }
+        yield _row(counts, before, again, labels)
 
 
-def _rank(tasks: Sequence[Task], mode: str, model: runner.Model, settings: config.Experiment) -> list[Ranking]:
+def _text(asked: runner.Asked, model: runner.Model, settings: config.Experiment) -> str:
+    """The recorded answer, without blanks at its end, which a cut may leave."""
+    return str(models.recordings_for(settings.dataset, settings.model)[model.key(asked)]["text"]).rstrip()
+
+
+def _rank(
+    asked: Collection[runner.Asked], mode: str, model: runner.Model, settings: config.Experiment
+) -> list[Ranking]:
     recordings = models.recordings_for(settings.dataset, settings.model)
+    tasks = [one.about for one in asked]
     found = rankers.rank(tasks, mode, model, recordings, noun=settings.noun, seed=settings.seed)
     return sorted(found, key=lambda one: str(one.user))
 
 
 def _row(
-    mode: str, answers: int, stopped: int, before: list[Ranking], again: list[Ranking], labels: pd.DataFrame
+    counts: dict[str, float | str], before: list[Ranking], again: list[Ranking], labels: pd.DataFrame
 ) -> pd.DataFrame:
-    parts: dict[str, float | str] = {"mode": mode, "answers": answers, "stopped": stopped, "sample": len(again)}
+    parts = {**counts, "sample": len(again)}
     parts |= {
         f"by_{name}": sum(one.ended_by == runner.ENDED_BY[reason] for one in again)
         for name, reason in (("model", "stop"), ("budget", "length"))
@@ -87,7 +103,7 @@ def _row(
     apart = (auc["auc_heard_out"] - auc["auc_stopped"]).rename_axis("user").rename("difference").reset_index()
     parts |= auc.mean().to_dict()
     if len(auc):
-        (judged,) = verdicts.judge(apart.assign(comparison=mode, family=mode)).to_dict("records")
+        (judged,) = verdicts.judge(apart.assign(comparison=counts["mode"], family="")).to_dict("records")
         parts |= {name: judged[name] for name in ("n", "low", "high", "verdict")} | {"difference": judged["mean"]}
     return pd.DataFrame([parts]).reindex(columns=COLUMNS)
 

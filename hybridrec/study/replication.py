@@ -1,6 +1,6 @@
 """The published protocol as notebook 05 judges it: weak users are picked and scored on the same items."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +14,11 @@ LLM = "language model"
 RANKED_BY = (OWN, LLM, RANDOM)
 PICKED_ON, FRESH = ITEMS = ("picked on", "fresh")
 ALL = "all"  # recommenders, each user once
+# Of the table ``picked_and_fresh``.
+COLUMNS = [
+    *("recommender", "items", "ranked_by", "weak", "users", "auc", "low", "high"),
+    *("own_less", "own_less_low", "own_less_high"),
+]
 
 
 @dataclass(frozen=True)
@@ -114,13 +119,16 @@ def picked_and_fresh(
         model: the experiment's own.
 
     Returns:
-        recommender (or ALL), items (PICKED_ON, FRESH), ranked_by (RANKED_BY), users, auc, low, high (95 % interval over
-        users), and own_less, own_less_low, own_less_high: the recommender's own AUC less this one. No row of a language
-        model on fresh items where it was not asked.
+        In COLUMNS: recommender (or ALL), items (PICKED_ON, FRESH), ranked_by (RANKED_BY), weak (all whom it calls so),
+        users (those of them who count), auc, low, high (95 % interval over users), and own_less,
+        own_less_low, own_less_high: the recommender's own AUC less this one. No row of a language model on fresh items
+        where it was not asked, and none at all where nobody is weak with a pair on both sides.
     """
     weak = published.protocol.groups["weak"][["recommender", "user"]]
     users = weak["user"].unique()
     fresh = _without(candidates[candidates["user"].isin(users)], published.candidates)
+    if fresh.empty:
+        return pd.DataFrame(columns=COLUMNS)
     judged = [one[(one["fold"] == one["test"]) & one["user"].isin(users)] for one in (scores, answers)]
     rows = [judged[0], judged[1][judged[1]["failure"] == ""], cross.random_order(fresh)]
     on_fresh = pd.concat([one[cross.SCORES].merge(fresh[["user", "item"]]) for one in rows], ignore_index=True)
@@ -130,7 +138,25 @@ def picked_and_fresh(
         FRESH: _by_user(cross.lists(on_fresh, fresh), weak, _best_way(answers, candidates, triage, model)),
     }
     both = values[PICKED_ON].index.intersection(values[FRESH].index)
-    return _means({items: found.loc[both] for items, found in values.items()}, published.recommenders)
+    if both.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    return _means({items: found.loc[both] for items, found in values.items()}, published.recommenders, weak)
+
+
+def told(table: pd.DataFrame, recommenders: Sequence[str]) -> Iterator[str]:
+    """What ``picked_and_fresh`` says of all recommenders together, in lines."""
+    pooled = table[table["recommender"] == ALL]
+    if pooled.empty:
+        yield "Nobody is weak and has a pair to order on both sides."
+        return
+    one = pooled.iloc[0]
+    yield f"{one['users']} of the {one['weak']} weak users of {', '.join(recommenders)} have a pair on both sides."
+    for row in pooled[pooled["ranked_by"] != OWN].itertuples():
+        other = "a random order" if row.ranked_by == RANDOM else f"the {row.ranked_by}"
+        yield (
+            f"{row.items}: AUC of their recommender less that of {other} "
+            f"{row.own_less:+.3f} ({row.own_less_low:+.3f} to {row.own_less_high:+.3f})"
+        )
 
 
 def _without(candidates: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -167,18 +193,20 @@ def _by_user(lists: pd.DataFrame, weak: pd.DataFrame, asked: pd.DataFrame) -> pd
     return sums[kept].div(sums["pairs"], axis=0)
 
 
-def _means(values: Mapping[str, pd.DataFrame], recommenders: list[str]) -> pd.DataFrame:
+def _means(values: Mapping[str, pd.DataFrame], recommenders: list[str], weak: pd.DataFrame) -> pd.DataFrame:
     """Means over users with their intervals, and what the own recommender has more."""
     rows = []
     for recommender in (ALL, *recommenders):
+        every = weak if recommender == ALL else weak[weak["recommender"] == recommender]
         for items, found in values.items():
             own = found if recommender == ALL else found[found.index.get_level_values("recommender") == recommender]
             of_users = own.groupby("user").mean()
             for name in of_users:
-                row = {"recommender": recommender, "items": items, "ranked_by": name, "users": len(of_users)}
+                row = {"recommender": recommender, "items": items, "ranked_by": name}
+                row |= {"weak": every["user"].nunique(), "users": len(of_users)}
                 less = of_users[OWN] - of_users[name]
                 rows.append(row | _mean(of_users[name], "auc", "") | _mean(less, "own_less", "own_less_"))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _mean(values: pd.Series, called: str, before: str) -> dict[str, float]:

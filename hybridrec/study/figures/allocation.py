@@ -50,13 +50,14 @@ def _rows(axis: plt.Axes, names: Sequence[str]) -> np.ndarray:
 
 
 def arms(table: pd.DataFrame) -> Figure:
-    """Each arm's mean uplift with its 95 % interval over users, and the share of lists that it makes worse.
+    """Each arm's mean uplift with its 95 % interval over the users whose lists it ranked, and the share made worse.
 
     Args:
         table: arm, users, mean, low, high, made_worse.
     """
     figure, (axis,) = new_axes(1, _WIDE, 1.3 + 0.36 * len(table))
-    places = _rows(axis, list(table["arm"]))
+    named = zip(table["arm"], table["users"], strict=True)
+    places = _rows(axis, [f"{arm} (n = {users:,})" for arm, users in named])
     colours = [GREY if arm == study.RANDOM_ORDER else BLUE for arm in table["arm"]]
     axis.hlines(places, table["low"], table["high"], color=colours, lw=2)
     axis.scatter(table["mean"], places, color=colours, s=36, zorder=3)
@@ -66,8 +67,8 @@ def arms(table: pd.DataFrame) -> Figure:
     for place, share in zip(places, table["made_worse"], strict=True):
         axis.text(end + 0.05 * span, place, f"{share:.0%} worse", va="center", fontsize=9)
     axis.set_xlim(right=end + 0.3 * span)
-    axis.set_xlabel(f"mean uplift in AUC (95 %, n = {table['users'].max():,} users)")
-    axis.set_title("If all who may be were handed over")
+    axis.set_xlabel("mean uplift in AUC (95 %; n: users who were asked about)")
+    axis.set_title("If all whom an arm has ranked for were handed over")
     return figure
 
 

@@ -62,7 +62,7 @@ def quality_bars(
     axis.axvline(0.5, color=RED, ls="--", lw=1)
     counts = sorted(set(rows["users"])) if "users" in rows else []
     over = " to ".join(f"{count:,.0f}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
-    axis.set_xlabel(f"mean AUC over {over} users (95 % interval); dashed: a random order".replace("  ", " "))
+    axis.set_xlabel(f"mean AUC over {over} users (95 % interval)\ndashed: a random order".replace("  ", " "))
     axis.set_title(textwrap.fill(title, 52))
     axis.set_xlim(reach(0.45, 0.75, rows["low"], rows["high"]))
     if named:

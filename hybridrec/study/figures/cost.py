@@ -57,7 +57,7 @@ def bill(table: pd.DataFrame) -> Figure:
 
 
 def quality(points: pd.DataFrame, way: str) -> Figure:
-    """What hybrids add to the AUC over everybody, with 95 % intervals, and the price of each.
+    """What hybrids add to the AUC over everybody, with 95 % intervals, and the price of the cheapest way to ask.
 
     Args:
         points: arm, routing, n, usd (NaN: not known), mean, low, high.
@@ -74,8 +74,6 @@ def quality(points: pd.DataFrame, way: str) -> Figure:
     axis.set_yticks(places, [f"{arm}\n{routing}, n = {n:,}\n{price}" for arm, routing, n, price in rows], fontsize=9)
     axis.axvline(0, color="black", lw=0.8)
     axis.set_xlim(reach(-0.01, 0.01, known["low"], known["high"]))
-    axis.set(
-        ylim=(-0.6, max(1, len(known)) - 0.4), xlabel=f"AUC gained over the recommender, everybody\n(asked by {way})"
-    )
-    axis.set_title("What handing users over adds, and its price a fold")
+    axis.set(ylim=(-0.6, max(1, len(known)) - 0.4), xlabel="AUC gained over the recommender, everybody")
+    axis.set_title(f"What handing users over adds, and its price a fold (of {way})")
     return figure

@@ -22,39 +22,46 @@ from hybridrec.study.figures.style import (
     use_style,
     with_repairs,
 )
+from hybridrec.study.replication import ALL, ITEMS, LLM
+
+# Of picked_and_fresh: each ranker's colour, and what stands before and after its numbers.
+_SHOWN = {
+    OWN: (BLUE, "", "their own\nrecommender"),
+    LLM: (ORANGE, "as the paper\nasks  ", "language model,\nin its best way"),
+    RANDOM: (GREY, "", "a random order"),
+}
 
 
 def picked_and_fresh(table: pd.DataFrame, model: str = "language model") -> Figure:
     """Weak users' AUC on the items that picked them and on fresh items of theirs, by who ranks them, with intervals.
 
     Args:
-        table: what ``replication.picked_and_fresh`` returned; shown is its first recommender, all together.
+        table: what ``replication.picked_and_fresh`` returned; shown are all recommenders together.
         model: the language model that was asked.
     """
-    rows = table[table["recommender"] == table["recommender"].iloc[0]].set_index(["ranked_by", "items"])
     figure, (axis,) = new_axes(1, 6.4, 4.6)
     axis.axhline(0.5, color="black", ls=":", lw=0.8)
-    looks = {OWN: (BLUE, "their own\nrecommender"), RANDOM: (GREY, "a random order")}
+    rows = table[table["recommender"] == ALL].set_index("ranked_by")
     written: list[list[tuple[float, str, str]]] = [[], []]
-    for shift, name in zip((0, -0.03, 0.03), table["ranked_by"].unique(), strict=True):
-        colour, called = looks.get(name, (ORANGE, f"language model\n({model})"))
-        found = [rows.loc[(name, items)] for items in table["items"].unique() if (name, items) in rows.index]
-        places = [place + shift for place in range(len(found))]
-        axis.plot(places, [one["auc"] for one in found], color=colour, lw=2.5, marker="o", ms=8)
-        axis.vlines(places, [one["low"] for one in found], [one["high"] for one in found], color=colour, lw=2.5)
-        for place, one in enumerate(found):
-            label = f"{one['auc']:.2f}" if place == 0 else f"{one['auc']:.2f}  {called}"
+    for shift, (name, (colour, before, after)) in zip((0, -0.03, 0.03), _SHOWN.items(), strict=True):
+        found = rows.loc[[name]].set_index("items") if name in rows.index else rows[:0]
+        for place, items in enumerate(items for items in ITEMS if items in found.index):
+            one = found.loc[items]
+            axis.vlines(place + shift, one["low"], one["high"], color=colour, lw=2.5)
+            axis.plot(place + shift, one["auc"], color=colour, marker="o", ms=8)
+            label = f"{one['auc']:.2f}  {after}" if place else f"{before}{one['auc']:.2f}"
             written[place].append((one["auc"], label, colour))
+        if name != LLM:  # which is asked in another way on each side: no line says that only the items differ
+            axis.plot([shift, 1 + shift][: len(found)], found.reindex(ITEMS)["auc"].dropna(), color=colour, lw=2.5)
     for place, (x, side) in enumerate(((-0.09, "right"), (1.09, "left"))):
         for y, (_, label, colour) in _apart(written[place], 0.055 if place == 0 else 0.095):
-            axis.text(
-                x, y, label, color=colour, ha=side, va="center", fontsize=11.5, fontweight="bold", linespacing=1.0
-            )
-    users = int(rows["users"].max()) if len(rows) else 0
+            style = {"color": colour, "fontsize": 11, "fontweight": "bold", "linespacing": 1.0}
+            axis.text(x, y, label, ha=side, va="center", **style)
     axis.set_xticks([0, 1], ["the items that\npicked them as weak", "fresh items\nof the same users"], fontsize=12)
-    axis.set(xlim=(-0.35, 2.05), ylim=reach(0.2, 0.8, *(rows[end] for end in ("low", "high"))))
+    axis.set(xlim=(-0.75, 2.0), ylim=reach(0.2, 0.8, rows["low"], rows["high"]))
     axis.set_ylabel("mean AUC, 95 % interval (0.5: chance)", fontsize=11)
-    axis.set_title(f"The same {users:,} weak users, ranked in three ways", fontsize=13)
+    users = int(rows["users"].max()) if len(rows) else 0
+    axis.set_title(f"The same {users:,} weak users, ranked by whom?\nLanguage model: {model}", fontsize=12)
     return figure
 
 
@@ -176,11 +183,12 @@ def forest(table: pd.DataFrame, panels: Mapping[str, str], by: str = "family", m
     return figure
 
 
-def planted_shares(shares: pd.DataFrame) -> Figure:
+def planted_shares(shares: pd.DataFrame, lines: Mapping[str, float | None]) -> Figure:
     """How often each verdict is reached for a model of known skill; a panel for each thing it is compared with.
 
     Args:
         shares: what ``planted.shares`` returned.
+        lines: the AUC of each thing that they are compared with, a dashed line; None: it is not known.
     """
     use_style()
     panels = list(shares["against"].unique())
@@ -188,6 +196,8 @@ def planted_shares(shares: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False, sharex=True)
     for axis, name in zip(axes[:, 0], panels, strict=True):
         rows = shares[shares["against"] == name].sort_values("skill")
+        if (known := lines.get(name)) is not None:
+            axis.axvline(known, color="black", ls="--", lw=1)
         for word, colour in VERDICT_COLOURS.items():
             axis.plot(rows["skill"], rows[word], "o-", color=colour, ms=4, label=word)
         axis.set(ylim=(-0.04, 1.04), title=f"compared with {name}")

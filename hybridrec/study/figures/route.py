@@ -12,13 +12,13 @@ STOPS = (
     ("02", "train\nrecommenders"),
     ("03", "find\nweak users"),
     ("04", "ask the\nlanguage model"),
-    ("05", "judge\nwho ranks better"),
+    ("05", "judge\nthe rankings"),
     ("06", "count\nthe cost"),
     ("07", "teach\nthe model"),
     ("08", "allocate\na budget"),
 )
 _IN_A_ROW = 4
-_WIDE, _HIGH, _ACROSS, _DOWN = 1.0, 0.62, 1.28, 0.95
+_WIDE, _HIGH, _ACROSS, _DOWN = 1.1, 0.62, 1.32, 0.95
 
 
 def route(here: str) -> Figure:
@@ -28,7 +28,7 @@ def route(here: str) -> Figure:
         here: the notebook's number or name, such as "05" or "05a_published_claims"; an appendix stands where its
             notebook does.
     """
-    figure, axis = plt.subplots(figsize=(5.6, 1.75))
+    figure, axis = plt.subplots(figsize=(6.2, 1.75))
     places = [(number % _IN_A_ROW * _ACROSS, -(number // _IN_A_ROW) * _DOWN) for number in range(len(STOPS))]
     for (number, does), (left, low) in zip(STOPS, places, strict=True):
         reached = here.startswith(number)

@@ -162,7 +162,9 @@ def memory(table: pd.DataFrame) -> Figure:
     axis.axvline(0.5, color="black", ls=":", lw=0.8)
     named = [f"{textwrap.fill(name, 20)}\n(n = {sizes[name]:,})" for name in probes]
     axis.set_yticks(np.arange(len(probes))[::-1], named, fontsize=9)
-    axis.set(xlabel="AUC of real titles against controls\n(95 %; dotted: cannot tell)", ylim=(-0.6, len(probes) - 0.4))
+    axis.set(
+        xlabel="AUC of real titles against controls\n(95 %; dotted: one half, chance)", ylim=(-0.6, len(probes) - 0.4)
+    )
     axis.set_title("What the model finds probable")
     legend_below(figure, axis, 2)
     return figure
