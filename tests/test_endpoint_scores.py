@@ -520,6 +520,27 @@ def test_a_batch_of_a_server_without_log_probabilities_says_so_and_records_nothi
     assert all("Leave out the modes" in why for why in counts.failed)
 
 
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+@pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
+def test_a_log_probability_that_is_no_finite_number_is_a_failure_and_not_recorded(
+    broken, mode, served, recordings, tmp_path
+):
+    one = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True)
+    asked = [rankers.request_of(rank_users.task(user), mode, "film") for user in range(2)]
+    (file,) = batched(served, asked, one, tmp_path)
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    body = lines[-1]["response"]["body"]
+    if mode == "likelihood":
+        next(iter(body["prompt_logprobs"][-1].values()))["logprob"] = broken
+    else:
+        for told in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            told["logprob"] = broken
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    counts = read([file], asked, one, recordings)
+    assert (counts.recorded, counts.failed.total(), counts.missing) == (1, 1, 1)
+    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "")] == [1]
+
+
 def test_plain_text_is_not_put_into_a_batch(tmp_path):
     """``vllm run-batch`` answers chat requests alone, as far as its source was read."""
     for how, mode in (({"chat": False}, "likelihood"), ({}, "rating-lines")):

@@ -19,7 +19,7 @@ from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.replies import NoAnswerError, said_by
 from hybridrec.llm.models.scoring import CHAT, Part, Read
 from hybridrec.llm.recordings import Recordings, request_key
-from hybridrec.llm.runner import Asked, Check, Redact, Response, recorded_answer
+from hybridrec.llm.runner import Asked, Check, Redact, Response, misfit, recorded_answer
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
 _LINES, _BYTES = 50_000, 190_000_000
@@ -213,6 +213,9 @@ def _record(
         return
     finally:
         one.found.clear()
+    if wrong := misfit(one.asked.request, joined):
+        counts.failed[f"the answer does not fit the request: {wrong}"] += 1
+        return
     redacted = redact(one.asked, joined)
     if one.key not in recordings:
         recordings.append(one.key, redacted)
