@@ -473,7 +473,7 @@ def test_a_batch_is_answered_as_the_server_answers_and_as_the_model_does_here(
     tasks = [rank_users.task(user) for user in range(3)]
     ranked = list(rankers.rank(tasks, always, nobody, recordings, noun="film", seed=1))
     assert all(one.replayed and not one.failure for one in ranked)
-    assert not list(batch.open_requests(asked, nobody, recordings, lambda *_: ""))
+    assert not list(batch.open_requests(asked, nobody, recordings, lambda *_: "", 2))
 
 
 @pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
@@ -488,7 +488,7 @@ def test_a_part_of_a_users_lines_is_no_answer_and_the_rest_completes_it(mode, se
     counts = read([first], asked, one, recordings)
     assert (counts.recorded, counts.missing, counts.partial) == (1, 1, 1)
     assert "1 in part: give all its result files in one call" in str(counts)
-    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "")] == [1]
+    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "", 2)] == [1]
     assert read([rest], asked, one, recordings).recorded == 0
     counts = read([rest, first], asked, one, recordings)
     assert (counts.recorded, counts.known, counts.missing, counts.partial) == (1, 1, 0, 0)
@@ -538,7 +538,7 @@ def test_a_log_probability_that_is_no_finite_number_is_a_failure_and_not_recorde
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     counts = read([file], asked, one, recordings)
     assert (counts.recorded, counts.failed.total(), counts.missing) == (1, 1, 1)
-    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "")] == [1]
+    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "", 2)] == [1]
 
 
 def test_plain_text_is_not_put_into_a_batch(tmp_path):

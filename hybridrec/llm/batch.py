@@ -63,14 +63,20 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(shown[:_REASONS]) + (f", {more} for {len(shown) - _REASONS} other reasons" if more else "")
 
 
-def open_requests(asked: Iterable[Asked], model: Endpoint, recordings: Recordings, check: Check) -> Iterator[Asked]:
+def open_requests(
+    asked: Iterable[Asked], model: Endpoint, recordings: Recordings, check: Check, attempts: int
+) -> Iterator[Asked]:
     """The requests that still need an answer: the first attempt that is not recorded, if those before it failed.
 
     Requests that are the same (two shuffles may be) come once, since a batch takes each custom_id once.
+
+    Args:
+        asked, model, recordings, check: as in ``runner.ask``.
+        attempts: how often a request is asked while its answer is a failure, by whoever reads the answers.
     """
     found: set[str] = set()
     for first in asked:
-        for one in _attempts(first, model):
+        for one in _attempts(first, attempts):
             key = model.key(one)
             if key not in recordings:
                 if key not in found:
@@ -81,8 +87,8 @@ def open_requests(asked: Iterable[Asked], model: Endpoint, recordings: Recording
                 break
 
 
-def _attempts(first: Asked, model: Endpoint) -> list[Asked]:
-    return [replace(first, attempt=number) for number in range(model.endpoint.attempts)]
+def _attempts(first: Asked, attempts: int) -> list[Asked]:
+    return [replace(first, attempt=number) for number in range(attempts)]
 
 
 def write(asked: Iterable[Asked], model: Endpoint, folder: Path, name: str) -> list[Path]:
@@ -183,7 +189,7 @@ class _Waiting:
     """All requests of a run with their further attempts, and for each line those that it is a part of."""
 
     def __init__(self, asked: Iterable[Asked], model: Endpoint) -> None:
-        once = {model.key(one): one for first in asked for one in _attempts(first, model)}
+        once = {model.key(one): one for first in asked for one in _attempts(first, model.endpoint.attempts)}
         self.requests = [
             _Open(one, key, [(custom_id, part.read) for custom_id, part in _lines_of(one, model)])
             for key, one in once.items()
