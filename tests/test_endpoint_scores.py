@@ -101,7 +101,10 @@ def as_text(request: dict[str, Any], end: str = "\n") -> list[dict[str, Any]]:
 
 
 def compare_choices(served: model_server.Served, here: HuggingFace, there: Endpoint, request: Any, bodies: Any) -> None:
-    """A choice that is not among the 20 likeliest tokens gets the least of their log-probabilities."""
+    """A choice that is not among the 20 likeliest tokens gets the least of their log-probabilities.
+
+    If neither is, both together get no more than those tokens leave of 1.
+    """
     words = likeliest(served, bodies)
     assert len(words) >= 4
     compared = 0
@@ -109,7 +112,10 @@ def compare_choices(served: model_server.Served, here: HuggingFace, there: Endpo
         asked = request | {"choices": [first, second]}
         local, remote = answer(here, asked), answer(there, asked)
         for body, own, other in zip(bodies, local["log_probs"], remote["log_probs"], strict=True):
-            least = served.log_probs(served.prompt(body))[-1].topk(20).values.min().item()
+            top = served.log_probs(served.prompt(body))[-1].topk(20).values
+            least = top.min().item()
+            if max(own) < least:
+                least = min(least, math.log((1 - top.exp().sum().item()) / 2))
             assert other == pytest.approx([max(value, least) for value in own], abs=1e-3)
             compared += sum(value > least for value in own)
     assert compared >= 10
@@ -259,6 +265,17 @@ def test_plain_text_of_the_studys_model_scores_as_it_does_here_and_a_word_is_not
 # --- what a server may list ------------------------------------------------------------------------------------------
 
 
+def test_grades_of_which_no_digit_is_listed_are_no_answer_where_little_is_left_for_them():
+    """Twenty words of 0.0495 each leave 0.01 for ten digits; each digit as likely as a word would make 0.495."""
+    words = {f" word{n}": math.log(0.0495) for n in range(20)}
+    choice = {"text": "?", "finish_reason": "length", "logprobs": {"top_logprobs": [words]}}
+    with serve(lambda request: Reply("answered", json.dumps({"choices": [choice]}))) as server:
+        found = answer(model(server), request_of("rating-lines"))
+        (ranked,) = rank_one(model(server), "rating-lines")
+    assert found["log_probs"] == [pytest.approx([math.log(0.001)] * 10, abs=1e-4)] * 5
+    assert ranked.failure == rankers.NO_ANSWER
+
+
 def lists(*told: tuple[str, float]) -> Any:
     """A server that lists these tokens for the first one, each with its probability."""
     top = [{"token": token, "logprob": math.log(share)} for token, share in told]
@@ -272,7 +289,9 @@ def lists(*told: tuple[str, float]) -> Any:
         ([("Yes", 0.6), (" yes", 0.1), ("YES", 0.05), ("No", 0.2)], 0.75, 0.2),
         ([("Y", 0.5), ("N", 0.25), ("Nope", 0.2)], 0.5, 0.25),
         ([("Yes", 0.9), ("Sure", 0.01)], 0.9, 0.01),
-        ([("", 0.5), (" ", 0.3), ("\n", 0.1)], 0.1, 0.1),
+        ([("", 0.5), (" ", 0.3), ("\n", 0.1)], 0.05, 0.05),
+        ([("Sure", 0.5), ("Maybe", 0.01)], 0.01, 0.01),
+        ([("Sure", 0.75), ("Maybe", 0.25)], 5e-10, 5e-10),
         ([("Yesterday", 0.5), ("No", 0.3), ("Not", 0.1)], 0.1, 0.3),
     ],
 )

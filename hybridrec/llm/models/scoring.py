@@ -25,6 +25,7 @@ from hybridrec.llm.models.replies import NoAnswerError, opened, usage
 from hybridrec.llm.runner import USAGE, Response
 
 _MOST = 20  # of the likeliest tokens, more are not given by OpenAI, and by vLLM only if it is told so at its start
+_LEAST = 1e-9  # of a probability that a difference from 1 tells: the server's numbers are rounded
 _REMEDY = "Leave out the modes that read probabilities, or ask a server that gives them."
 CHAT, TEXT = "chat/completions", "completions"
 # Parameters that CHAT alone knows, or that mean something else to TEXT.
@@ -143,7 +144,8 @@ def _choices(text: str, seconds: float, choices: Sequence[str]) -> Response:
 
     A token says a choice if it is the choice or its beginning, whatever its case and the blanks around it, and no other
     choice begins so. A choice that no listed token says is no likelier than any of them: it gets the least of their
-    log-probabilities, which is an upper bound.
+    log-probabilities, which is an upper bound. Where none is said, all choices together are no likelier than what the
+    listed tokens leave of 1: each gets its share of that, if it is less.
 
     Raises:
         EndpointError: the server sends no log-probabilities. NoAnswerError: nothing was written that has any.
@@ -159,6 +161,9 @@ def _choices(text: str, seconds: float, choices: Sequence[str]) -> Response:
         if len(said) == 1:
             values[said[0]].append(value)
     least = min(value for _, value in found)
+    if not any(values.values()):
+        left = 1.0 - math.fsum(math.exp(min(value, 0.0)) for _, value in found)
+        least = min(least, math.log(max(left, _LEAST) / len(words)))
     return {"log_probs": [round(_log_of_sum(values[word] or [least]), 5) for word in words], **usage(body, seconds)}
 
 
