@@ -359,6 +359,42 @@ def test_a_server_that_cuts_prompts_is_found_out(served):
             rank_one(model(server))
 
 
+@pytest.mark.parametrize(
+    ("titles", "as_text"),
+    [(["New Film 1", "New Film 2"], False), (["Alien (1979)", "Brazil (1985)"], True), (["Alien (1979)"], True)],
+)
+def test_a_server_that_cuts_within_titles_is_found_out(titles, as_text, served):
+    """By titles that have the same tokens, or by a last token (of one byte here) from the middle of its title."""
+    request = request_of("likelihood") | {"candidates": titles}
+    kept = len(served.prompt({"messages": [{"role": "user", "content": request["instruction"]}]})) + 7
+
+    def script(request: Request) -> Reply:
+        reply = served(request)
+        told = json.loads(reply.content)
+        told["prompt_logprobs"] = told["prompt_logprobs"][:kept]
+        for token in told["prompt_logprobs"][1:]:
+            for value in token.values():
+                value["decoded_token"] = value["decoded_token"] if as_text else None
+        return replace(reply, content=json.dumps(told))
+
+    with serve(script) as server, pytest.raises(EndpointError, match=f"kept {kept} tokens.*max-model-len"):
+        answer(model(server), request)
+
+
+@pytest.mark.parametrize("last", ["", None, "token_id:7", "\ufffd", " (1979) ", ")"])
+def test_what_a_server_tells_of_the_last_token_is_no_cut_unless_it_stands_within_the_title(last, served):
+    def script(request: Request) -> Reply:
+        reply = served(request)
+        told = json.loads(reply.content)
+        for value in told["prompt_logprobs"][-1].values():
+            value["decoded_token"] = last
+        return replace(reply, content=json.dumps(told))
+
+    request = request_of("likelihood") | {"candidates": ["Alien (1979)"]}
+    with serve(script) as server:
+        assert answer(model(server), request)["lengths"] == [len("Alien (1979)")]
+
+
 def test_a_prompt_that_is_longer_than_the_servers_context_is_the_users_failure_in_the_servers_words(folder):
     with serve(model_server.Served(folder, context=40)) as server:
         (found,) = rank_one(model(server))
