@@ -105,7 +105,7 @@ def _times_fewer_tokens(model: HuggingFace, tasks: list[Task]) -> float:
 
 
 def _prompt(model: HuggingFace, task: Task) -> packed.Prompt:
-    return model._prompt(rankers.request_of(task, "likelihood", "film").request)
+    return model.prompt(rankers.request_of(task, "likelihood", "film").request)
 
 
 def agreement(ours: list[list[float]], theirs: list[list[float]]) -> float:
@@ -165,10 +165,20 @@ def _complete_list(model: HuggingFace, tasks: list[Task]) -> Callable[[], torch.
     """The same, with as many tokens as a numbered list of all candidates has (in a batch, the longest list's)."""
     requests = [rankers.request_of(task, "listwise", "film").request for task in tasks]
     lists = ["\n".join(f"{n}. {title}" for n, title in enumerate(one["candidates"], 1)) for one in requests]
-    length = max(len(model._tokens(text)) for text in lists)
-    inputs = model._padded(requests)
+    length = max(len(model.tokens(text)) for text in lists)
+    prompts = [model.prompt({**one, "kind": "score", "candidates": []}).prefix for one in requests]
+    inputs = _padded(prompts)
     options = {"do_sample": False, "min_new_tokens": length, "max_new_tokens": length}
-    return lambda: model.model.generate(**inputs, **options, pad_token_id=model.tokenizer.pad_token_id)
+    return lambda: model.model.generate(**inputs, **options, pad_token_id=0)  # a token that the mask leaves out
+
+
+def _padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Prompts as a batch that can be written on: padded on the left."""
+    longest = max(map(len, prompts))
+    return {
+        "input_ids": torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        "attention_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+    }
 
 
 PEERS = {"per candidate": _per_candidate, "listwise": _listwise, "complete list": _complete_list}

@@ -88,6 +88,7 @@ class ResultLine(Strict):
 # --- a small study ----------------------------------------------------------------------------------------------------
 
 ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "parameters": {"temperature": 0, "max_tokens": 200}}
+ATTEMPTS = 2
 HISTORY = ["The Third Man (1949)", "Brazil (1985)", "Das Boot (1981)"]
 
 
@@ -210,28 +211,28 @@ def test_a_lines_body_is_what_would_be_sent_online(asked, recordings, tmp_path):
 
 def test_requests_that_are_the_same_are_written_once(asked, model, recordings, tmp_path):
     duplicate = replace(asked[0], user=77)
-    for todo in ([*asked, duplicate], batch.open_requests([*asked, duplicate], model, recordings, check)):
+    for todo in ([*asked, duplicate], batch.open_requests([*asked, duplicate], model, recordings, check, ATTEMPTS)):
         ids = [line["custom_id"] for line in lines_of(batch.write(todo, model, tmp_path, "study"))]
         assert ids == [model.key(one) for one in asked]
 
 
 def test_what_is_answered_already_is_not_written(asked, model, recordings, tmp_path):
     recordings.append(model.key(asked[1]), {"text": ranked(asked[1]), "finish_reason": "stop", **USAGE})
-    todo = batch.open_requests(asked, model, recordings, check)
+    todo = batch.open_requests(asked, model, recordings, check, ATTEMPTS)
     ids = [line["custom_id"] for line in lines_of(batch.write(todo, model, tmp_path, "study"))]
     assert ids == [model.key(one) for place, one in enumerate(asked) if place != 1]
 
 
-def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left(asked, recordings):
-    model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
+def test_an_unusable_answer_makes_the_next_attempt_open_until_there_is_none_left(asked, model, recordings):
     refused = {"text": "I'm sorry, I cannot rank films.", "finish_reason": "stop", **USAGE}
     for one in asked:
         good = {"text": ranked(one), "finish_reason": "stop", **USAGE}
         recordings.append(model.key(one), refused if one is asked[2] else good)
-    (again,) = batch.open_requests(asked, model, recordings, check)
+    (again,) = batch.open_requests(asked, model, recordings, check, ATTEMPTS)
     assert again == replace(asked[2], attempt=1)
+    assert list(batch.open_requests(asked, model, recordings, check, 1)) == []  # whoever reads the first answer alone
     recordings.append(model.key(again), refused)
-    assert list(batch.open_requests(asked, model, recordings, check)) == []
+    assert list(batch.open_requests(asked, model, recordings, check, ATTEMPTS)) == []
 
 
 def test_a_further_attempt_has_an_id_of_its_own_and_the_next_seed(asked, tmp_path):
@@ -310,7 +311,7 @@ def test_a_partial_file_leaves_the_rest_open(asked, model, recordings, tmp_path)
     file = results_file(tmp_path / "part", [result(model.key(one), ranked(one)) for one in asked[:2]])
     counts = read([file], asked, model, recordings)
     assert (counts.recorded, counts.missing) == (2, 3)
-    assert list(batch.open_requests(asked, model, recordings, check)) == asked[2:]
+    assert list(batch.open_requests(asked, model, recordings, check, ATTEMPTS)) == asked[2:]
     assert str(counts).startswith("2 answers recorded, 0 known already, 0 failed (-)")
     assert "3 requests still without an answer" in str(counts)
 
@@ -319,7 +320,7 @@ def test_a_recorded_answer_that_is_none_is_an_error_and_not_left_out_of_the_batc
     recordings.append(model.key(asked[1]), {"text": None, "finish_reason": "stop", **USAGE})
     check = functools.partial(rankers.check, "listwise")
     with pytest.raises(RecordingError, match=rf"some--model.sqlite: .*user {asked[1].user} .*text is missing"):
-        list(batch.open_requests(asked, model, recordings, check))
+        list(batch.open_requests(asked, model, recordings, check, ATTEMPTS))
 
 
 def test_a_torn_last_line_is_counted_and_the_rest_recorded(asked, model, recordings, tmp_path):
@@ -392,7 +393,7 @@ def test_a_failed_line_is_counted_by_kind_and_stays_open(changes, kind, asked, m
     assert counts.failed == {kind: 1}
     assert (counts.recorded, counts.missing) == (4, 1)
     assert f"1 failed (1 {kind})" in str(counts)
-    assert list(batch.open_requests(asked, model, recordings, check)) == asked[:1]
+    assert list(batch.open_requests(asked, model, recordings, check, ATTEMPTS)) == asked[:1]
 
 
 def test_what_a_server_says_at_length_is_counted_in_short_and_without_the_key(asked, recordings, tmp_path, monkeypatch):
@@ -611,7 +612,7 @@ def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, record
     model = Endpoint("some/model", **(ENDPOINT | {"attempts": 2}))
     by_key = {model.key(replace(one, attempt=n)): (one, n) for one in asked for n in (0, 1)}
     for written in (5, 1):
-        files = batch.write(batch.open_requests(asked, model, recordings, check), model, tmp_path, "study")
+        files = batch.write(batch.open_requests(asked, model, recordings, check, ATTEMPTS), model, tmp_path, "study")
         lines = lines_of(files)
         assert len(lines) == written
         answered = []
@@ -620,7 +621,7 @@ def test_a_batch_in_two_rounds_is_replayed_without_any_call(tasks, asked, record
             text = "" if one.user == 4 and attempt == 0 else ranked(one)
             answered.append(result(line["custom_id"], text))
         assert read([results_file(tmp_path / "answers", answered)], asked, model, recordings).recorded == written
-    assert list(batch.open_requests(asked, model, recordings, check)) == []
+    assert list(batch.open_requests(asked, model, recordings, check, ATTEMPTS)) == []
 
     monkeypatch.setattr(Endpoint, "submit", lambda *_: pytest.fail("the endpoint was asked"))
     again = Recordings(recordings.path, replay_only=True)

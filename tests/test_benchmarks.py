@@ -7,7 +7,11 @@ import json
 import sys
 
 import pytest
+import rank_users
+import tiny_model
 
+from hybridrec.llm import rankers
+from hybridrec.llm.models.local import HuggingFace
 from hybridrec.study import paths
 
 BENCHMARKS = paths.ROOT / "benchmarks"
@@ -46,6 +50,21 @@ def test_a_benchmark_that_stops_stops_the_run_and_keeps_what_was_found(run, monk
     with pytest.raises(SystemExit, match="not the same work"):
         run.main(["fails"])
     assert (tmp_path / "results.json").read_text(encoding="utf-8") == '{"other": 1}'
+
+
+def test_the_language_models_peers_run_and_score_the_same(run, tmp_path):
+    """With a made-up model: a list to its end has a new token for each token of the longest list of candidates."""
+    import bench_llm
+
+    model, tasks = HuggingFace(tiny_model.save(tmp_path)), [rank_users.task(user) for user in (1, 22)]
+    ours, *peers = bench_llm._likelihood(model, tasks), *(peer(model, tasks) for peer in bench_llm.PEERS.values())
+    each, listwise, complete = (peer() for peer in peers)
+    assert bench_llm.agreement(ours(), each) <= bench_llm.TOLERANCE
+    assert bench_llm._times_fewer_tokens(model, tasks) > 1
+    assert len(listwise) == len(tasks)
+    shown = [model.count(rankers.request_of(task, "listwise", "film").request)[0] for task in tasks]
+    lists = ["\n".join(f"{n}. {item.title}" for n, item in enumerate(task.items, 1)) for task in tasks]
+    assert complete.shape == (len(tasks), max(shown) + max(map(len, lists)))  # its tokens are bytes
 
 
 def test_metrics_met_every_peer_on_every_shape_with_the_same_values():

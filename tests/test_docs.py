@@ -47,6 +47,14 @@ def test_a_page_is_its_text_alone(page):
     assert "<!--" not in BLOCK.sub("", text_of(page))
 
 
+@pytest.mark.parametrize("page", [*PAGES, paths.ROOT / "benchmarks" / "README.md"], ids=lambda page: page.name)
+def test_a_table_is_in_one_piece(page):
+    """Rows behind a blank line have no header of their own, and are shown as they stand."""
+    text = BLOCK.sub("", text_of(page))
+    tables = re.findall(r"^\|.*\n(?:\|.*(?:\n|\Z))*", text, re.M)
+    assert [table for table in tables if not re.match(r".*\n\|[-:| ]+\|\n", table)] == []
+
+
 def test_the_readme_is_short_and_fits_an_editor():
     lines = text_of(paths.ROOT / "README.md").splitlines()
     assert len(lines) <= 150
@@ -124,6 +132,19 @@ def test_every_example_makes_an_experiment_that_an_endpoint_can_do(example):
         settings.model, price=prices.Price(), **settings.endpoint.model_dump()
     )  # refuses a cap without a bound
     assert model.name == settings.model
+
+
+def test_the_settings_to_score_with_vllm_make_an_experiment():
+    (line,) = (line for line in text_of(ENDPOINTS).splitlines() if line.startswith("To score "))
+    keys, of_endpoint = [*re.findall(r"`(\w+ = [^`]+)`", line)], "[endpoint]" in line
+    (vllm,) = (tomllib.loads(one) for one in EXAMPLES if "Qwen/" in one)
+    changed = tomllib.loads("\n".join(keys))
+    assert of_endpoint and changed.keys() == {"modes", "cross_ways", "logprobs"}
+    vllm["endpoint"]["logprobs"] = changed.pop("logprobs")
+    default = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k.toml"))
+    default = {name: value for name, value in default.items() if name not in ("local", "larger_models", "taught")}
+    settings = config.build("example", default | vllm | changed, "the example")
+    assert {modes.get(mode).kind for mode in settings.modes} == {"generate", "score", "choose"}
 
 
 @pytest.mark.parametrize("example", PRICES)
@@ -278,7 +299,9 @@ def test_the_time_and_memory_that_are_told_were_measured():
 
 _WHICH = r'sections? ("[^"]+"|\d+(?:(?: to | and |, )\d+)*)(?!\.\d)'
 _ELSEWHERE = re.compile(rf"(?:[Nn]otebook |`?0)(\d[a-z]?)(?:_\w+`)?(?:\]\([^)]+\))?, {_WHICH}")
-_OWN = re.compile(rf"(?<!\d, )(?<!`, )(?<!\), )\b{_WHICH.replace('s', '[Ss]', 1)}")  # not of a paper
+_OWN = re.compile(
+    rf"(?<!\d, )(?<!`, )(?<!\), )\b{_WHICH.replace('s', '[Ss]', 1)}"
+)  # not of a paper: "00824, section 4"
 
 
 def headings(number: str) -> list[str]:

@@ -101,7 +101,10 @@ def as_text(request: dict[str, Any], end: str = "\n") -> list[dict[str, Any]]:
 
 
 def compare_choices(served: model_server.Served, here: HuggingFace, there: Endpoint, request: Any, bodies: Any) -> None:
-    """A choice that is not among the 20 likeliest tokens gets the least of their log-probabilities."""
+    """A choice that is not among the 20 likeliest tokens gets the least of their log-probabilities.
+
+    If neither is, both together get no more than those tokens leave of 1.
+    """
     words = likeliest(served, bodies)
     assert len(words) >= 4
     compared = 0
@@ -109,7 +112,10 @@ def compare_choices(served: model_server.Served, here: HuggingFace, there: Endpo
         asked = request | {"choices": [first, second]}
         local, remote = answer(here, asked), answer(there, asked)
         for body, own, other in zip(bodies, local["log_probs"], remote["log_probs"], strict=True):
-            least = served.log_probs(served.prompt(body))[-1].topk(20).values.min().item()
+            top = served.log_probs(served.prompt(body))[-1].topk(20).values
+            least = top.min().item()
+            if max(own) < least:
+                least = min(least, math.log((1 - top.exp().sum().item()) / 2))
             assert other == pytest.approx([max(value, least) for value in own], abs=1e-3)
             compared += sum(value > least for value in own)
     assert compared >= 10
@@ -259,6 +265,17 @@ def test_plain_text_of_the_studys_model_scores_as_it_does_here_and_a_word_is_not
 # --- what a server may list ------------------------------------------------------------------------------------------
 
 
+def test_grades_of_which_no_digit_is_listed_are_no_answer_where_little_is_left_for_them():
+    """Twenty words of 0.0495 each leave 0.01 for ten digits; each digit as likely as a word would make 0.495."""
+    words = {f" word{n}": math.log(0.0495) for n in range(20)}
+    choice = {"text": "?", "finish_reason": "length", "logprobs": {"top_logprobs": [words]}}
+    with serve(lambda request: Reply("answered", json.dumps({"choices": [choice]}))) as server:
+        found = answer(model(server), request_of("rating-lines"))
+        (ranked,) = rank_one(model(server), "rating-lines")
+    assert found["log_probs"] == [pytest.approx([math.log(0.001)] * 10, abs=1e-4)] * 5
+    assert ranked.failure == rankers.NO_ANSWER
+
+
 def lists(*told: tuple[str, float]) -> Any:
     """A server that lists these tokens for the first one, each with its probability."""
     top = [{"token": token, "logprob": math.log(share)} for token, share in told]
@@ -272,7 +289,9 @@ def lists(*told: tuple[str, float]) -> Any:
         ([("Yes", 0.6), (" yes", 0.1), ("YES", 0.05), ("No", 0.2)], 0.75, 0.2),
         ([("Y", 0.5), ("N", 0.25), ("Nope", 0.2)], 0.5, 0.25),
         ([("Yes", 0.9), ("Sure", 0.01)], 0.9, 0.01),
-        ([("", 0.5), (" ", 0.3), ("\n", 0.1)], 0.1, 0.1),
+        ([("", 0.5), (" ", 0.3), ("\n", 0.1)], 0.05, 0.05),
+        ([("Sure", 0.5), ("Maybe", 0.01)], 0.01, 0.01),
+        ([("Sure", 0.75), ("Maybe", 0.25)], 5e-10, 5e-10),
         ([("Yesterday", 0.5), ("No", 0.3), ("Not", 0.1)], 0.1, 0.3),
     ],
 )
@@ -338,6 +357,42 @@ def test_a_server_that_cuts_prompts_is_found_out(served):
     for kept in (slice(shortest - 5), slice(-(shortest - 5), None)):
         with serve(cuts(kept)) as server, pytest.raises(EndpointError, match=f"({shortest - 5}).*max-model-len"):
             rank_one(model(server))
+
+
+@pytest.mark.parametrize(
+    ("titles", "as_text"),
+    [(["New Film 1", "New Film 2"], False), (["Alien (1979)", "Brazil (1985)"], True), (["Alien (1979)"], True)],
+)
+def test_a_server_that_cuts_within_titles_is_found_out(titles, as_text, served):
+    """By titles that have the same tokens, or by a last token (of one byte here) from the middle of its title."""
+    request = request_of("likelihood") | {"candidates": titles}
+    kept = len(served.prompt({"messages": [{"role": "user", "content": request["instruction"]}]})) + 7
+
+    def script(request: Request) -> Reply:
+        reply = served(request)
+        told = json.loads(reply.content)
+        told["prompt_logprobs"] = told["prompt_logprobs"][:kept]
+        for token in told["prompt_logprobs"][1:]:
+            for value in token.values():
+                value["decoded_token"] = value["decoded_token"] if as_text else None
+        return replace(reply, content=json.dumps(told))
+
+    with serve(script) as server, pytest.raises(EndpointError, match=f"kept {kept} tokens.*max-model-len"):
+        answer(model(server), request)
+
+
+@pytest.mark.parametrize("last", ["", None, "token_id:7", "\ufffd", " (1979) ", ")"])
+def test_what_a_server_tells_of_the_last_token_is_no_cut_unless_it_stands_within_the_title(last, served):
+    def script(request: Request) -> Reply:
+        reply = served(request)
+        told = json.loads(reply.content)
+        for value in told["prompt_logprobs"][-1].values():
+            value["decoded_token"] = last
+        return replace(reply, content=json.dumps(told))
+
+    request = request_of("likelihood") | {"candidates": ["Alien (1979)"]}
+    with serve(script) as server:
+        assert answer(model(server), request)["lengths"] == [len("Alien (1979)")]
 
 
 def test_a_prompt_that_is_longer_than_the_servers_context_is_the_users_failure_in_the_servers_words(folder):
@@ -473,7 +528,7 @@ def test_a_batch_is_answered_as_the_server_answers_and_as_the_model_does_here(
     tasks = [rank_users.task(user) for user in range(3)]
     ranked = list(rankers.rank(tasks, always, nobody, recordings, noun="film", seed=1))
     assert all(one.replayed and not one.failure for one in ranked)
-    assert not list(batch.open_requests(asked, nobody, recordings, lambda *_: ""))
+    assert not list(batch.open_requests(asked, nobody, recordings, lambda *_: "", 2))
 
 
 @pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
@@ -488,7 +543,7 @@ def test_a_part_of_a_users_lines_is_no_answer_and_the_rest_completes_it(mode, se
     counts = read([first], asked, one, recordings)
     assert (counts.recorded, counts.missing, counts.partial) == (1, 1, 1)
     assert "1 in part: give all its result files in one call" in str(counts)
-    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "")] == [1]
+    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "", 2)] == [1]
     assert read([rest], asked, one, recordings).recorded == 0
     counts = read([rest, first], asked, one, recordings)
     assert (counts.recorded, counts.known, counts.missing, counts.partial) == (1, 1, 0, 0)
@@ -518,6 +573,27 @@ def test_a_batch_of_a_server_without_log_probabilities_says_so_and_records_nothi
     assert (counts.recorded, counts.missing, len(recordings)) == (0, 2, 0)
     assert sorted(counts.failed.values()) == [5, 6]
     assert all("Leave out the modes" in why for why in counts.failed)
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+@pytest.mark.parametrize("mode", ["likelihood", "pointwise"])
+def test_a_log_probability_that_is_no_finite_number_is_a_failure_and_not_recorded(
+    broken, mode, served, recordings, tmp_path
+):
+    one = Endpoint("toy", "http://127.0.0.1:9/v1", logprobs=True)
+    asked = [rankers.request_of(rank_users.task(user), mode, "film") for user in range(2)]
+    (file,) = batched(served, asked, one, tmp_path)
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    body = lines[-1]["response"]["body"]
+    if mode == "likelihood":
+        next(iter(body["prompt_logprobs"][-1].values()))["logprob"] = broken
+    else:
+        for told in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            told["logprob"] = broken
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    counts = read([file], asked, one, recordings)
+    assert (counts.recorded, counts.failed.total(), counts.missing) == (1, 1, 1)
+    assert [left.user for left in batch.open_requests(asked, one, recordings, lambda *_: "", 2)] == [1]
 
 
 def test_plain_text_is_not_put_into_a_batch(tmp_path):

@@ -1,8 +1,10 @@
 """What would be asked, and at what cost, is told and agreed to before anything is asked."""
 
 import itertools
+import json
 import math
 import re
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
@@ -12,7 +14,7 @@ from toy_model import NeverAsked, ToyModel, reply
 from hybridrec.errors import CommandError
 from hybridrec.llm import ways
 from hybridrec.llm.models.settings import EndpointSettings
-from hybridrec.llm.recordings import Recordings
+from hybridrec.llm.recordings import Recordings, request_key
 from hybridrec.llm.runner import Asked
 from hybridrec.study import __main__ as commands
 from hybridrec.study import config, cross_answers, cross_tasks, estimate, models, notebooks, paths, steps, tables
@@ -232,8 +234,16 @@ def test_the_estimate_from_the_ratings_is_that_from_notebook_01s_tables(toy, mon
     pd.testing.assert_frame_equal(*(estimate.estimate(toy, from_tables=way).table for way in (True, False)))
 
 
+def batched(settings: config.Experiment) -> dict[str, list[Asked]]:
+    """What batches hold, by mode."""
+    found: dict[str, list[Asked]] = {}
+    for group in estimate.in_batches(settings):
+        found.setdefault(group.mode, []).extend(group.asked)
+    return found
+
+
 def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_study):
-    requests = estimate.in_batches(small_study)
+    requests = batched(small_study)
     candidates, interactions, sparsity, items = (
         tables.read("toy", name) for name in ("candidates", "interactions", "sparsity", "items")
     )
@@ -255,9 +265,54 @@ def test_a_batch_asks_what_notebook_04_asks_and_shows_nothing_of_the_test(small_
 
 
 def test_a_batch_holds_what_is_asked_under_cross_and_whom_it_is_about(small_study):
-    before = estimate.in_batches(small_study)["listwise"]
-    found = estimate.in_batches(small_study.model_copy(update={"cross_ways": ("listwise",)}))["listwise"]
+    before = batched(small_study)["listwise"]
+    found = batched(small_study.model_copy(update={"cross_ways": ("listwise",)}))["listwise"]
     cross = cross_tasks.prepare(small_study)
     judged = sum(len(cross.users(cell)) for cell in cross.judged_cells)
     deciding = sum(len(set(cross.users(cell)) & set(cross.inactive())) for cell in cross.deciding_cells)
     assert len(found) == len(before) + 2 * judged + deciding and judged  # own and another's history
+
+
+def behind_an_endpoint(settings: config.Experiment, **changes: object) -> config.Experiment:
+    found = EndpointSettings(base_url="http://127.0.0.1:9/v1", logprobs=True, attempts=2)
+    return small(settings).model_copy(update={"endpoint": found, **changes})
+
+
+def test_a_batch_asks_about_the_folds_only_once_the_way_is_chosen(toy):
+    """Until then it would pay for answers in a way that may not be chosen; the estimate counts them all the same."""
+    toy = behind_an_endpoint(toy, cross_ways=(config.COMPARE,))
+    before = estimate.in_batches(toy)
+    assert {group.what for group in before} == {"", "ways to ask"}
+    assert estimate.estimate(toy, from_tables=True).table["mode"].str.endswith(estimate.CROSS).any()
+    for group in before:
+        for key, one in {group.llm.key(one): one for one in group.asked}.items():
+            if key not in group.recordings:
+                group.recordings.append(key, reply(one))
+    asked = {group.what for group in estimate.in_batches(toy)}
+    assert {"", "ways to ask", estimate.CROSS, f"{estimate.CROSS}, folds that decide"} <= asked
+
+
+def test_a_batch_holds_a_further_attempt_only_where_notebook_04_reads_it(toy, tmp_path, monkeypatch):
+    """Nobody says Yes or No: the published lists are asked once more, the folds (where attempt 0 is read) are not."""
+    from hybridrec.llm.models.endpoint import Endpoint
+
+    toy = behind_an_endpoint(toy, modes=("pointwise",), cross_ways=("pointwise",))
+    model = Endpoint(toy.model, **toy.endpoint.model_dump())
+    monkeypatch.setattr(models, "open_model", lambda *_, **__: model)
+    monkeypatch.setattr(paths, "BATCHES", tmp_path / "batches")
+    groups = estimate.in_batches(toy)
+    recordings, nothing = models.recordings_for(toy.dataset, toy.model), [[-9.0, -9.0]]
+    for one in {model.key(one): one for group in groups for one in group.asked}.values():
+        said = reply(one)
+        n = len(one.request["candidates"])
+        recordings.append(
+            model.key(one), said | ({"log_probs": nothing * n} if one.request["kind"] == "choose" else {})
+        )
+    commands.batch(toy)
+    lines = [json.loads(line) for file in paths.BATCHES.iterdir() for line in file.read_text("utf-8").splitlines()]
+    published = [replace(one, attempt=1) for group in groups if not group.what for one in group.asked]
+    expected = {request_key(part.body, 1) for one in published for part in model.parts(one)}
+    assert {line["custom_id"] for line in lines} == expected and expected
+    table = estimate.estimate(toy, from_tables=True).table
+    missing = (table["requests"] - table["recorded"]).groupby(table["mode"]).sum()
+    assert missing[missing > 0].index.tolist() == ["pointwise"] and (missing.index.str.contains(estimate.CROSS)).any()

@@ -38,10 +38,11 @@ class Stopped(ToyModel):
 @pytest.fixture
 def settings(monkeypatch, tmp_path) -> config.Experiment:
     asked = [rankers.request_of(task, "listwise", "film") for task in TASKS]
+    group, again = (estimate.Group(Stopped(), Recordings(None), "listwise", ones) for ones in (asked, asked[:3]))
     labels = pd.DataFrame(
         [(user, item, item < 2) for user in USERS for item in range(4)], columns=["user", "item", "relevant"]
     )
-    monkeypatch.setattr(estimate, "in_batches", lambda settings: {"listwise": [*asked, *asked[:3]]})
+    monkeypatch.setattr(estimate, "in_batches", lambda settings: [group, again])
     monkeypatch.setattr(models, "local", lambda name, **how: Stopped(**how))
     kept = Recordings(tmp_path / "answers.sqlite")
     monkeypatch.setattr(models, "recordings_for", lambda dataset, model: kept)

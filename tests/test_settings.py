@@ -236,7 +236,8 @@ def test_parameters_of_servers_in_use_are_sent_as_they_stand(parameters, settled
 @pytest.mark.parametrize(
     "key",
     "n best_of tools web_search_options service_tier messages prompt input documents model models stream "
-    "stream_options response_format extra_body options extra_headers api_key authorization num_predict".split(),
+    "stream_options response_format extra_body options extra_headers api_key authorization num_predict "
+    "truncate_prompt_tokens".split(),
 )
 def test_what_would_cost_more_or_ask_something_else_is_refused_with_a_reason(key, settled):
     with pytest.raises(SettingError, match=rf"{settled.where}: parameters has '{key}': leave it out, since") as caught:

@@ -19,7 +19,7 @@ from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.replies import NoAnswerError, said_by
 from hybridrec.llm.models.scoring import CHAT, Part, Read
 from hybridrec.llm.recordings import Recordings, request_key
-from hybridrec.llm.runner import Asked, Check, Redact, Response, recorded_answer
+from hybridrec.llm.runner import Asked, Check, Redact, Response, misfit, recorded_answer
 
 # The limits of the OpenAI Batch API are 50,000 requests and 200 MB a file.
 _LINES, _BYTES = 50_000, 190_000_000
@@ -63,14 +63,20 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(shown[:_REASONS]) + (f", {more} for {len(shown) - _REASONS} other reasons" if more else "")
 
 
-def open_requests(asked: Iterable[Asked], model: Endpoint, recordings: Recordings, check: Check) -> Iterator[Asked]:
+def open_requests(
+    asked: Iterable[Asked], model: Endpoint, recordings: Recordings, check: Check, attempts: int
+) -> Iterator[Asked]:
     """The requests that still need an answer: the first attempt that is not recorded, if those before it failed.
 
     Requests that are the same (two shuffles may be) come once, since a batch takes each custom_id once.
+
+    Args:
+        asked, model, recordings, check: as in ``runner.ask``.
+        attempts: how often a request is asked while its answer is a failure, by whoever reads the answers.
     """
     found: set[str] = set()
     for first in asked:
-        for one in _attempts(first, model):
+        for one in _attempts(first, attempts):
             key = model.key(one)
             if key not in recordings:
                 if key not in found:
@@ -81,8 +87,8 @@ def open_requests(asked: Iterable[Asked], model: Endpoint, recordings: Recording
                 break
 
 
-def _attempts(first: Asked, model: Endpoint) -> list[Asked]:
-    return [replace(first, attempt=number) for number in range(model.endpoint.attempts)]
+def _attempts(first: Asked, attempts: int) -> list[Asked]:
+    return [replace(first, attempt=number) for number in range(attempts)]
 
 
 def write(asked: Iterable[Asked], model: Endpoint, folder: Path, name: str) -> list[Path]:
@@ -183,7 +189,7 @@ class _Waiting:
     """All requests of a run with their further attempts, and for each line those that it is a part of."""
 
     def __init__(self, asked: Iterable[Asked], model: Endpoint) -> None:
-        once = {model.key(one): one for first in asked for one in _attempts(first, model)}
+        once = {model.key(one): one for first in asked for one in _attempts(first, model.endpoint.attempts)}
         self.requests = [
             _Open(one, key, [(custom_id, part.read) for custom_id, part in _lines_of(one, model)])
             for key, one in once.items()
@@ -213,6 +219,9 @@ def _record(
         return
     finally:
         one.found.clear()
+    if wrong := misfit(one.asked.request, joined):
+        counts.failed[f"the answer does not fit the request: {wrong}"] += 1
+        return
     redacted = redact(one.asked, joined)
     if one.key not in recordings:
         recordings.append(one.key, redacted)

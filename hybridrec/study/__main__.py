@@ -114,11 +114,13 @@ def batch(settings: config.Experiment) -> None:
     from hybridrec.llm import rankers
     from hybridrec.study import estimate as estimates
 
-    chat, asked = _endpoint(settings), estimates.in_batches(settings)
+    chat, todo = _endpoint(settings), dict[str, Any]()
     recordings = study_models.recordings_for(settings.dataset, settings.model)
-    checks = {mode: functools.partial(rankers.check, mode) for mode in asked}
-    todo = [one for mode in asked for one in batches.open_requests(asked[mode], chat, recordings, checks[mode])]
-    files = batches.write(todo, chat, paths.BATCHES, settings.name)
+    for group in estimates.in_batches(settings):
+        usable = functools.partial(rankers.check, group.mode)
+        wanted = batches.open_requests(group.asked, chat, recordings, usable, group.attempts)
+        todo |= {chat.key(one): one for one in wanted}
+    files = batches.write(todo.values(), chat, paths.BATCHES, settings.name)
     shown = ", ".join(paths.within_root(file) for file in files) or "nothing to write"
     print(f"{len(todo)} requests to ask {settings.model}: {shown}")
 
@@ -131,7 +133,7 @@ def import_results(settings: config.Experiment, files: list[Path]) -> None:
 
     if not files:
         raise CommandError("no files given: make import EXPERIMENT=name FILES='results.jsonl errors.jsonl'.")
-    asked = [one for requests in estimates.in_batches(settings).values() for one in requests]
+    asked = [one for group in estimates.in_batches(settings) for one in group.asked]
     recordings = study_models.recordings_for(settings.dataset, settings.model)
     print(batches.read(files, asked, _endpoint(settings), recordings, redact_response))
 

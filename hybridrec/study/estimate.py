@@ -31,7 +31,8 @@ class Group:
     """Requests to one model in one mode.
 
     ``live`` are users who are asked for although their answers are recorded; ``what`` says what they are asked for,
-    where it is not the lists of the first split.
+    where it is not the lists of the first split. ``attempts`` says how often notebook 04 asks while an answer cannot be
+    used: of what is asked once, a further attempt would never be read.
     """
 
     llm: Model
@@ -40,6 +41,7 @@ class Group:
     asked: list[Asked]
     live: Collection[Any] = ()
     what: str = ""
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _groups(
     noun, seed, inactive, plain = settings.noun, settings.seed, prepared.inactive, parameters(settings)
     llm = models.open_model(settings.model, plain["endpoint"], plain["local"])
     recordings = models.recordings_for(settings.dataset, settings.model)
-    everyone = _everyone(settings, prepared)
+    everyone, attempts = _everyone(settings, prepared), settings.endpoint.attempts if settings.endpoint else 1
     own = [task for task in everyone if task.user in inactive]
     users_of_own: list[Any] = [task.user for task in own]
     live = in_random_order(users_of_own, seed, "live")[: settings.live_users]
@@ -179,7 +181,8 @@ def _groups(
     asked = steps.asked(everyone, inactive, settings.modes, settings.everybody_modes)
     for name, of_mode in asked.items():
         users = [*of_mode, *(again if mode(name).writes else [])]
-        yield Group(llm, recordings, name, [rankers.request_of(task, name, noun) for task in users], live)
+        requests = [rankers.request_of(task, name, noun) for task in users]
+        yield Group(llm, recordings, name, requests, live, attempts=attempts)
     borrowed = {task.user: rankers.request_of(task, "likelihood", noun) for task in with_anothers_history(own, seed)}
     sampled = steps.sampled(everyone, inactive, prepared.candidates, seed)
     if "likelihood" in settings.modes:
@@ -204,10 +207,11 @@ def _groups(
         yield Group(llm, recordings, name, list(rankers.title_requests(lists, name, noun)), what=LISTS)
 
 
-def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
+def _cross_groups(settings: Experiment, from_tables: bool, guess: bool = True) -> Iterator[Group]:
     """The requests of notebook 04 under protocol ``cross``, in its order.
 
-    As long as the way is not chosen, the folds are counted as if it were the first of those compared.
+    As long as the way is not chosen, the folds are counted as if it were the first of those compared; without
+    ``guess`` what ways are compared by is all there is until then.
     """
     plain, routed = parameters(settings), _cross_triage(settings)
     larger = [one for one in plain["larger_models"] if one.get("cross_way")]
@@ -221,6 +225,8 @@ def _cross_groups(settings: Experiment, from_tables: bool) -> Iterator[Group]:
     try:
         chosen = todo.chosen
     except RecordingError:
+        if not guess:
+            return
         todo = replace(todo, ways=(ways.WAYS[0].name,))
         chosen = todo.chosen
     if chosen:
@@ -260,22 +266,20 @@ def _cross_triage(settings: Experiment) -> pd.DataFrame | None:
     return tables.read(settings.name, "cross_triage") if tables.is_there(settings.name, "cross_triage") else None
 
 
-def in_batches(settings: Experiment) -> dict[str, list[Asked]]:
-    """Everything that notebook 04 asks the experiment's model and a batch may answer, by mode.
+def in_batches(settings: Experiment) -> list[Group]:
+    """Everything that notebook 04 asks the experiment's model and a batch may answer.
 
-    That is what it writes, and what it scores where the endpoint gives log-probabilities.
+    That is what it writes, and what it scores where the endpoint gives log-probabilities. Where ways to ask are
+    compared, the folds are in it once the way is chosen, that is, once all answers that decide are recorded.
 
     Raises:
         MissingTableError: notebook 01 did not run yet.
     """
-    found: dict[str, list[Asked]] = {}
-    prepared = _prepared(settings)
-    lists = _lists(settings, prepared) or []
-    groups = _groups(settings.model_copy(update={"larger_models": ()}), prepared, lists, [])
-    for group in itertools.chain(groups, _cross_groups(settings.model_copy(update={"larger_models": ()}), True)):
-        if mode(group.mode).writes or (settings.endpoint and settings.endpoint.logprobs):
-            found.setdefault(group.mode, []).extend(group.asked)
-    return {name: asked for name, asked in found.items() if asked}
+    prepared, alone = _prepared(settings), settings.model_copy(update={"larger_models": ()})
+    groups = _groups(alone, prepared, _lists(settings, prepared) or [], [])
+    scores = settings.endpoint is not None and settings.endpoint.logprobs
+    found = itertools.chain(groups, _cross_groups(alone, from_tables=True, guess=False))
+    return [group for group in found if group.asked and (scores or mode(group.mode).writes)]
 
 
 def _everyone(settings: Experiment, prepared: steps.Prepared) -> list[Task]:
@@ -342,7 +346,7 @@ def _missing(group: Group) -> list[Asked]:
     again = {llm.key(one): one for one in group.asked if one.user in live}
     if hasattr(llm, "endpoint"):
         usable = functools.partial(rankers.check, group.mode)
-        wanted = list(batch.open_requests(group.asked, llm, recordings, usable))
+        wanted = list(batch.open_requests(group.asked, llm, recordings, usable, group.attempts))
     else:
         wanted = [one for one in group.asked if llm.key(one) not in recordings]
     return list((again | {llm.key(one): one for one in wanted}).values())

@@ -5,6 +5,7 @@ who ended the answer. So a sample of those answers is written again with nothing
 """
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,8 +53,11 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
     usual = models.local(settings.model, **loaded)
     patient = models.local(settings.model, stop_loops=False, **loaded)
     labels = tables.read(settings.name, "candidates")
-    for mode, asked in estimate.in_batches(settings).items():
-        first = {one.user: one for one in reversed(asked)}  # not those in which the candidates come in another order
+    written: dict[str, dict[Any, runner.Asked]] = {}
+    for group in estimate.in_batches(settings):
+        for one in group.asked:  # a user is asked again in other orders; the first counts
+            written.setdefault(group.mode, {}).setdefault(one.user, one)
+    for mode, first in written.items():
         answered = _rank(first.values(), mode, usual, settings)
         stopped = [one for one in answered if one.ended_by == runner.ENDED_BY["loop"]]
         users = pd.Index([one.user for one in stopped])

@@ -15,6 +15,7 @@ no share that is the candidate's.
 """
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from hybridrec.llm.models.replies import NoAnswerError, opened, usage
 from hybridrec.llm.runner import USAGE, Response
 
 _MOST = 20  # of the likeliest tokens, more are not given by OpenAI, and by vLLM only if it is told so at its start
+_LEAST = 1e-9  # of a probability that a difference from 1 tells: the server's numbers are rounded
+_LONGER = "Give the server a longer context (vLLM: --max-model-len), or show less of the history (history_length)."
 _REMEDY = "Leave out the modes that read probabilities, or ask a server that gives them."
 CHAT, TEXT = "chat/completions", "completions"
 # Parameters that CHAT alone knows, or that mean something else to TEXT.
@@ -118,20 +121,38 @@ def joined(request: dict[str, Any], responses: Sequence[Response]) -> Response:
     start = len(first["tokens"])
     if any(len(one["tokens"]) <= start for one in rest):
         raise EndpointError(
-            f"the server cuts prompts: one with a title behind it had no more tokens than without ({start}). Give the "
-            "server a longer context (vLLM: --max-model-len), or show less of the history (history_length)."
+            f"the server cuts prompts: one with a title behind it had no more tokens than without ({start}). {_LONGER}"
         )
     if any(one["tokens"][:start] != first["tokens"] for one in rest):
         raise EndpointError(
             "a title does not go on from the prompt: the server's chat template begins an answer differently where it "
-            "asks for one, or its tokenizer makes one token of the prompt's end and the title's beginning. So titles "
-            f"cannot be scored (mode likelihood). {_REMEDY}"
+            "asks for one, or its tokenizer makes one token of the prompt's end and the title's beginning, or it cuts "
+            f"long prompts at their beginning. So titles cannot be scored (mode likelihood). {_REMEDY}"
         )
+    if _cut_within(request["candidates"], rest):
+        longest = max(len(one["tokens"]) for one in rest)
+        raise EndpointError(f"the server cuts prompts: it kept {longest} tokens, and a title goes on. {_LONGER}")
     return {
         "log_probs": [round(math.fsum(one["log_probs"][start:]), 5) for one in rest],
         "lengths": [len(one["tokens"]) - start for one in rest],
         **together,
     }
+
+
+def _cut_within(titles: Sequence[str], read: Sequence[Response]) -> bool:
+    """Whether a title's tokens end before the title does, as far as that can be told.
+
+    Its last token stands within the title and not at its end; or another title has the same tokens. Titles that differ
+    only in what a tokenizer may leave out (case, compatible characters) are the same here.
+    """
+    of_tokens: dict[tuple[str, ...], str] = {}
+    for title, one in zip(titles, read, strict=True):
+        whole, last = (unicodedata.normalize("NFKC", text).casefold().strip() for text in (title, one["last"]))
+        if last in whole and not whole.endswith(last):
+            return True
+        if of_tokens.setdefault(tuple(one["tokens"]), whole) != whole:
+            return True
+    return False
 
 
 def _said(role: str, content: str) -> dict[str, str]:
@@ -143,7 +164,8 @@ def _choices(text: str, seconds: float, choices: Sequence[str]) -> Response:
 
     A token says a choice if it is the choice or its beginning, whatever its case and the blanks around it, and no other
     choice begins so. A choice that no listed token says is no likelier than any of them: it gets the least of their
-    log-probabilities, which is an upper bound.
+    log-probabilities, which is an upper bound. Where none is said, all choices together are no likelier than what the
+    listed tokens leave of 1: each gets its share of that, if it is less.
 
     Raises:
         EndpointError: the server sends no log-probabilities. NoAnswerError: nothing was written that has any.
@@ -159,6 +181,9 @@ def _choices(text: str, seconds: float, choices: Sequence[str]) -> Response:
         if len(said) == 1:
             values[said[0]].append(value)
     least = min(value for _, value in found)
+    if not any(values.values()):
+        left = 1.0 - math.fsum(math.exp(min(value, 0.0)) for _, value in found)
+        least = min(least, math.log(max(left, _LEAST) / len(words)))
     return {"log_probs": [round(_log_of_sum(values[word] or [least]), 5) for word in words], **usage(body, seconds)}
 
 
@@ -174,7 +199,7 @@ def _listed(logprobs: Any) -> list[tuple[Any, Any]]:
 
 
 def _prompt(text: str, seconds: float) -> Response:
-    """The prompt's tokens, and their log-probabilities.
+    """The prompt's tokens, their log-probabilities, and the last token as text ("": the server does not tell).
 
     Raises:
         EndpointError: the server sends none.
@@ -188,7 +213,8 @@ def _prompt(text: str, seconds: float) -> Response:
         values = [float(value["logprob"]) for _, value in found]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise EndpointError(f"the server's prompt_logprobs are not what vLLM documents. {_REMEDY}") from None
-    return {"tokens": [token for token, _ in found], "log_probs": values, **usage(body, seconds)}
+    last = str(found[-1][1].get("decoded_token") or "")
+    return {"tokens": [token for token, _ in found], "log_probs": values, "last": last, **usage(body, seconds)}
 
 
 def _within(value: Any, *names: str) -> Any:

@@ -19,6 +19,7 @@ _RESERVED = {
     **dict.fromkeys(("api_key", "authorization", "extra_headers"), "a key belongs into the variable key_variable"),
     **dict.fromkeys(("extra_body", "options"), "what stands in it is sent if it stands in parameters itself"),
     **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_output_tokens"), "max_tokens says it"),
+    "truncate_prompt_tokens": "a prompt that is cut lacks what is asked",
     "response_format": "json_schema = true sets it",
 }
 
