@@ -821,8 +821,9 @@ def test_figures_stand_where_there_is_nothing_to_show():
 def test_a_scale_of_many_values_is_drawn_in_twenty_bars():
     many = pd.Series(np.linspace(0, 100, 201))
     counts = pd.Series([1, 2, 3])
-    assert len(figures.data_portrait(counts, counts, many).axes[2].patches) == 20
-    assert len(figures.data_portrait(counts, counts, many.round(-1)).axes[2].patches) == 11
+    for ratings, bars in ((many, 20), (many.round(-1), 11)):
+        _, values = figures.data_portrait(counts, counts, ratings, 50).axes
+        assert len(values.patches) == 2 * bars  # those of what is liked, and of the others
 
 
 # --- end to end -------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class Checkout:
         after = self.files()
         changed = [name for name, content in self.before.items() if after.get(name) != content]
         ours = re.compile(
-            rf"{PARENT}/{OWN}/(requirements\.lock|notebooks/0[1-8]_\w+\.ipynb)"
+            rf"{PARENT}/{OWN}/(requirements\.lock|notebooks/(appendix/)?0[1-8][a-z]?_\w+\.ipynb)"
         )  # of lock, and of notebooks
         return [name for name in changed if name not in after or not ours.fullmatch(name)]
 

@@ -45,9 +45,13 @@ def read_source(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:
-    """The README is also what a server shows for the folder."""
+    """The README is also what a server shows for the folder, and whole tables lie where notebooks link to them."""
     if error is None and app.builder.format == "html":
         shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+        for table in paths.RESULTS.glob("*/*.csv"):
+            target = Path(app.outdir) / table.relative_to(paths.ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(table, target)
 
 
 class LinksToFolders(SphinxTransform):
