@@ -14,6 +14,7 @@ from hybridrec.errors import CommandError
 from hybridrec.evaluation import metrics, verdicts
 from hybridrec.llm import rankers, runner
 from hybridrec.llm.rankers import Ranking
+from hybridrec.llm.recordings import Recordings
 from hybridrec.randomness import in_random_order
 from hybridrec.study import config, estimate, models, tables
 
@@ -53,20 +54,22 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
     usual = models.local(settings.model, **loaded)
     patient = models.local(settings.model, stop_loops=False, **loaded)
     labels = tables.read(settings.name, "candidates")
+    recordings = models.recordings_for(settings.dataset, settings.model)
     written: dict[str, dict[Any, runner.Asked]] = {}
     for group in estimate.in_batches(settings):
         for one in group.asked:  # a user is asked again in other orders; the first counts
             written.setdefault(group.mode, {}).setdefault(one.user, one)
     for mode, first in written.items():
-        answered = _rank(first.values(), mode, usual, settings)
+        answered = _rank(first.values(), mode, usual, recordings, settings)
         stopped = [one for one in answered if one.ended_by == runner.ENDED_BY["loop"]]
         users = pd.Index([one.user for one in stopped])
         drawn = set(in_random_order(users, settings.seed, "heard out", mode)[:sample])
         kept = [one for user, one in first.items() if user in drawn]
-        again = _rank(kept, mode, patient, settings)
+        again = _rank(kept, mode, patient, recordings, settings)
         before = [one for one in stopped if one.user in drawn]
-        texts = [[_text(one, model, settings) for one in kept] for model in (usual, patient)]
-        alike = _mean(new.startswith(old) for old, new in zip(*texts, strict=True))
+        texts = [[str(recordings[model.key(one)]["text"]) for one in kept] for model in (usual, patient)]
+        # Blanks at the end of an answer may come from its cut.
+        alike = _mean(new.startswith(old.rstrip()) for old, new in zip(*texts, strict=True))
         counts: dict[str, float | str] = {
             "mode": mode,
             "users": len(answered),
@@ -76,15 +79,13 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
         yield _row(counts, before, again, labels)
 
 
-def _text(asked: runner.Asked, model: runner.Model, settings: config.Experiment) -> str:
-    """The recorded answer, without blanks at its end, which a cut may leave."""
-    return str(models.recordings_for(settings.dataset, settings.model)[model.key(asked)]["text"]).rstrip()
-
-
 def _rank(
-    asked: Collection[runner.Asked], mode: str, model: runner.Model, settings: config.Experiment
+    asked: Collection[runner.Asked],
+    mode: str,
+    model: runner.Model,
+    recordings: Recordings,
+    settings: config.Experiment,
 ) -> list[Ranking]:
-    recordings = models.recordings_for(settings.dataset, settings.model)
     tasks = [one.about for one in asked]
     found = rankers.rank(tasks, mode, model, recordings, noun=settings.noun, seed=settings.seed)
     return sorted(found, key=lambda one: str(one.user))

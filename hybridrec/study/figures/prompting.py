@@ -1,15 +1,13 @@
 """Figures of notebook 04 and its appendix: what the language model answers, and what it reads."""
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, reach, use_style
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, panels, reach
 
-_WIDE = 5.8  # inches: a panel as wide as the page, so panels stand under each other
 _ENDS = {"by model": BLUE, "by our stop rule": ORANGE, "by our budget": RED, "by server": GREY}
 _LEAST_LABELLED = 0.08  # a narrower part of a bar has no room for its share
 _KINDS = {"missing": "Left out", "invalid": "Invented", "duplicates": "Named again"}
@@ -23,7 +21,7 @@ def written_answers(ends: pd.DataFrame, repaired: pd.DataFrame) -> Figure:
         repaired: what ``prompting.repaired`` returned, of the same models and ways.
     """
     names = [f"{model},\n{ranker}" for model, ranker in ends.index]
-    figure, (above, below) = _panels(2, 1.1 + 0.5 * len(ends))
+    figure, (above, below) = panels([1.1 + 0.5 * len(ends)] * 2)
     start = np.zeros(len(ends))
     for end, colour in _ENDS.items():
         shares = ends[end].fillna(0.0).to_numpy()
@@ -60,7 +58,7 @@ def validity_by_length(answers: pd.DataFrame) -> Figure:
     Args:
         answers: what ``validity.answers`` returned, of one model.
     """
-    figure, axes = _panels(3, 1.9)
+    figure, axes = panels([1.9] * 3)
     ways = list(answers["ranker"].unique())
     for axis, (kind, told) in zip(axes, _KINDS.items(), strict=True):
         for way, colour in zip(ways, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
@@ -84,7 +82,7 @@ def position_bias(report: pd.DataFrame) -> Figure:
         report: index ranker, user; columns echo, agreement (Kendall's tau).
     """
     ways = list(report.index.get_level_values("ranker").unique())
-    figure, axes = _panels(2, 1.2 + 0.6 * len(ways))
+    figure, axes = panels([1.2 + 0.6 * len(ways)] * 2)
     spread = np.random.default_rng(0)
     titles = {"echo": "Answer and the order shown", "agreement": "Answers to two orders shown"}
     for axis, column in zip(axes, titles, strict=True):
@@ -107,7 +105,7 @@ def reading(table: pd.DataFrame) -> Figure:
         table: model, history (what was shown), users, auc, low, high.
     """
     models = list(table["model"].unique())
-    figure, axes = _panels(max(len(models), 1), 1.1 + 0.36 * table["history"].nunique())
+    figure, axes = panels([1.1 + 0.36 * table["history"].nunique()] * max(len(models), 1))
     for axis, model in zip(axes, models, strict=False):
         rows = table[table["model"] == model].iloc[::-1]
         places = np.arange(len(rows))
@@ -123,10 +121,3 @@ def reading(table: pd.DataFrame) -> Figure:
         axis.set(xlabel="mean AUC, 95 % interval over users (dotted: ½)")
         axis.set_title(f"{model}\n({rows['users'].iloc[0]:,} users)")
     return figure
-
-
-def _panels(rows: int, tall: float) -> tuple[Figure, np.ndarray]:
-    """A figure with so many panels under each other, each so many inches tall, in our style."""
-    use_style()
-    figure, axes = plt.subplots(rows, 1, figsize=(_WIDE, tall * rows), squeeze=False)
-    return figure, axes[:, 0]

@@ -7,24 +7,16 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hybridrec.study import taught as study
 from hybridrec.study.figures.evaluation import VERDICT_COLOURS, draw_differences
-from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes, use_style
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes, panels
 
 _COLOURS = (ORANGE, PURPLE, GREEN, BLUE, RED, GREY)
 _WIDE = 6.2
 _APART = 0.17  # between two groups in one row
 _FILLED = {"weak": False, "inactive": True}
-
-
-def _below_each_other(panels: int, high: float) -> tuple[Figure, np.ndarray]:
-    """So many panels, each that many inches high, one under the other: legible on a narrow screen."""
-    use_style()
-    figure, axes = plt.subplots(panels, 1, figsize=(_WIDE, high * panels), squeeze=False)
-    return figure, axes[:, 0]
 
 
 def _group_handles(groups: Sequence[str], sizes: Mapping[str, int]) -> list[mpl.lines.Line2D]:
@@ -50,7 +42,7 @@ def curve(card: Mapping[str, Any], held: int) -> Figure:
         held: how many users were held back.
     """
     rows = pd.DataFrame(card["curve"])
-    figure, (above, below) = _below_each_other(2, 2.5)
+    figure, (above, below) = panels([2.5] * 2, _WIDE)
     above.plot(rows["step"], rows["auc"], "o-", color=ORANGE, ms=4, label="own history")
     above.plot(rows["step"], rows["another"], "s--", color=PURPLE, ms=4, label="another user's history")
     above.axvline(card["best"]["step"], color=GREY, lw=1, ls=":", label="step that is kept")
@@ -128,7 +120,7 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
         tables: by what the number is of: ``study.BY``.
         rankers: which of its rankers.
     """
-    figure, axes = _below_each_other(len(tables), 2.9)
+    figure, axes = panels([2.9] * len(tables), _WIDE)
     for axis, (called, table) in zip(axes, tables.items(), strict=True):
         bins = list(dict.fromkeys(table["ratings"]))
         for at, (ranker, colour) in enumerate(zip(rankers, _COLOURS, strict=False)):
