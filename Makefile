@@ -218,14 +218,16 @@ lint: .stamps/env  ## style and docstrings (ruff), types (mypy), which module ma
 # run one after the other in one process; WORKERS such processes take the files in the order they are named.
 WORKERS := 2
 JUDGES  := moved_fits class exercises results
-TEST     = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST   = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
+REPLAYED = HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200
 
 test: lint models  ## lint, all unit tests, then the notebooks for real, replaying the recordings (results stay untouched)
-	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(TEST) tests -m "not fresh and not browser and not exercises"
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-thorough} $(PYTEST) tests -m "not fresh and not browser and not exercises"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
-	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_LLM=replay HYBRIDREC_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(foreach one,$(sort $(NOTEBOOKS) $(APPENDIX)),$(call source,$(one)))
+	$(REPLAYED) $(foreach one,$(NOTEBOOKS),$(call source,$(one)))
+	$(REPLAYED) -n $(WORKERS) --dist loadfile $(foreach one,$(APPENDIX),$(call source,$(one)))
 	@HYBRIDREC_SCRATCH=$(SCRATCH) $(PY) -m hybridrec.study fits ml-100k
-	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(TEST) $(JUDGES:%=tests/test_%.py) -m "fresh or exercises"
+	HYBRIDREC_SCRATCH=$(SCRATCH) HYBRIDREC_FRESH=$(SCRATCH) $(PYTEST) $(JUDGES:%=tests/test_%.py) -m "fresh or exercises"
 
 # Ray and DuckDB lie apart from the environment, as peers do.
 test-scale: .stamps/env .stamps/engines  ## the tests that need Ray and DuckDB (minutes)

@@ -263,7 +263,7 @@ def test_a_test_run_empties_its_scratch_folder_wherever_another_is_named(given, 
     assert checkout.lost() == []
     lines = checkout.log.read_text(encoding="utf-8").splitlines()
     runs = [line for line in lines if any(part in line for part in ("--nbval", "study fits", "tests/test_class.py"))]
-    assert len(runs) == 3
+    assert len(runs) == 4
     assert {line.partition("|")[0] for line in runs} == {".stamps/scratch"}
 
 
