@@ -154,6 +154,17 @@ def test_who_was_trained_for_the_worst_served_stands_beside_the_ordinary_objecti
     assert "| `asked` | MF-CVaR | 0.663 harms | – | 0.690 cannot tell | – |" in text
 
 
+def test_what_became_of_answers_that_were_heard_out_is_told_with_its_interval(results):
+    assert "our stop rule" not in overview.index(["asked", "nobody"])
+    row = {"mode": "listwise", "stopped": 513, "sample": 100, "by_model": 59, "by_budget": 41, "other_order": 0.09,
+           "tokens_stopped": 159.04, "tokens_heard_out": 1593.2, "missing_stopped": 0.7, "missing_heard_out": 0.69,
+           "n": 78, "difference": 0.0185, "low": -0.008, "high": 0.045, "verdict": "equivalent"}  # fmt: skip
+    pd.DataFrame([row]).to_csv(results / "asked" / "heard_out.csv", index=False)
+    text = overview.index(["asked", "nobody"])
+    assert "| `asked` | `listwise` | 100 of 513 | the model 59, its budget 41 | 159, heard out 1,593 | 70%, " in text
+    assert "heard out 69% | 9% | **equivalent**: +0.018 (-0.008 to +0.045), 78 users |" in text
+
+
 def test_the_taught_model_stands_beside_what_it_has_to_beat():
     mean = {"group": "inactive", "ranker": "taught", "auc": 0.642, "low": 0.632, "high": 0.653, "n": 601}
     row = {"group": "inactive", "ranker": "taught", "against": "taught, another's history", "verdict": "equivalent"}
@@ -208,7 +219,7 @@ def test_committed_overview_is_what_the_results_give(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
-    made = {result for result, *_ in overview.made_by()} | {"seeds", "rivals", "teaching"}
+    made = {result for result, *_ in overview.made_by()} | {"seeds", "rivals", "teaching", "heard_out"}
     there = {file.stem for file in (paths.RESULTS / name).iterdir() if file.suffix in (".csv", ".png", ".svg")}
     assert there <= made, "a leftover, or made where the index does not look"
 

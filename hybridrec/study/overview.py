@@ -102,6 +102,7 @@ def index(names: list[str]) -> str:
         answers.families(found),
         "",
         *_told_of_seeds(other_seeds(names)),
+        *_told_of_hearing_out(names),
         *_told_of_teaching(names),
         *_told_of_rivals(names),
         "## Every table and figure",
@@ -114,6 +115,7 @@ def index(names: list[str]) -> str:
         for name, notebook, section, cell in made_by()
     ]
     made.append(["`make seeds`", "Other seeds of the folds", "`seeds`", *(_link(name, "seeds") for name in names)])
+    made.append(["`make hear-out`", "Answers heard out", "`heard_out`", *(_link(one, "heard_out") for one in names)])
     made.append(["`make teach-ways`", "Ways to teach", "`teaching`", *(_link(one, "teaching") for one in names)])
     made.append(["`make rivals`", "Trained for the worst served", "`rivals`", *(_link(one, "rivals") for one in names)])
     lines.append(answers.markdown(["made by", "section", "table or figure", *names], made))
@@ -129,6 +131,30 @@ def _told_of_seeds(seeds: pd.DataFrame) -> list[str]:
         for name, rows in seeds.groupby("dataset", sort=False)
     ]
     return ["## Is it the seed?", "", *told, "", "Where they differ: [seeds.csv](seeds.csv).", ""]
+
+
+def _told_of_hearing_out(names: list[str]) -> list[str]:
+    """What became of answers that our stop rule had ended; no line where ``make hear-out`` has not run."""
+    rows = []
+    for name in (name for name in names if _link(name, "heard_out") != "–"):
+        for one in pd.read_csv(paths.RESULTS / name / "heard_out.csv").itertuples():
+            ended = f"the model {one.by_model}, its budget {one.by_budget}"
+            tokens = f"{one.tokens_stopped:,.0f}, heard out {one.tokens_heard_out:,.0f}"
+            missing = f"{one.missing_stopped:.0%}, heard out {one.missing_heard_out:.0%}"
+            auc = f"**{one.verdict}**: {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {one.n} users"
+            sample = f"{one.sample} of {one.stopped}"
+            rows.append([f"`{name}`", f"`{one.mode}`", sample, ended, tokens, missing, f"{one.other_order:.0%}", auc])
+    if not rows:
+        return []
+    told = (
+        "Our stop rule ends an answer that only repeats itself. A seeded sample of the answers that it ended was "
+        "written again with nothing but the budget to end them (`make hear-out`): who ends them then, how many tokens "
+        "an answer has, how much of the list it leaves out, for how many users the ranking becomes another, and what "
+        "AUC gains under the published protocol. Texts are written in other batches then, where rounding alone may "
+        "lead to another word: `begin_alike` in `heard_out.csv` is the share of answers that begin as they did."
+    )
+    header = ["dataset", "way to ask", "answers", "now ended by", "tokens", "missing", "other ranking", "AUC gained"]
+    return ["## Is it our stop rule?", "", told, "", answers.markdown(header, rows), ""]
 
 
 def _told_of_teaching(names: list[str]) -> list[str]:
