@@ -126,7 +126,7 @@ rivals: $(STAMPS)/03_user_triage  ## train recommenders for the worst served, an
 	$(PY) -m hybridrec.study rivals $(EXPERIMENT)
 
 # Minutes for each way to ask, on one core; what was heard out before is replayed.
-hear-out: $(STAMPS)/04_llm_prompting  ## hear out a sample of the answers that our stop rule ended (an hour on two cores)
+hear-out: $(STAMPS)/04_llm_prompting  ## hear out a sample of the answers that our stop rule ended (half an hour on two cores)
 	$(PY) -m hybridrec.study hear-out $(EXPERIMENT)
 
 # What is done is found again by its fits and answers; the overview shows where the seeds differ.

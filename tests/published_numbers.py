@@ -5,7 +5,8 @@ Pages carry no note of it: numbers.toml, next to this file, says for each page w
 results/<experiment>/metrics.json they come from. It also says under which headings stand tables that are made whole.
 
 A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``,
-one in benchmarks/results.json with ``benchmarks/``, and one in benchmarks/scale.json with ``scale/``.
+one in benchmarks/results.json with ``benchmarks/``, one in benchmarks/scale.json with ``scale/``, and one in a row of
+ml-100k's heard_out.csv (`make hear-out`) with ``heard_out/``.
 
 When the results have changed, this writes all of it anew, each number with as many decimals as it has::
 
@@ -13,6 +14,7 @@ When the results have changed, this writes all of it anew, each number with as m
 """
 
 import argparse
+import csv
 import functools
 import json
 import re
@@ -29,15 +31,20 @@ NUMBERS = Path(__file__).with_name("numbers.toml")
 NOT_RUN = "not run"
 WORDS = (*answers.VERDICTS, NOT_RUN)
 SHOWN = rf"([+−-]?\d+(?:\.\d+)?|{'|'.join(WORDS)})"
+MEASURED = {
+    "benchmarks": "benchmarks/results.json",
+    "scale": "benchmarks/scale.json",
+    "heard_out": "results/ml-100k/heard_out.csv",
+}
 DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
 
 @functools.cache
 def results(folder: str) -> Any:
-    """An experiment's metrics.json, or with the name "benchmarks" or "scale" what was measured."""
-    measured = {"benchmarks": "benchmarks/results.json", "scale": "benchmarks/scale.json"}
-    file = ROOT / measured.get(folder, f"results/{folder}/metrics.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+    """An experiment's metrics.json, or what a command measured that is no part of ``make reproduce``."""
+    file = ROOT / MEASURED.get(folder, f"results/{folder}/metrics.json")
+    text = file.read_text(encoding="utf-8")
+    return [*csv.DictReader(text.splitlines())] if file.suffix == ".csv" else json.loads(text)
 
 
 def metrics_of(path: str) -> tuple[Any, str]:
