@@ -1,13 +1,11 @@
 """The steps of a study, in order: notebooks, other splits, batch files and the check of own ratings call the same.
 
-A notebook that teaches a step spells it out with the library's functions that the step calls here. What protocol
-``cross`` has instead is in ``cross_steps``.
+A notebook that teaches a step spells it out with the library's functions that the step calls here. What the language
+model is asked is in ``prompting``, and what protocol ``cross`` has instead in ``cross_steps``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,7 @@ import pandas as pd
 from hybridrec import schema
 from hybridrec.data import datasets, splits
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import arms, controls, cross, metrics, statistics
-from hybridrec.llm import rankers, shuffles
-from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Model, Response
-from hybridrec.llm.tasks import Task, build_tasks
-from hybridrec.randomness import generator, in_random_order
+from hybridrec.evaluation import arms, controls, cross, metrics
 from hybridrec.recommenders.scorer import FromTable
 from hybridrec.study import paths
 from hybridrec.study.config import PUBLISHED_MODE, PUBLISHED_RECOMMENDERS, Experiment, compared_recommenders
@@ -179,130 +172,6 @@ def judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     return scores.loc[scores["part"] == "test", columns].merge(candidates[["user", "item", "relevant"]])
 
 
-# --- the language model (notebook 04) ---------------------------------------------------------------------------------
-
-
-def tasks(
-    interactions: pd.DataFrame, candidates: pd.DataFrame, items: pd.DataFrame, history_length: int, rating_scale: int
-) -> list[Task]:
-    """What the language model has to order: a task for each user with two candidates or more."""
-    rankable = splits.rankable(candidates)
-    users, known = rankable["user"].unique(), splits.known(interactions)
-    return build_tasks(users, known, rankable, items, history_length, rating_scale)
-
-
-def asked(
-    tasks: Sequence[Task], inactive: pd.Index, modes: Iterable[str], everybody_modes: Sequence[str]
-) -> dict[str, list[Task]]:
-    """Whom the model is asked for, by mode: inactive users, and in some modes everybody."""
-    return {mode: [task for task in tasks if mode in everybody_modes or task.user in inactive] for mode in modes}
-
-
-def sampled(tasks: Sequence[Task], inactive: pd.Index, candidates: pd.DataFrame, seed: int) -> list[Task]:
-    """Inactive users who have a pair to order, in a seeded order: the first n are a sample of n for larger models."""
-    eligible = inactive.intersection(splits.with_a_pair(candidates))
-    by_user = {task.user: task for task in tasks}
-    return [by_user[user] for user in in_random_order(eligible, seed, "ladder")]
-
-
-def published_weak(tasks: Sequence[Task], triage: pd.DataFrame) -> list[Task]:
-    """The tasks of everybody whom one of the compared recommenders calls weak under the published protocol.
-
-    Args:
-        tasks: of everybody.
-        triage: what ``triage.triage_table`` returned.
-    """
-    compared = compared_recommenders(triage["recommender"].unique())
-    rows = triage[(triage["protocol"] == "published") & triage["weak"] & triage["recommender"].isin(compared)]
-    weak = set(rows["user"])
-    return [task for task in tasks if task.user in weak]
-
-
-def recorded(
-    ranking: rankers.Ranking, task: Task, mode: str, model: Model, recordings: Recordings, noun: str
-) -> Response | None:
-    """The recorded answer from which a ranking was read; None where there is none, as for a user who was refused."""
-    key = model.key(replace(rankers.request_of(task, mode, noun), attempt=ranking.attempts - 1))
-    if key not in recordings:
-        return None
-    return recordings[key]
-
-
-ON_WEAK = ("model", "ranker", "recommender", "users", "recommender_auc", "auc", "low", "high")
-HISTORIES = ("no history", "another user's history", "own history")
-
-
-def by_history(
-    own: Sequence[Task],
-    borrowed: Sequence[Task],
-    prior: pd.DataFrame,
-    model: Model,
-    recordings: Recordings,
-    noun: str,
-    seed: int,
-) -> pd.DataFrame:
-    """The same candidates ranked by "likelihood" without a history, with another user's and with the user's own.
-
-    Args:
-        own, borrowed: tasks of the same users; ``borrowed`` is what ``with_anothers_history`` returned.
-        prior: what ``rankers.prior_of`` returned.
-        model, recordings, noun, seed: as in ``rankers.rank``.
-
-    Returns:
-        What ``rankers.table`` returns; ``ranker`` is one of HISTORIES.
-    """
-    ask = partial(rankers.rank, mode="likelihood", model=model, recordings=recordings, noun=noun, seed=seed)
-    found = (rankers.rank_by_prior(own, prior), ask(borrowed), ask(own))
-    return pd.concat([rankers.table(one).assign(ranker=name) for name, one in zip(HISTORIES, found, strict=True)])
-
-
-def reading(
-    rankings: pd.DataFrame, candidates: pd.DataFrame, seed: int, samples: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Does a model rank better with a user's own history?
-
-    Args:
-        rankings: model, and what ``by_history`` returned. Users without an answer to one of the requests are left out.
-        candidates: user, item, relevant. Users without a liked and another item have no AUC, and are left out.
-        seed, samples: of the bootstrap over users.
-
-    Returns:
-        AUC with each history: model, history, users, auc, low, high (the 95 % interval of the mean). And the paired
-        differences: model, history, against, users, difference, low, high.
-    """
-    dots, differences = [], []
-    for model, rows in rankings.groupby("model", sort=False):
-        answered = rows[rows["failure"] == ""].assign(draw=0)
-        auc = quality(answered, candidates).pivot(index="user", columns="ranker", values="auc")
-        auc = auc.reindex(columns=list(HISTORIES)).dropna()
-        for name in HISTORIES:
-            dots.append({"model": model, "history": name, **_mean(auc[name], "auc", (seed, model, name), samples)})
-        for name, other in combinations(HISTORIES[::-1], 2):
-            mean = _mean(auc[name] - auc[other], "difference", (seed, model, name, other), samples)
-            differences.append({"model": model, "history": name, "against": other, **mean})
-    return (
-        pd.DataFrame(dots, columns=["model", "history", "users", "auc", "low", "high"]),
-        pd.DataFrame(differences, columns=["model", "history", "against", "users", "difference", "low", "high"]),
-    )
-
-
-def _mean(values: pd.Series, called: str, key: tuple, samples: int) -> dict[str, float]:
-    """How many users, their mean, and its interval."""
-    seed, *names = key
-    low, high = statistics.bootstrap_interval(values.to_numpy(), generator(seed, "reading", *names), samples)
-    return {"users": len(values), called: values.mean(), "low": low, "high": high}
-
-
-def reordered(tasks: Sequence[Task], inactive: pd.Index, orders: int, users: int, seed: int) -> list[list[Task]]:
-    """The same candidates in several orders, for a sample of inactive users; the first order is the tasks' own.
-
-    Where no inactive user has a list to order, the sample is empty.
-    """
-    able = [task for task in tasks if task.user in inactive and len(task.candidates) > 1]
-    sample = shuffles.sample(able, users, seed) if able else []
-    return [[shuffles.shuffled(task, number, seed) for task in sample] for number in range(orders)]
-
-
 # --- evaluation (notebook 05) -----------------------------------------------------------------------------------------
 
 
@@ -345,31 +214,6 @@ def quality(rankings: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
 def as_one_fold(table: pd.DataFrame) -> pd.DataFrame:
     """A table of the published protocol as protocol ``cross`` has it: its only test is fold 0."""
     return table.assign(fold=0, test=0)
-
-
-def on_published_weak(
-    lists: pd.DataFrame, weak: pd.DataFrame, names: pd.DataFrame, seed: int, samples: int
-) -> pd.DataFrame:
-    """The published pattern of larger models: AUC of the weak users before, and in the model's order.
-
-    Args:
-        lists: what ``evaluation.cross.lists`` made of all rankings, as one fold.
-        weak: recommender, test, user: whom the compared recommenders call weak.
-        names: model, ranker: what to look at; "model: ranker" is its name in ``lists``.
-        seed, samples: of the bootstrap over users.
-
-    Returns:
-        model, ranker, recommender, users (weak ones with an answer and a pair to order), recommender_auc, auc, and low
-        and high, the 95 % interval of auc. A random order has an AUC of one half.
-    """
-    rows = []
-    for model, ranker in names[["model", "ranker"]].itertuples(index=False):
-        answered = lists.loc[lists["ranker"] == f"{model}: {ranker}", ["test", "user"]]
-        for name, group in weak.merge(answered).groupby("recommender", sort=False):
-            own, new = (cross.quality(lists, group, one)["auc"] for one in (str(name), f"{model}: {ranker}"))
-            row = {"model": model, "ranker": ranker, "recommender": name, "recommender_auc": own.mean()}
-            rows.append(row | _mean(new, "auc", (seed, model, ranker, name), samples))
-    return pd.DataFrame(rows, columns=[*ON_WEAK])
 
 
 def not_compared(recommenders: Sequence[str], rankers: Sequence[str]) -> list[str]:
