@@ -107,7 +107,7 @@ def items() -> pd.DataFrame:
 def small_study(interactions, items, tmp_path, monkeypatch) -> "config.Experiment":
     """A study of three modes, in a folder of its own, that has run notebook 01; one mode is asked for everybody."""
     from hybridrec.data import datasets
-    from hybridrec.study import config, steps, tables
+    from hybridrec.study import config, cross_steps, steps, tables
 
     monkeypatch.setenv("HYBRIDREC_SCRATCH", str(tmp_path))
     values = config.parameters(config.load("ml-100k"))
@@ -120,6 +120,6 @@ def small_study(interactions, items, tmp_path, monkeypatch) -> "config.Experimen
     tables.write("toy", interactions=prepared.interactions, candidates=prepared.candidates, items=items)
     tables.write("toy", sparsity=sparsity)
     how = (settings.like_threshold, settings.folds, settings.seed)
-    divided, candidates = steps.cross_divide(interactions, *how)
+    divided, candidates = cross_steps.divide(interactions, *how)
     tables.write("toy", cross_ratings=divided, cross_candidates=candidates)
     return settings

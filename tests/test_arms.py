@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from hybridrec.data import folds
 from hybridrec.errors import ScoresError
 from hybridrec.evaluation import arms, lists
-from hybridrec.study import steps
+from hybridrec.study import cross_arms
 
 FOLDS, LIKE = 4, 4
 
@@ -254,10 +254,10 @@ def everything(divided: pd.DataFrame, items: pd.DataFrame, vectors: np.ndarray, 
     answers = of_model.assign(model="tiny", failure="")
     routed = pd.concat([inactive(cross).assign(recommender=name) for name in ("A", "B")])
     routed = routed.assign(inactive=True, weak=True, performance=0.5)
-    found = steps.cross_arms(
+    found = cross_arms.assemble(
         divided, folds.candidates(divided, LIKE, 1), LIKE, items, vectors, cross.write(given), answers, routed
     )
-    plan = steps.cross_judged_by_plan(found, routed, answers, "tiny")
+    plan = cross_arms.judged_by_plan(found, routed, answers, "tiny")
     return {"fusions": found.fusions, "stack": found.stack, "bar": plan.bar, "ask": plan.primary.ask}
 
 

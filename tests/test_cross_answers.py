@@ -14,7 +14,7 @@ from hybridrec.data import folds
 from hybridrec.errors import RecordingError
 from hybridrec.llm import calibration, rankers, ways
 from hybridrec.llm.recordings import Recordings
-from hybridrec.study import config, cross_answers, cross_tasks, models, paths, steps
+from hybridrec.study import config, cross_answers, cross_steps, cross_tasks, models, paths, steps
 from hybridrec.weak_users import triage
 
 FOLDS, SEED = 3, 2024
@@ -152,7 +152,7 @@ def test_who_is_inactive_is_said_by_notebook_03_too(sparsity):
     limits = triage.Thresholds(0.5, sparsity)
     cross = replace(made_up(), thresholds=limits)
     scores = cross.divided.assign(ranker="A", score=0.0).merge(pd.DataFrame({"test": range(FOLDS)}), "cross")
-    table = steps.cross_triage(scores, cross.divided, cross.items, 4, limits)
+    table = cross_steps.triage(scores, cross.divided, cross.items, 4, limits)
     for test, rows in table.groupby("test"):
         assert set(cross.inactive(test)) == set(rows.loc[rows["inactive"], "user"])
     assert 0 < table["inactive"].sum() < len(table)

@@ -10,7 +10,7 @@ from hybridrec.data import datasets, folds
 from hybridrec.errors import ScoresError, SettingError
 from hybridrec.recommenders import cross, fits, fitting
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, models, paths, steps, tables
+from hybridrec.study import config, cross_steps, models, paths, steps, tables
 from hybridrec.weak_users import triage
 
 SEED = 3
@@ -55,22 +55,22 @@ def recommend(prepared: steps.Prepared, settings: config.Experiment) -> tuple[pd
 
 def divided(prepared: steps.Prepared) -> pd.DataFrame:
     """The folds of ``cross``; no user is drawn here, so the split's ratings are all there are."""
-    return steps.cross_divide(prepared.interactions.drop(columns="split"), 4.0, 3, SEED)[0]
+    return cross_steps.divide(prepared.interactions.drop(columns="split"), 4.0, 3, SEED)[0]
 
 
 def test_eases_scores_for_cross_are_those_of_ease_and_without_them_it_is_told(study, tmp_path):
     settings, prepared = study
     _, scores = recommend(prepared, settings)
     without = with_files(scores, tmp_path).model_dump()["scores"]
-    assert steps.own_cross_scores("toy", without, divided(prepared), prepared.items) == {}
-    (told,) = steps.no_cross_scores(without)
+    assert cross_steps.own_scores("toy", without, divided(prepared), prepared.items) == {}
+    (told,) = cross_steps.left_out(without)
     assert "Mine" in told and "[scores.Mine]" in told
-    tuned, ours = steps.cross_recommend(divided(prepared), prepared.items, settings, SEED)
+    tuned, ours = cross_steps.recommend(divided(prepared), prepared.items, settings, SEED)
     ease = ours[ours["ranker"] == "EASE"].reset_index(drop=True)
     ease.sample(frac=1, random_state=1)[["user", "item", "test", "score"]].to_csv(tmp_path / "cross.csv", index=False)
     files = {"Mine": {"test": "test.csv", "cross": "cross.csv"}}
-    assert steps.no_cross_scores(files) == []
-    both_tuned, both = steps.cross_recommend(divided(prepared), prepared.items, build(scores=files), SEED)
+    assert cross_steps.left_out(files) == []
+    both_tuned, both = cross_steps.recommend(divided(prepared), prepared.items, build(scores=files), SEED)
     mine = both[both["ranker"] == "Mine"].sort_values(["test", "fold", "user", "item"], ignore_index=True)
     pd.testing.assert_frame_equal(mine.drop(columns="ranker"), ease.drop(columns="ranker"))
     pd.testing.assert_frame_equal(both[both["ranker"] != "Mine"], ours)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from hybridrec.data import folds
 from hybridrec.evaluation import arms, cross
 from hybridrec.recommenders import robust
-from hybridrec.study import paths, rivals, steps
+from hybridrec.study import cross_arms, paths, rivals
 from hybridrec.weak_users.cross import cross_triage
 
 FOLDS, LIKE = 3, 4.0
@@ -35,7 +35,7 @@ def study(tmp_path_factory) -> SimpleNamespace:
     triage = cross_triage(scores, divided, items, LIKE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr(steps, "title_embeddings", lambda items: np.eye(len(items)))
+        patch.setattr(cross_arms, "title_embeddings", lambda items: np.eye(len(items)))
         tuned, found = rivals.scores(divided, items, triage, LIKE, seed=5)
         table = rivals.table(found, scores, divided, candidates, items, triage, LIKE)
     table = table.set_index(["group", "ranker"])

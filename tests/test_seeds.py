@@ -12,7 +12,7 @@ from hybridrec.evaluation import arms, cross
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.ways import Way
 from hybridrec.recommenders import fits, fitting
-from hybridrec.study import config, seeds, steps
+from hybridrec.study import config, cross_arms, cross_steps, seeds, steps
 
 NAMES = ["ItemKNN", "BPR", "MostPop"]
 
@@ -24,7 +24,7 @@ def settings() -> Iterator[config.Experiment]:
     values = config.parameters(config.load("ml-100k")) | small | {"grids": {"ItemKNN": [10], "BPR": [1]}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "run", lambda todo, *_: [fits.fit_and_score(work) for work in todo])
-        patch.setattr(steps, "title_embeddings", lambda items: np.eye(len(items)))
+        patch.setattr(cross_arms, "title_embeddings", lambda items: np.eye(len(items)))
         yield config.build(values.pop("name"), values, "")
 
 
@@ -116,7 +116,7 @@ def test_nothing_that_is_known_of_a_user_is_later_than_what_is_tested(data):
 
 
 def in_time(divided: pd.DataFrame, items: pd.DataFrame, settings: config.Experiment) -> seeds.Made:
-    late, scores = steps.in_time(divided, items, NAMES, settings.grids, settings.like_threshold, settings.seed)
+    late, scores = cross_steps.in_time(divided, items, NAMES, settings.grids, settings.like_threshold, settings.seed)
     lists = folds.candidates(late, settings.like_threshold, settings.seed)
     return seeds.triaged(late, lists, items, scores, settings.like_threshold, steps.thresholds(settings))
 
@@ -138,5 +138,5 @@ def test_the_check_in_time_judges_the_latest_ratings_alone_and_the_test_decides_
 
 def test_without_times_there_is_no_such_check(settings, data):
     divided = folds.divide(data.interactions.assign(timestamp=0), settings.folds, settings.seed)
-    late, scores = steps.in_time(divided, data.items, NAMES, {}, settings.like_threshold, settings.seed)
+    late, scores = cross_steps.in_time(divided, data.items, NAMES, {}, settings.like_threshold, settings.seed)
     assert late.empty and scores.empty

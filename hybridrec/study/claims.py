@@ -60,7 +60,7 @@ def under_cross(judged: Judged, candidates: pd.DataFrame, seed: int, threshold: 
     """Protocol ``cross``, of which the same claims are made as of the published one.
 
     Args:
-        judged: what ``steps.cross_judged_by_plan`` returned.
+        judged: what ``cross_arms.judged_by_plan`` returned.
         candidates: fold, user, item, relevant.
         seed: of drawn random orders.
         threshold: t_p.
@@ -130,7 +130,7 @@ def asked_under_cross(judged: Judged, answers: pd.DataFrame) -> list[str]:
     """What a reader must know of who was asked under protocol ``cross``, in lines.
 
     Args:
-        judged: what ``steps.cross_judged_by_plan`` returned.
+        judged: what ``cross_arms.judged_by_plan`` returned.
         answers: model, ranker, test, fold, user, failure.
     """
     lines, sample = [], judged.sample

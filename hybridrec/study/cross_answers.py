@@ -227,7 +227,7 @@ def ask_larger(
         larger: a table ``[[larger_models]]`` with ``cross_way``, as a notebook gets it.
         opened, recordings: the model as the rest of the study asks it, and its answers.
         cross: the folds.
-        triage: recommender, test, user, weak (``steps.cross_triage``).
+        triage: recommender, test, user, weak (``cross_steps.triage``).
     """
     model = scoring(opened, larger["model"], larger.get("cross_device"))
     wanted = larger_tasks(cross, larger, triage)

@@ -17,8 +17,8 @@ from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.llm.ways import Way
 from hybridrec.randomness import in_random_order
+from hybridrec.study import cross_steps, steps, tables
 from hybridrec.study import models as study_models
-from hybridrec.study import steps, tables
 from hybridrec.study.config import Experiment, compared_recommenders
 from hybridrec.weak_users import triage
 
@@ -83,7 +83,7 @@ class Cross:
         """
         known = folds.without(self.divided if ratings is None else ratings, *out)
         sparsity = datasets.sparsity_index(known, len(self.items))
-        limits = steps.cross_thresholds(self.thresholds, 1 - len(set(out)) / self.folds)
+        limits = cross_steps.moved_thresholds(self.thresholds, 1 - len(set(out)) / self.folds)
         return sparsity.index[triage.inactive(sparsity, limits)]
 
     def users(self, cell: Cell) -> list[int]:
@@ -121,7 +121,7 @@ def prepare(settings: Experiment, data: datasets.Dataset | None = None) -> Cross
         divided, candidates, items = (tables.read(settings.name, name) for name in names)
     else:
         how = (settings.like_threshold, settings.folds, settings.seed, settings.users)
-        (divided, candidates), items = steps.cross_divide(data.interactions, *how), data.items
+        (divided, candidates), items = cross_steps.divide(data.interactions, *how), data.items
     return Cross(
         divided,
         candidates,
@@ -247,7 +247,7 @@ def larger_tasks(cross: Cross, larger: Mapping[str, Any], triage: pd.DataFrame) 
     Args:
         cross: the folds.
         larger: a table ``[[larger_models]]`` with ``cross_way``, as a notebook gets it.
-        triage: recommender, test, user, weak (``steps.cross_triage``).
+        triage: recommender, test, user, weak (``cross_steps.triage``).
 
     Returns:
         Those of users whom a compared recommender hands over (the paper's three, where they are there), or of all who

@@ -17,7 +17,7 @@ from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.llm.tasks import Task, build_tasks, with_anothers_history
 from hybridrec.randomness import in_random_order
-from hybridrec.study import cross_answers, cross_tasks, models, paths, steps, tables, taught
+from hybridrec.study import cross_answers, cross_tasks, models, paths, prompting, steps, tables, taught
 from hybridrec.study.config import Experiment, mode, parameters
 
 # Tokens are counted in so many requests of a kind, evenly spread, and taken to be the same in the others.
@@ -169,22 +169,22 @@ def _groups(
     settings: Experiment, prepared: steps.Prepared, lists: Sequence[Task], weak: Sequence[Task]
 ) -> Iterator[Group]:
     """The requests of notebook 04, in its order."""
-    noun, seed, inactive, plain = settings.noun, settings.seed, prepared.inactive, parameters(settings)
+    noun, seed, plain = settings.noun, settings.seed, parameters(settings)
     llm = models.open_model(settings.model, plain["endpoint"], plain["local"])
     recordings = models.recordings_for(settings.dataset, settings.model)
-    everyone, attempts = _everyone(settings, prepared), settings.endpoint.attempts if settings.endpoint else 1
-    own = [task for task in everyone if task.user in inactive]
-    users_of_own: list[Any] = [task.user for task in own]
+    split, attempts = _split(settings, prepared), settings.endpoint.attempts if settings.endpoint else 1
+    users_of_own: list[Any] = [task.user for task in split.own]
     live = in_random_order(users_of_own, seed, "live")[: settings.live_users]
-    orders = steps.reordered(everyone, inactive, settings.shuffles, settings.shuffled_users, seed)
+    orders = split.reordered(settings.shuffles, settings.shuffled_users)
     again = [task for order in orders[1:] for task in order]
-    asked = steps.asked(everyone, inactive, settings.modes, settings.everybody_modes)
+    asked = split.asked(settings.modes, settings.everybody_modes)
     for name, of_mode in asked.items():
         users = [*of_mode, *(again if mode(name).writes else [])]
         requests = [rankers.request_of(task, name, noun) for task in users]
         yield Group(llm, recordings, name, requests, live, attempts=attempts)
-    borrowed = {task.user: rankers.request_of(task, "likelihood", noun) for task in with_anothers_history(own, seed)}
-    sampled = steps.sampled(everyone, inactive, prepared.candidates, seed)
+    borrowers = with_anothers_history(split.own, seed)
+    borrowed = {task.user: rankers.request_of(task, "likelihood", noun) for task in borrowers}
+    sampled = split.sampled
     if "likelihood" in settings.modes:
         wanted = {item for task in asked["likelihood"] for item in task.candidates}
         yield Group(llm, recordings, PRIOR, rankers.prior_requests(prepared.items, noun, wanted))
@@ -282,9 +282,9 @@ def in_batches(settings: Experiment) -> list[Group]:
     return [group for group in found if group.asked and (scores or mode(group.mode).writes)]
 
 
-def _everyone(settings: Experiment, prepared: steps.Prepared) -> list[Task]:
-    shown = (prepared.items, settings.history_length, settings.rating_scale)
-    return steps.tasks(prepared.interactions, prepared.candidates, *shown)
+def _split(settings: Experiment, prepared: steps.Prepared) -> prompting.Split:
+    shown = (settings.noun, settings.seed, settings.history_length, settings.rating_scale)
+    return prompting.Split(prepared.interactions, prepared.candidates, prepared.items, prepared.inactive, *shown)
 
 
 def _published_weak(settings: Experiment, prepared: steps.Prepared) -> list[Task] | None:
@@ -293,7 +293,7 @@ def _published_weak(settings: Experiment, prepared: steps.Prepared) -> list[Task
         return []
     if not tables.is_there(settings.name, "triage"):
         return None
-    return steps.published_weak(_everyone(settings, prepared), tables.read(settings.name, "triage"))
+    return _split(settings, prepared).published_weak(tables.read(settings.name, "triage"))
 
 
 def _eligible(prepared: steps.Prepared) -> pd.Index:

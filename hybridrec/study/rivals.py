@@ -11,7 +11,7 @@ from hybridrec.evaluation import cross as evaluation
 from hybridrec.evaluation.cross import OWN, RANDOM
 from hybridrec.evaluation.lists import Lists
 from hybridrec.recommenders import cross, robust
-from hybridrec.study import families, paths, steps
+from hybridrec.study import cross_arms, families, paths
 from hybridrec.study.config import compared_recommenders
 from hybridrec.weak_users.cross import cross_triage
 
@@ -125,7 +125,7 @@ def _lists(
 ) -> tuple[pd.DataFrame, list[str]]:
     """The quality of every list by rivals, recommenders and controls; and the names of those that may be the bar."""
     by_fold = Lists(divided, like_threshold)
-    controls, _ = steps.cross_controls(by_fold, items, steps.title_embeddings(items), by_fold.read(recommenders))
+    controls, _ = cross_arms.controls(by_fold, items, cross_arms.title_embeddings(items), by_fold.read(recommenders))
     parts = [evaluation.lists(one, candidates) for one in (rivals, recommenders, evaluation.random_order(candidates))]
     parts += [evaluation.lists(by_fold.write({name: values}), candidates) for name, values in controls.items()]
     return pd.concat(parts, ignore_index=True), [RANDOM, *controls, *recommenders["ranker"].unique()]

@@ -15,7 +15,7 @@ from hybridrec.evaluation import cross
 from hybridrec.llm import rankers
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.llm.ways import Way
-from hybridrec.study import cross_answers, cross_tasks, families, steps
+from hybridrec.study import cross_answers, cross_arms, cross_steps, cross_tasks, families, steps
 from hybridrec.study import models as study_models
 from hybridrec.study.config import Experiment, compared_recommenders, parameters
 from hybridrec.weak_users import triage
@@ -67,8 +67,8 @@ def _asking(settings: Experiment, data: datasets.Dataset) -> cross_answers.Askin
 def make(data: datasets.Dataset, settings: Experiment, seed: int) -> Made:
     """Divide, tune, fit and triage with a seed."""
     how = (settings.like_threshold, settings.folds, seed, settings.users)
-    divided, candidates = steps.cross_divide(data.interactions, *how)
-    _, scores = steps.cross_recommend(divided, data.items, settings, seed)
+    divided, candidates = cross_steps.divide(data.interactions, *how)
+    _, scores = cross_steps.recommend(divided, data.items, settings, seed)
     return triaged(divided, candidates, data.items, scores, settings.like_threshold, steps.thresholds(settings))
 
 
@@ -81,7 +81,7 @@ def triaged(
     thresholds: triage.Thresholds,
 ) -> Made:
     """The tables with who is weak for each test fold that there are scores for."""
-    weak = steps.cross_triage(scores, divided, items, like_threshold, thresholds)
+    weak = cross_steps.triage(scores, divided, items, like_threshold, thresholds)
     return Made(divided, candidates, items, scores, weak)
 
 
@@ -143,10 +143,10 @@ def judged(made: Made, like_threshold: float, model: str = "", answers: pd.DataF
     tests = sorted(made.scores["test"].unique())
     routed = made.triage[made.triage["recommender"].isin(compared_recommenders(made.triage["recommender"].unique()))]
     answers = pd.DataFrame(columns=_ANSWERS) if answers is None else answers
-    tables = (made.divided, made.candidates, like_threshold, made.items, steps.title_embeddings(made.items))
-    arms = steps.cross_arms(*tables, made.scores, answers, routed)
+    tables = (made.divided, made.candidates, like_threshold, made.items, cross_arms.title_embeddings(made.items))
+    arms = cross_arms.assemble(*tables, made.scores, answers, routed)
     arms = replace(arms, lists=arms.lists[arms.lists["test"].isin(tests)])
-    by_plan = steps.cross_judged_by_plan(arms, routed, answers, model)
+    by_plan = cross_arms.judged_by_plan(arms, routed, answers, model)
     lists, weak = by_plan.judged_only().lists, by_plan.groups["weak"]
     of_bar = families.Compared(families.BAR, cross.OWN, "weak", cross.differences(lists, weak, by_plan.bar, cross.OWN))
     table = families.families(by_plan)

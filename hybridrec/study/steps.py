@@ -1,40 +1,23 @@
 """The steps of a study, in order: notebooks, other splits, batch files and the check of own ratings call the same.
 
-A notebook that teaches a step spells it out with the library's functions that the step calls here.
+A notebook that teaches a step spells it out with the library's functions that the step calls here. What the language
+model is asked is in ``prompting``, and what protocol ``cross`` has instead in ``cross_steps``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hybridrec import schema
-from hybridrec.data import datasets, folds, splits
+from hybridrec.data import datasets, splits
 from hybridrec.errors import ScoresError
-from hybridrec.evaluation import arms, controls, fusion, metrics, statistics
-from hybridrec.evaluation import cross as evaluation
-from hybridrec.evaluation.lists import Lists, Scores
-from hybridrec.llm import rankers, shuffles
-from hybridrec.llm.recordings import Recordings
-from hybridrec.llm.runner import Model, Response
-from hybridrec.llm.tasks import Task, build_tasks
-from hybridrec.randomness import generator, in_random_order
-from hybridrec.recommenders import cross, fitting
+from hybridrec.evaluation import arms, controls, cross, metrics
 from hybridrec.recommenders.scorer import FromTable
-from hybridrec.study import families, paths
-from hybridrec.study.config import (
-    PUBLISHED_MODE,
-    PUBLISHED_RECOMMENDERS,
-    Experiment,
-    compared_recommenders,
-    parameters,
-)
-from hybridrec.weak_users import cross as weak_in_cross
+from hybridrec.study import paths
+from hybridrec.study.config import PUBLISHED_MODE, PUBLISHED_RECOMMENDERS, Experiment, compared_recommenders
 from hybridrec.weak_users import triage
 
 RANKING = ["ranker", "draw", "user", "item", "score"]
@@ -135,7 +118,7 @@ def own_recommenders(
     """
     found = {}
     for name, files in (scores or {}).items():
-        file, what = _scores_file(name, "test", files["test"], experiment), f"test of [scores.{name}]"
+        file, what = scores_file(name, "test", files["test"], experiment), f"test of [scores.{name}]"
         table = schema.scores(file, what, users=splits.known(interactions)["user"], items=items["item"])
         lacking = candidates[["user", "item"]].merge(table, "left", on=["user", "item"])["score"].isna().sum()
         if lacking:
@@ -147,7 +130,18 @@ def own_recommenders(
     return found
 
 
-def _scores_file(name: str, part: str, file: str, experiment: str) -> Path:
+def scores_file(name: str, part: str, file: str, experiment: str) -> Path:
+    """The file that ``[scores.NAME]`` names, in the first folder that has it.
+
+    Args:
+        name: of the recommender.
+        part: what the file holds, as the table's key says: test or cross.
+        file: relative to data/raw, to where HYBRIDREC_DATA points, or to the repository.
+        experiment: its name.
+
+    Raises:
+        ScoresError: no folder has it.
+    """
     for folder in (*paths.data_folders(), paths.ROOT):
         if (folder / file).is_file():
             return folder / file
@@ -159,143 +153,6 @@ def _scores_file(name: str, part: str, file: str, experiment: str) -> Path:
 
 def _all_pairs(experiment: str) -> str:
     return f"`make pairs EXPERIMENT={experiment}` writes all pairs that need one."
-
-
-# --- the protocol cross (notebooks 01 to 03) --------------------------------------------------------------------------
-
-
-def cross_divide(
-    ratings: pd.DataFrame, like_threshold: float, number: int, seed: int, users: int | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Folds over all ratings and the lists to rank in each, made for everybody; then those of the users who are drawn.
-
-    Args:
-        ratings: user, item, rating, ...
-        like_threshold: a rating at or above it makes an item relevant.
-        number: of folds, three or more.
-        seed: the root of every random stream.
-        users: how many are drawn at random; None: everybody. They are those of ``divide``.
-
-    Returns:
-        ``folds.divide``'s ratings and ``folds.candidates``.
-
-    Raises:
-        SplitError: there are fewer users, or fewer folds.
-    """
-    divided = folds.divide(ratings, number, seed)
-    candidates = folds.candidates(divided, like_threshold, seed)
-    drawn = splits.sample_users(divided["user"], users, seed)
-    return divided[divided["user"].isin(drawn)], candidates[candidates["user"].isin(drawn)]
-
-
-def cross_recommend(
-    divided: pd.DataFrame, items: pd.DataFrame, settings: Experiment, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What notebook 02 makes for the protocol cross: the tuning table, and the scores (``cross.scores``)."""
-    catalogue, grids = items["item"].to_numpy(), settings.grids or {}
-    study = fitting.Study(divided, catalogue, settings.like_threshold, seed, grids, paths.CACHE)
-    tuning = cross.tune(study, settings.recommenders)
-    own = own_cross_scores(settings.name, parameters(settings)["scores"], divided, items)
-    own_quality = [cross.given_quality(one, divided, settings.like_threshold) for one in own.values()]
-    return (
-        pd.concat([tuning, *own_quality], ignore_index=True),
-        pd.concat([cross.scores(study, tuning), *own.values()], ignore_index=True),
-    )
-
-
-def in_time(
-    divided: pd.DataFrame,
-    items: pd.DataFrame,
-    recommenders: Sequence[str],
-    grids: Mapping[str, Sequence[Any]],
-    like_threshold: float,
-    seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A check on cross: the test is the latest ratings of each user, and what is known is divided at random.
-
-    Args:
-        divided: user, item, rating, timestamp, fold (``cross_divide``).
-        items: the catalogue.
-        recommenders, grids, like_threshold, seed: of the experiment.
-
-    Returns:
-        The ratings with the last fold as the test (``folds.divide_by_time``), and scores (``cross.COLUMNS``) for this
-        test fold alone; both empty where times are not known.
-    """
-    if divided["timestamp"].nunique() < 2:
-        return divided.iloc[:0], pd.DataFrame(columns=cross.COLUMNS)
-    number = divided["fold"].nunique()
-    late = folds.divide_by_time(divided.drop(columns="fold"), number, seed)
-    study = fitting.Study(late, items["item"].to_numpy(), like_threshold, seed, grids, paths.CACHE)
-    return late, cross.scores(study, cross.tune(study, recommenders, tests=[number - 1]))
-
-
-def own_cross_scores(
-    experiment: str,
-    scores: Mapping[str, Mapping[str, str]] | None,
-    divided: pd.DataFrame,
-    items: pd.DataFrame,
-) -> dict[str, pd.DataFrame]:
-    """For the protocol cross, the scores of recommenders of the user's own, by name (``cross.COLUMNS``).
-
-    Those that ``no_cross_scores`` names have none.
-
-    Args:
-        experiment: its name.
-        scores: the tables ``[scores.NAME]``; None: there are none.
-        divided: user, item, fold (``cross_divide``).
-        items: the catalogue.
-
-    Raises:
-        ScoresError: no such file; what ``cross.given`` raises.
-    """
-    named = {name: files["cross"] for name, files in (scores or {}).items() if files.get("cross")}
-    paths_of = {name: _scores_file(name, "cross", file, experiment) for name, file in named.items()}
-    return {name: cross.given(name, path, divided, items) for name, path in paths_of.items()}
-
-
-def no_cross_scores(scores: Mapping[str, Mapping[str, str]] | None) -> list[str]:
-    """A line for each recommender of the user's own that takes no part in the protocol cross."""
-    lacking = [name for name, files in (scores or {}).items() if not files.get("cross")]
-    return [f"{name} is left out of cross: [scores.{name}] has no key cross (docs/own-ratings.md)." for name in lacking]
-
-
-def cross_triage(
-    scores: pd.DataFrame,
-    divided: pd.DataFrame,
-    items: pd.DataFrame,
-    like_threshold: float,
-    thresholds: triage.Thresholds,
-) -> pd.DataFrame:
-    """Who is weak for each test fold, by recommender; see ``weak_users.cross.cross_triage``."""
-    moved = cross_thresholds(thresholds, 1 - 1 / divided["fold"].nunique())
-    return weak_in_cross.cross_triage(scores, divided, items, like_threshold, moved)
-
-
-def cross_thresholds(thresholds: triage.Thresholds, known: float) -> triage.Thresholds:
-    """Thresholds for this share of all ratings.
-
-    A t_s that an experiment sets is meant for the ratings known under its split, nine tenths of them. Where fewer are
-    known, it is moved to where it divides the same users.
-    """
-    if thresholds.sparsity is None:
-        return thresholds
-    return triage.Thresholds(thresholds.performance, 1 - (1 - thresholds.sparsity) * known / 0.9)
-
-
-def cross_judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
-    """Every rating as it is judged under protocol cross: scored by a model that has not seen its fold.
-
-    Args:
-        scores: recommenders' cross scores (``recommenders.cross.COLUMNS``).
-        candidates: fold, user, item, relevant.
-
-    Returns:
-        Columns recommender, fold, user, item, score, relevant.
-    """
-    fresh = scores[scores["fold"] == scores["test"]].rename(columns={"ranker": "recommender"})
-    judged = fresh.merge(candidates[["fold", "user", "item", "relevant"]], on=["fold", "user", "item"])
-    return judged[["recommender", "fold", "user", "item", "score", "relevant"]]
 
 
 # --- triage (notebook 03) ---------------------------------------------------------------------------------------------
@@ -313,130 +170,6 @@ def judged(scores: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["recommender", "user", "item", "score"]
     return scores.loc[scores["part"] == "test", columns].merge(candidates[["user", "item", "relevant"]])
-
-
-# --- the language model (notebook 04) ---------------------------------------------------------------------------------
-
-
-def tasks(
-    interactions: pd.DataFrame, candidates: pd.DataFrame, items: pd.DataFrame, history_length: int, rating_scale: int
-) -> list[Task]:
-    """What the language model has to order: a task for each user with two candidates or more."""
-    rankable = splits.rankable(candidates)
-    users, known = rankable["user"].unique(), splits.known(interactions)
-    return build_tasks(users, known, rankable, items, history_length, rating_scale)
-
-
-def asked(
-    tasks: Sequence[Task], inactive: pd.Index, modes: Iterable[str], everybody_modes: Sequence[str]
-) -> dict[str, list[Task]]:
-    """Whom the model is asked for, by mode: inactive users, and in some modes everybody."""
-    return {mode: [task for task in tasks if mode in everybody_modes or task.user in inactive] for mode in modes}
-
-
-def sampled(tasks: Sequence[Task], inactive: pd.Index, candidates: pd.DataFrame, seed: int) -> list[Task]:
-    """Inactive users who have a pair to order, in a seeded order: the first n are a sample of n for larger models."""
-    eligible = inactive.intersection(splits.with_a_pair(candidates))
-    by_user = {task.user: task for task in tasks}
-    return [by_user[user] for user in in_random_order(eligible, seed, "ladder")]
-
-
-def published_weak(tasks: Sequence[Task], triage: pd.DataFrame) -> list[Task]:
-    """The tasks of everybody whom one of the compared recommenders calls weak under the published protocol.
-
-    Args:
-        tasks: of everybody.
-        triage: what ``triage.triage_table`` returned.
-    """
-    compared = compared_recommenders(triage["recommender"].unique())
-    rows = triage[(triage["protocol"] == "published") & triage["weak"] & triage["recommender"].isin(compared)]
-    weak = set(rows["user"])
-    return [task for task in tasks if task.user in weak]
-
-
-def recorded(
-    ranking: rankers.Ranking, task: Task, mode: str, model: Model, recordings: Recordings, noun: str
-) -> Response | None:
-    """The recorded answer from which a ranking was read; None where there is none, as for a user who was refused."""
-    key = model.key(replace(rankers.request_of(task, mode, noun), attempt=ranking.attempts - 1))
-    if key not in recordings:
-        return None
-    return recordings[key]
-
-
-ON_WEAK = ("model", "ranker", "recommender", "users", "recommender_auc", "auc", "low", "high")
-HISTORIES = ("no history", "another user's history", "own history")
-
-
-def by_history(
-    own: Sequence[Task],
-    borrowed: Sequence[Task],
-    prior: pd.DataFrame,
-    model: Model,
-    recordings: Recordings,
-    noun: str,
-    seed: int,
-) -> pd.DataFrame:
-    """The same candidates ranked by "likelihood" without a history, with another user's and with the user's own.
-
-    Args:
-        own, borrowed: tasks of the same users; ``borrowed`` is what ``with_anothers_history`` returned.
-        prior: what ``rankers.prior_of`` returned.
-        model, recordings, noun, seed: as in ``rankers.rank``.
-
-    Returns:
-        What ``rankers.table`` returns; ``ranker`` is one of HISTORIES.
-    """
-    ask = partial(rankers.rank, mode="likelihood", model=model, recordings=recordings, noun=noun, seed=seed)
-    found = (rankers.rank_by_prior(own, prior), ask(borrowed), ask(own))
-    return pd.concat([rankers.table(one).assign(ranker=name) for name, one in zip(HISTORIES, found, strict=True)])
-
-
-def reading(
-    rankings: pd.DataFrame, candidates: pd.DataFrame, seed: int, samples: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Does a model rank better with a user's own history?
-
-    Args:
-        rankings: model, and what ``by_history`` returned. Users without an answer to one of the requests are left out.
-        candidates: user, item, relevant. Users without a liked and another item have no AUC, and are left out.
-        seed, samples: of the bootstrap over users.
-
-    Returns:
-        AUC with each history: model, history, users, auc, low, high (the 95 % interval of the mean). And the paired
-        differences: model, history, against, users, difference, low, high.
-    """
-    dots, differences = [], []
-    for model, rows in rankings.groupby("model", sort=False):
-        answered = rows[rows["failure"] == ""].assign(draw=0)
-        auc = quality(answered, candidates).pivot(index="user", columns="ranker", values="auc")
-        auc = auc.reindex(columns=list(HISTORIES)).dropna()
-        for name in HISTORIES:
-            dots.append({"model": model, "history": name, **_mean(auc[name], "auc", (seed, model, name), samples)})
-        for name, other in combinations(HISTORIES[::-1], 2):
-            mean = _mean(auc[name] - auc[other], "difference", (seed, model, name, other), samples)
-            differences.append({"model": model, "history": name, "against": other, **mean})
-    return (
-        pd.DataFrame(dots, columns=["model", "history", "users", "auc", "low", "high"]),
-        pd.DataFrame(differences, columns=["model", "history", "against", "users", "difference", "low", "high"]),
-    )
-
-
-def _mean(values: pd.Series, called: str, key: tuple, samples: int) -> dict[str, float]:
-    """How many users, their mean, and its interval."""
-    seed, *names = key
-    low, high = statistics.bootstrap_interval(values.to_numpy(), generator(seed, "reading", *names), samples)
-    return {"users": len(values), called: values.mean(), "low": low, "high": high}
-
-
-def reordered(tasks: Sequence[Task], inactive: pd.Index, orders: int, users: int, seed: int) -> list[list[Task]]:
-    """The same candidates in several orders, for a sample of inactive users; the first order is the tasks' own.
-
-    Where no inactive user has a list to order, the sample is empty.
-    """
-    able = [task for task in tasks if task.user in inactive and len(task.candidates) > 1]
-    sample = shuffles.sample(able, users, seed) if able else []
-    return [[shuffles.shuffled(task, number, seed) for task in sample] for number in range(orders)]
 
 
 # --- evaluation (notebook 05) -----------------------------------------------------------------------------------------
@@ -460,7 +193,7 @@ def all_rankings(
     parts = [own, of_model] if len(of_model) else [own]
     known = controls.ratings_of_items(splits.known(interactions))
     pairs = candidates[["user", "item"]]
-    parts.append(pairs.assign(ranker=evaluation.RANDOM, score=0.0))
+    parts.append(pairs.assign(ranker=cross.RANDOM, score=0.0))
     for name, control in ((arms.POPULARITY, controls.popularity), (arms.ITEM_MEAN, controls.item_mean)):
         parts.append(pairs.assign(ranker=name, score=control(known, candidates["item"])))
     parts.append(controls.oracle_scores(candidates))
@@ -483,31 +216,6 @@ def as_one_fold(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(fold=0, test=0)
 
 
-def on_published_weak(
-    lists: pd.DataFrame, weak: pd.DataFrame, names: pd.DataFrame, seed: int, samples: int
-) -> pd.DataFrame:
-    """The published pattern of larger models: AUC of the weak users before, and in the model's order.
-
-    Args:
-        lists: what ``evaluation.cross.lists`` made of all rankings, as one fold.
-        weak: recommender, test, user: whom the compared recommenders call weak.
-        names: model, ranker: what to look at; "model: ranker" is its name in ``lists``.
-        seed, samples: of the bootstrap over users.
-
-    Returns:
-        model, ranker, recommender, users (weak ones with an answer and a pair to order), recommender_auc, auc, and low
-        and high, the 95 % interval of auc. A random order has an AUC of one half.
-    """
-    rows = []
-    for model, ranker in names[["model", "ranker"]].itertuples(index=False):
-        answered = lists.loc[lists["ranker"] == f"{model}: {ranker}", ["test", "user"]]
-        for name, group in weak.merge(answered).groupby("recommender", sort=False):
-            own, new = (evaluation.quality(lists, group, one)["auc"] for one in (str(name), f"{model}: {ranker}"))
-            row = {"model": model, "ranker": ranker, "recommender": name, "recommender_auc": own.mean()}
-            rows.append(row | _mean(new, "auc", (seed, model, ranker, name), samples))
-    return pd.DataFrame(rows, columns=[*ON_WEAK])
-
-
 def not_compared(recommenders: Sequence[str], rankers: Sequence[str]) -> list[str]:
     """A line for everything of the paper's that an experiment lacks, and what is shown in its place."""
     lines = []
@@ -518,139 +226,3 @@ def not_compared(recommenders: Sequence[str], rankers: Sequence[str]) -> list[st
     if PUBLISHED_MODE not in rankers:
         lines.append(f"Not asked here: {PUBLISHED_MODE}, the paper's way to ask. Shown in its place: {rankers[0]}.")
     return lines
-
-
-# --- arms and controls of protocol cross ------------------------------------------------------------------------------
-
-
-def title_embeddings(items: pd.DataFrame) -> np.ndarray:
-    """A vector for each item (title, genres), by the sentence encoder, which is fetched if need be."""
-    from hybridrec.llm.models.encoder import embed  # torch: only who needs it waits for it
-
-    return embed(arms.texts(items), folder=paths.RAW, search=paths.data_folders(), cache=paths.CACHE)
-
-
-def cross_controls(
-    divided: Lists, items: pd.DataFrame, embeddings: np.ndarray, recommenders: Scores
-) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """The controls of protocol ``cross`` that are not a recommender: their scores, and the weights of the stack.
-
-    Args:
-        divided: the ratings, of which ``folds.divide`` made folds.
-        items: the catalogue.
-        embeddings: what ``title_embeddings`` returned.
-        recommenders: scores of all recommenders (``Lists.read``).
-    """
-    stacked, weights = arms.stack(divided, recommenders)
-    titles, ids = arms.texts(items), items["item"]
-    found = {
-        arms.POPULARITY: arms.popularity(divided),
-        arms.ITEM_MEAN: arms.item_mean(divided),
-        arms.TF_IDF: arms.similarity(divided, ids, arms.tf_idf(titles)),
-        arms.EMBEDDING: arms.similarity(divided, ids, embeddings),
-        arms.STACK: stacked,
-    }
-    return found, weights
-
-
-@dataclass(frozen=True)
-class CrossArms:
-    """Everything that orders the lists of protocol ``cross``, and how well.
-
-    Attributes:
-        lists: what ``evaluation.cross.lists`` returned; of fusions the judged lists only.
-        controls: names of what could take the language model's place.
-        of_model: names of the language models' rankers.
-        fusions: recommender, arm, test, weight, ... (``fusion.fuse``).
-        stack: the weights of the stack.
-    """
-
-    lists: pd.DataFrame
-    controls: list[str]
-    of_model: list[str]
-    fusions: pd.DataFrame
-    stack: pd.DataFrame
-
-    def fused(self, arm: str) -> pd.DataFrame:
-        """Each recommender's fusion with an arm, as a ranker of protocol ``cross``."""
-        rows = self.fusions[self.fusions["arm"] == arm]
-        names = [fusion.name(one, arm) for one in rows["recommender"]]
-        return rows[["recommender", "test"]].assign(ranker=names)
-
-
-def cross_arms(
-    ratings: pd.DataFrame,
-    candidates: pd.DataFrame,
-    like_threshold: float,
-    items: pd.DataFrame,
-    embeddings: np.ndarray,
-    scores: pd.DataFrame,
-    answers: pd.DataFrame,
-    triage: pd.DataFrame,
-) -> CrossArms:
-    """The controls of protocol ``cross``, the language model's arms, and every recommender's fusion with each.
-
-    Args:
-        ratings: of which ``folds.divide`` made folds.
-        candidates: fold, user, item, relevant.
-        like_threshold: a rating at or above it makes an item relevant.
-        items: the catalogue.
-        embeddings: what ``title_embeddings`` returned.
-        scores: ``lists.COLUMNS``, of all recommenders.
-        answers: ``lists.COLUMNS`` and failure, of language models; it may lack users and folds, and be empty. A list
-            whose request failed is left out: it keeps the recommender's order.
-        triage: of the compared recommenders: recommender, test, user, inactive.
-    """
-    divided = Lists(ratings, like_threshold)
-    usable = answers[answers["failure"] == ""]
-    names = list(scores["ranker"].unique())
-    parts = [evaluation.lists(one, candidates) for one in (scores, evaluation.random_order(candidates), usable)]
-    recommenders = divided.read(scores)
-    added, weights = cross_controls(divided, items, embeddings, recommenders)
-    parts += [evaluation.lists(divided.write({name: values}), candidates) for name, values in added.items()]
-    of_model = divided.read(usable)
-    deciding = set(usable.loc[usable["fold"] != usable["test"], "ranker"])  # without them there is no weight to choose
-    tuned = {name: values for name, values in of_model.items() if name in deciding}
-    users = triage.loc[triage["inactive"], ["test", "user"]].drop_duplicates()
-    chosen = []
-    for recommender in triage["recommender"].unique():  # one by one: fusions of all would need gigabytes
-        for arm, values in {**added, **tuned}.items():
-            fused, one = fusion.fuse(divided, {recommender: recommenders[recommender]}, {arm: values}, users)
-            parts.append(evaluation.lists(divided.write(fused), candidates))
-            chosen.append(one)
-    lists = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    lists["ranker"] = lists["ranker"].astype("category")
-    fusions = pd.concat(chosen, ignore_index=True)
-    return CrossArms(lists, [evaluation.RANDOM, *added, *names], list(of_model), fusions, weights)
-
-
-def cross_judged_by_plan(
-    arms_of: CrossArms, triage: pd.DataFrame, answers: pd.DataFrame, model: str
-) -> families.Judged:
-    """What docs/plan.md compares: the bar, the ways to ask, the primary comparison.
-
-    Args:
-        arms_of: what ``cross_arms`` returned.
-        triage: of the compared recommenders.
-        answers: model, ranker, test, fold, user, ...
-        model: the experiment's own.
-    """
-    lists, triage = arms_of.lists, triage[["recommender", "test", "user", "performance", "inactive", "weak"]]
-    asked = families.judged_lists(answers, model)
-    ways = families.existing_ways(lists) if len(asked) else []
-    of_itself = [one for one in (families.NO_HISTORY, families.ANOTHERS) if families.decides(lists, one)]
-    names = [*arms_of.controls, *of_itself]
-    drawn = families.sample(lists, triage, asked)
-    primary = evaluation.primary(lists, triage, ways, names, drawn.asked) if ways else None
-    larger = {str(one): families.judged_lists(answers, one) for one in answers["model"].unique() if one != model}
-    whose = {name: next((one for one in larger if name.startswith(f"{one}: ")), "") for name in arms_of.of_model}
-    plain = {
-        name: (name, whose[name]) for name in arms_of.of_model
-        if not name.endswith((families.NO_HISTORY, families.ANOTHERS))
-    }  # fmt: skip
-    fused = {
-        fusion.name("recommender", arm): (arms_of.fused(arm), whose.get(arm, ""))
-        for arm in arms_of.fusions["arm"].unique()
-    }
-    bar = primary.bar if primary else evaluation.bar(lists, triage, names)
-    return families.Judged(lists, triage, names, ways, larger, {**plain, **fused}, drawn, primary, bar)

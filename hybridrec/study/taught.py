@@ -22,7 +22,7 @@ from hybridrec.llm.models import weights
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
 from hybridrec.randomness import generator, in_random_order
-from hybridrec.study import config, cross_answers, cross_tasks, families, models, paths, steps, teaching
+from hybridrec.study import config, cross_answers, cross_arms, cross_tasks, families, models, paths, teaching
 from hybridrec.study.cross_answers import Asking, Cross
 from hybridrec.study.families import Compared
 
@@ -292,13 +292,13 @@ def judge(
         of_taught: the table taught_answers.
         triage: the table cross_triage, of the compared recommenders.
         ratings: the ratings that were taught: item, rating.
-        embeddings: what ``steps.title_embeddings`` returned.
+        embeddings: what ``cross_arms.title_embeddings`` returned.
         model: the experiment's own.
     """
     divided, labels = Lists(cross.divided, cross.like_threshold), cross.candidates
     usable = pd.concat([one[one["failure"] == ""] for one in (answers[answers["model"] == model], of_taught)])
     recommenders, said = divided.read(scores), divided.read(usable)
-    controls, _ = steps.cross_controls(divided, cross.items, embeddings, recommenders)
+    controls, _ = cross_arms.controls(divided, cross.items, embeddings, recommenders)
     every = {**controls, TAUGHT_MEAN: item_mean(divided, ratings), **said}
     inactive = triage.loc[triage["inactive"], ["test", "user"]].drop_duplicates()
     parts = [evaluation.lists(one, labels) for one in (scores, evaluation.random_order(labels))]

@@ -18,7 +18,7 @@ def written_answers(ends: pd.DataFrame, repaired: pd.DataFrame) -> Figure:
 
     Args:
         ends: what ``validity.ended`` returned.
-        repaired: what ``prompting.repaired`` returned, of the same models and ways.
+        repaired: what ``split_answers.repaired`` returned, of the same models and ways.
     """
     names = [f"{model},\n{ranker}" for model, ranker in ends.index]
     figure, (above, below) = panels([1.1 + 0.5 * len(ends)] * 2)
