@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import published_numbers as numbers
@@ -123,6 +124,19 @@ def test_committed_notebooks_are_the_executed_ones():
         assert notebooks.path_of(name).read_bytes() == (COMMITTED / f"{name}.ipynb").read_bytes(), (
             f"{name}.ipynb differs from its executed copy: run `make notebooks`"
         )
+
+
+def text_of_cells(file: Path) -> list[str]:
+    """All cells as they were written, without the one that papermill puts in."""
+    cells = nbformat.read(file, as_version=4).cells
+    return [cell.source for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("experiment", ["class", *DATASETS])
+def test_a_committed_run_is_one_of_todays_notebook(experiment, name):
+    executed = paths.RESULTS / experiment / f"{name}.ipynb"
+    assert text_of_cells(executed) == text_of_cells(notebooks.path_of(name)), f"run {name} on {experiment} again"
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------
