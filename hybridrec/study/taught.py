@@ -18,6 +18,7 @@ from hybridrec.evaluation import cross as evaluation
 from hybridrec.evaluation.cross import OWN, RANDOM, Ranker
 from hybridrec.evaluation.lists import Lists
 from hybridrec.llm import memory, teach
+from hybridrec.llm.lessons import Material
 from hybridrec.llm.models import weights
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
@@ -86,7 +87,7 @@ class Taught:
         return self.asking.cross
 
     @cached_property
-    def material(self) -> teach.Material:
+    def material(self) -> Material:
         """What the model was taught, of users who are never routed."""
         return teaching.material(self.cross)
 
