@@ -251,6 +251,13 @@ def heard() -> Iterator[list[str]]:
     progress.listen(before)
 
 
+@pytest.mark.parametrize("mode", ["rating-lines", "pointwise"])
+def test_lists_may_be_as_short_as_settings_allow(folder, tmp_path, mode):
+    settings = teach.Teaching(**QUICK | {"mode": mode, "lines": 2, "passes": 0.5})
+    card = teach.teach(HuggingFace(folder), material(), tmp_path, "t", settings, 5)
+    assert card["steps"] > 0 and card["curve"][-1]["loss"] > 0
+
+
 @pytest.mark.parametrize("users", [1, 2])
 def test_too_few_users_are_told(folder, tmp_path, users):
     with pytest.raises(DatasetError, match="users"):

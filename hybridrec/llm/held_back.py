@@ -28,10 +28,11 @@ class Check:
 def build(material: Material, users: Sequence[Any], writer: Writer, rng: np.random.Generator, most: int = 30) -> Check:
     """For each user a history of random length, up to the writer's lines, and up to ``most`` other items to order."""
     histories, lists = [], []
+    least = min(LEAST_LINES, writer.lines)
     for user in users:
         rows = material.by_user[user]
         rows = rows.iloc[rng.permutation(len(rows))]
-        length = min(int(rng.integers(LEAST_LINES, writer.lines + 1)), len(rows) // 2)
+        length = min(int(rng.integers(least, writer.lines + 1)), len(rows) // 2)
         rest = rows.iloc[length : length + most]
         if (rest["rating"] >= material.like).nunique() == 2:
             history = rows.iloc[:length]
