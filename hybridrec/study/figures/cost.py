@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, legend_below, new_axes, reach
+from hybridrec.study.names import LLM
 
 _KINDS = {"computed": BLUE, "cached": GREY, "written": ORANGE}
 _ROUTINGS = {"weak only": ORANGE, "everybody inactive": PURPLE, "everybody": BLUE}
@@ -66,7 +67,7 @@ def quality(points: pd.DataFrame, way: str) -> Figure:
     known = points.dropna(subset=["low"])
     figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.6 * max(1, len(known)))
     places = np.arange(len(known))[::-1]
-    colours = [ORANGE if arm == "language model" else GREEN for arm in known["arm"]]
+    colours = [ORANGE if arm == LLM else GREEN for arm in known["arm"]]
     axis.hlines(places, known["low"], known["high"], color=colours, lw=2)
     axis.scatter(known["mean"], places, color=colours, s=40, zorder=3)
     prices = ["price not known" if np.isnan(usd) else f"${usd:.4f}" if usd else "no call" for usd in known["usd"]]

@@ -22,7 +22,8 @@ from hybridrec.study.figures.style import (
     use_style,
     with_repairs,
 )
-from hybridrec.study.replication import ALL, ITEMS, LLM
+from hybridrec.study.names import LLM
+from hybridrec.study.replication import ALL, ITEMS
 
 # Of picked_and_fresh: each ranker's colour, and what stands before and after its numbers.
 _SHOWN = {
@@ -32,7 +33,7 @@ _SHOWN = {
 }
 
 
-def picked_and_fresh(table: pd.DataFrame, model: str = "language model") -> Figure:
+def picked_and_fresh(table: pd.DataFrame, model: str = LLM) -> Figure:
     """Weak users' AUC on the items that picked them and on fresh items of theirs, by who ranks them, with intervals.
 
     Args:
