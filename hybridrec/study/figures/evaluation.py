@@ -153,9 +153,14 @@ def draw_differences(axis: plt.Axes, rows: pd.DataFrame, margin: float = 0.05) -
     axis.scatter(rows["mean"], rows["place"], color=colours, s=24, zorder=3)
 
 
+def verdict_handles() -> list[mpl.lines.Line2D]:
+    """Keys that say what the colours of verdicts mean."""
+    return [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
+
+
 def verdict_legend(figure: Figure) -> None:
     """What the colours of verdicts mean, below a figure."""
-    handles = [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
+    handles = verdict_handles()
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2)
 
 
