@@ -7,6 +7,7 @@ import pytest
 from hybridrec.evaluation import costs, cross
 from hybridrec.evaluation.prices import Price
 from hybridrec.study import cost_study as study
+from hybridrec.study.names import LLM, OTHER_RECOMMENDER
 
 USERS, FOLDS = range(6), range(3)
 
@@ -70,11 +71,11 @@ def test_the_share_of_the_work_is_that_of_the_users_where_calls_are_alike(servic
 def test_what_is_bought_is_a_mean_over_everybody(service):
     by = ranked(dict.fromkeys(USERS, 1.0))
     gains = study.bought(service, by).set_index(["arm", "routing"])
-    assert gains.loc[(study.MODEL, study.WEAK), "mean"] == pytest.approx(2 / 5)
-    assert gains.loc[(study.MODEL, study.INACTIVE), "mean"] == pytest.approx(4 / 5)
-    assert gains.loc[(study.OTHER, study.WEAK), "mean"] == 0
+    assert gains.loc[(LLM, study.WEAK), "mean"] == pytest.approx(2 / 5)
+    assert gains.loc[(LLM, study.INACTIVE), "mean"] == pytest.approx(4 / 5)
+    assert gains.loc[(OTHER_RECOMMENDER, study.WEAK), "mean"] == 0
     points = study.priced(gains.reset_index(), table(service), "fast").set_index(["arm", "routing"])
-    assert points.loc[(study.MODEL, study.WEAK), "calls"] == 2 and points.loc[(study.OTHER, study.WEAK), "usd"] == 0
+    assert points.loc[(LLM, study.WEAK), "calls"] == 2 and points.loc[(OTHER_RECOMMENDER, study.WEAK), "usd"] == 0
     nothing = pd.DataFrame({"ranker": [], "all_tokens": []})
     answer = study.answer(service, table(service), nothing, gains.reset_index(), "fast")
     assert (answer["calls_weak"], answer["gain"], answer["tokens_share"]) == (2, pytest.approx(2 / 5), None)
@@ -83,7 +84,7 @@ def test_what_is_bought_is_a_mean_over_everybody(service):
 def test_where_nobody_was_asked_the_gain_is_not_run(service):
     by = ranked(dict.fromkeys(USERS, np.nan))
     gains = study.bought(service, by)
-    assert not by.asked and set(gains["arm"]) == {study.OTHER}
+    assert not by.asked and set(gains["arm"]) == {OTHER_RECOMMENDER}
     answer = study.answer(service, table(service), study.share_of_work(table(service), False), gains, "fast")
     assert (answer["gain"], answer["gain_verdict"]) == (None, "not run")
 

@@ -345,6 +345,18 @@ def test_validity_by_length_is_the_mean_per_candidate():
     assert listwise == [[2, 0.75], [4, 1]] and choose == [[2, 0], [4, 0]]
 
 
+def test_validity_by_length_has_students_interval_from_ten_users_on():
+    lengths = [2] * 10 + [4] * 9
+    answers = pd.DataFrame({"ranker": "listwise", "user": range(19), "candidates": lengths, "invalid": 0,
+                            "missing": [0, 1] * 5 + [0, 2] * 4 + [0], "duplicates": 0})  # fmt: skip
+    (bars,) = figures.validity_by_length(answers).axes[0].containers
+    enough, few = bars.lines[2][0].get_segments()
+    # Ten shares of 0 or 1/2: mean 1/4, standard error 1/12; the quantile of Student's t with nine degrees is 2.2622.
+    assert enough[:, 1] == pytest.approx([0.25 - 2.2622 / 12, 0.25 + 2.2622 / 12], abs=1e-4)
+    assert len(few) == 0
+    assert bars.lines[0].get_ydata() == pytest.approx([0.25, 2 / 9])
+
+
 def test_truly_weak_shows_what_is_flagged_what_is_weak_and_both_intervals():
     (axis,) = OTHERS["truly_weak"][1]().axes
     dots, flagged = axis.get_lines()

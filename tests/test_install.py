@@ -26,6 +26,10 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.packed": "local",
     "hybridrec.llm.models.weights": "local",
     "hybridrec.llm.models.writing": "local",
+    "hybridrec.llm.held_back": "local",
+    "hybridrec.llm.lessons": "local",
+    "hybridrec.llm.lora": "local",
+    "hybridrec.llm.objectives": "local",
     "hybridrec.llm.teach": "local",
     "hybridrec.recommenders.cornac_models": "cornac",
 }

@@ -6,7 +6,8 @@ import pytest
 from hybridrec.evaluation import cross
 from hybridrec.evaluation.cross import OWN, RANDOM
 from hybridrec.study import claims, figures, replication
-from hybridrec.study.replication import ALL, FRESH, LLM, PICKED_ON
+from hybridrec.study.names import LLM
+from hybridrec.study.replication import ALL, FRESH, PICKED_ON
 
 # Users 1 and 2; items 10 and 11 are the test items of the split. Under cross each user's ratings lie in folds 0 and 1.
 PICKED = pd.DataFrame({"user": [1, 1, 2, 2], "item": [10, 11] * 2, "relevant": [True, False] * 2})

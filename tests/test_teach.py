@@ -16,7 +16,7 @@ import torch
 
 from hybridrec import cli, progress
 from hybridrec.errors import DatasetError, ModelError
-from hybridrec.llm import modes, prompts, rankers, teach
+from hybridrec.llm import lessons, modes, objectives, prompts, rankers, teach
 from hybridrec.llm.models import packed
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.models.weights import ADAPTER_CARD, ADAPTER_WEIGHTS
@@ -33,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
     return tiny_model.save(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
-def material(users: int = 12, seed: int = 0) -> teach.Material:
+def material(users: int = 12, seed: int = 0) -> lessons.Material:
     rng = np.random.default_rng(seed)
     rows = [
         (user, item, float(rng.integers(4, 6) if TITLES[item] in GOOD else rng.integers(1, 4)), item)
@@ -42,7 +42,7 @@ def material(users: int = 12, seed: int = 0) -> teach.Material:
     ]
     ratings = pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
     items = pd.DataFrame({"item": range(len(TITLES)), "title": TITLES, "genres": ""})
-    return teach.Material(ratings, items, "film", 5, 4.0)
+    return lessons.Material(ratings, items, "film", 5, 4.0)
 
 
 QUICK = {
@@ -64,7 +64,7 @@ def test_grades_are_tenths_of_the_scale():
 
 def test_a_list_that_is_taught_is_the_list_that_is_asked(folder):
     model, about = HuggingFace(folder), material()
-    writer = teach.Writer(model, modes.get("rating-lines"), "film", 12)
+    writer = lessons.Writer(model, modes.get("rating-lines"), "film", 12)
     rows = about.by_user[0]
     (example,) = list(writer.examples(rows.iloc[:12], about.like, np.random.default_rng(1)))
     order = pd.Series(example.items)
@@ -82,11 +82,11 @@ def test_a_list_that_is_taught_is_the_list_that_is_asked(folder):
 @pytest.mark.parametrize("mode", ["rating-lines", "pointwise"])
 def test_the_loss_is_that_of_plain_passes(folder, mode):
     model, about = HuggingFace(folder), material()
-    writer = teach.Writer(model, modes.get(mode), "film", 6)
+    writer = lessons.Writer(model, modes.get(mode), "film", 6)
     rng = np.random.default_rng(2)
     examples = [one for user in (0, 1) for one in writer.examples(about.by_user[user], about.like, rng)][:3]
     with torch.no_grad():
-        found = teach.loss(model.model, examples, writer.choices, "likelihood", {})
+        found = objectives.loss(model.model, examples, writer.choices, "likelihood", {})
         losses = []
         for example in examples:
             for text, place, choice in example.asked:
@@ -98,11 +98,11 @@ def test_the_loss_is_that_of_plain_passes(folder, mode):
 
 def test_beyond_the_item_others_grades_are_multiplied_in(folder):
     model, about = HuggingFace(folder), material()
-    writer = teach.Writer(model, modes.get("rating-lines"), "film", 6)
-    usual = teach.usual_grades(about, sorted(about.by_user), writer.mode)
+    writer = lessons.Writer(model, modes.get("rating-lines"), "film", 6)
+    usual = objectives.usual_grades(about, sorted(about.by_user), writer.mode)
     (example, *_) = list(writer.examples(about.by_user[0], about.like, np.random.default_rng(2)))
     with torch.no_grad():
-        found = teach.loss(model.model, [example], writer.choices, "beyond-item", usual).item()
+        found = objectives.loss(model.model, [example], writer.choices, "beyond-item", usual).item()
         losses = []
         for (_, place, choice), item in zip(example.asked, example.items, strict=True):
             logits = model.model(torch.tensor([example.prefix + example.texts[0][: place + 1]])).logits[0, -1]
@@ -118,11 +118,11 @@ def test_beyond_the_item_others_grades_are_multiplied_in(folder):
 def test_pairs_of_one_list_that_are_in_order_cost_less():
     sure = torch.full((2, 10), -9.0)
     sure[0, 9], sure[1, 1] = 9.0, 9.0
-    right = teach._pairs(sure, torch.tensor([7, 3]), [0, 0])
-    wrong = teach._pairs(sure, torch.tensor([3, 7]), [0, 0])
+    right = objectives._pairs(sure, torch.tensor([7, 3]), [0, 0])
+    wrong = objectives._pairs(sure, torch.tensor([3, 7]), [0, 0])
     assert right.item() == pytest.approx(np.log1p(np.exp(-2.0 * 8)), abs=1e-4)
     assert wrong.item() == pytest.approx(np.log1p(np.exp(2.0 * 8)), abs=1e-3)
-    assert teach._pairs(sure, torch.tensor([7, 3]), [0, 1]).item() == 0  # of two lists there is no pair
+    assert objectives._pairs(sure, torch.tensor([7, 3]), [0, 1]).item() == 0  # of two lists there is no pair
 
 
 @pytest.mark.parametrize("objective", ["likelihood", "pairs", "beyond-item"])
@@ -168,10 +168,10 @@ def test_whoever_is_not_taught_changes_nothing(folder, tmp_path):
     cards = []
     for name, rows in (("one", others), ("two", others.assign(rating=6 - others["rating"]))):
         everybody = pd.concat([about.ratings, rows])
-        mine = teach.Material(everybody[everybody["user"] < 100], about.items, "film", 5, 4.0)
+        mine = lessons.Material(everybody[everybody["user"] < 100], about.items, "film", 5, 4.0)
         cards.append(teach.teach(HuggingFace(folder), mine, tmp_path / name, "t", teach.Teaching(**QUICK), 5))
     assert cards[0]["sha256"] == cards[1]["sha256"]
-    changed = teach.Material(about.ratings.assign(rating=6 - about.ratings["rating"]), about.items, "film", 5, 4.0)
+    changed = lessons.Material(about.ratings.assign(rating=6 - about.ratings["rating"]), about.items, "film", 5, 4.0)
     assert teach.teach(HuggingFace(folder), changed, tmp_path / "c", "t", teach.Teaching(**QUICK), 5)["sha256"] not in {
         card["sha256"] for card in cards
     }
@@ -249,6 +249,13 @@ def heard() -> Iterator[list[str]]:
     before = progress.listen(Listener())
     yield lines
     progress.listen(before)
+
+
+@pytest.mark.parametrize("mode", ["rating-lines", "pointwise"])
+def test_lists_may_be_as_short_as_settings_allow(folder, tmp_path, mode):
+    settings = teach.Teaching(**QUICK | {"mode": mode, "lines": 2, "passes": 0.5})
+    card = teach.teach(HuggingFace(folder), material(), tmp_path, "t", settings, 5)
+    assert card["steps"] > 0 and card["curve"][-1]["loss"] > 0
 
 
 @pytest.mark.parametrize("users", [1, 2])

@@ -227,14 +227,14 @@ def rivals(settings: config.Experiment) -> None:
     print(paths.within_root(paths.results(settings.name) / "rivals.csv"))
 
 
-def hear_out(settings: config.Experiment, sample: int) -> None:
+def hear_out(settings: config.Experiment, sample: int | None) -> None:
     """Ask again for answers that our stop rule ended, and hear them out; needs notebooks 01 and 04."""
     import pandas as pd
 
     from hybridrec.study import heard_out, tables
 
     done: list[pd.DataFrame] = []
-    for row in heard_out.compare(settings, sample):
+    for row in heard_out.compare(settings, heard_out.SAMPLE if sample is None else sample):
         done.append(row)
         tables.publish(settings.name, "heard_out", pd.concat(done))
         one = row.iloc[0]
@@ -337,8 +337,8 @@ def _parser() -> argparse.ArgumentParser:
         taught.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (cpu)")
         taught.add_argument("--dtype", help="float32 or bfloat16; left out, whichever the processor computes faster")
     commands.choices["teach-ways"].add_argument("--only", metavar="WAY", nargs="+", default=[], help="not all of them")
-    text = "so many answers of each way to ask (100)"
-    commands.choices["hear-out"].add_argument("--sample", metavar="N", type=int, default=100, help=text)
+    text = "so many answers of each way to ask; left out, as many as hybridrec/study/heard_out.py says"
+    commands.choices["hear-out"].add_argument("--sample", metavar="N", type=int, help=text)
     commands.choices["import"].add_argument("files", metavar="FILE", type=Path, nargs="*", help="what the service gave")
     return parser
 

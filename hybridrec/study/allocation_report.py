@@ -8,7 +8,8 @@ import pandas as pd
 
 from hybridrec.allocation import ceiling, frontier, policy, risk
 from hybridrec.evaluation import verdicts
-from hybridrec.study.allocation_study import ALL, OF_LLM, PREDICTED, RANDOM_ORDER, Allocation
+from hybridrec.study.allocation_study import ALL, Allocation
+from hybridrec.study.names import OF_LLM, PREDICTED, RANDOM_ORDER
 
 # --- each arm ---------------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,11 @@ from hybridrec.evaluation import costs, cross, fusion
 from hybridrec.evaluation.lists import Lists, Scores
 from hybridrec.evaluation.prices import Price
 from hybridrec.study import families
-from hybridrec.study.taught import TAUGHT
+from hybridrec.study.names import OF_LLM, PREDICTED, PUBLISHED, RANDOM_ORDER, TAUGHT, WORST_FIRST
 
 BEST_OTHER, STACK, LLM = "best other", controls.STACK, "llm"
 ALL = "all recommenders"
 TAUGHT_ARM = f"{TAUGHT}: {families.OWN_HISTORY}"
-RANDOM_ORDER = "random order"  # no arm: what anybody could do without knowing anything
 
 
 def fused_with(arm: str) -> str:
@@ -198,9 +197,7 @@ def _who_counts(known: pd.DataFrame, inactive: pd.DataFrame, asked: pd.Series) -
 
 # --- who is compared --------------------------------------------------------------------------------------------------
 
-NOBODY, RANDOM, PUBLISHED = "nobody", "random users", "published rule"
-BEST_ARM, WORST_FIRST, PREDICTED = "best single arm", "best single arm, worst served first", "predicted uplift"
-OF_LLM = ", LLM only"
+NOBODY, RANDOM, BEST_ARM = "nobody", "random users", "best single arm"
 
 
 def policies(of: Allocation, prediction: pd.DataFrame, triage: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -8,6 +8,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hybridrec.study.names import (
+    BAR,
+    IN_CONTEXT,
+    OF_LLM,
+    OWN_RECOMMENDER,
+    PREDICTED,
+    PUBLISHED,
+    RANDOM_ORDER,
+    TAUGHT,
+    TAUGHT_ANOTHERS,
+    TAUGHT_MEAN,
+    UNTAUGHT,
+    WORST_FIRST,
+)
+
 Metrics = Mapping[str, Any]
 
 QUESTIONS = (
@@ -78,25 +93,25 @@ def models(found: Mapping[str, Metrics]) -> str:
 def allocation(found: Mapping[str, Metrics]) -> str:
     """What the worst served tenth gains at a budget of a tenth of all users, as a Markdown table: a row a policy."""
     at_a_tenth = {name: metrics.get("allocation", {}).get("frontier", {}) for name, metrics in found.items()}
-    policies = dict.fromkeys(policy for of in at_a_tenth.values() for policy in of if policy in POLICIES)
+    policies = dict.fromkeys(policy for of in at_a_tenth.values() for policy in of if policy in _POLICIES)
 
     def said(of: Metrics, policy: str) -> str:
         row = of.get(policy, {}).get("worst decile")
         return f"{signed(row['gain'])} ({signed(row['low'])} to {signed(row['high'])})" if row else NOT_RUN
 
-    rows = [[POLICIES[policy], *(said(of, policy) for of in at_a_tenth.values())] for policy in policies]
+    rows = [[_POLICIES[policy], *(said(of, policy) for of in at_a_tenth.values())] for policy in policies]
     return markdown(["who is handed over", *(f"`{name}`" for name in found)], rows)
 
 
 # Policies of notebook 08 that are shown, and in words.
-POLICIES = {
-    "published rule": "weak users, to the language model in context (the published rule)",
-    "published rule, random order": "the same users, to a random order",
-    "published rule, taught: llm": "the same users, to the taught language model",
-    "best single arm, worst served first": "the worst served, to the best ranker or fusion of all",
-    "best single arm, worst served first, LLM only": "the worst served, to the best order with a language model in it",
-    "predicted uplift": "who is predicted to gain, to whichever ranker",
-    "predicted uplift, LLM only": "who is predicted to gain from a language model, to that",
+_POLICIES = {
+    PUBLISHED: "weak users, to the language model in context (the published rule)",
+    f"{PUBLISHED}, {RANDOM_ORDER}": "the same users, to a random order",
+    f"{PUBLISHED}, {TAUGHT}: llm": "the same users, to the taught language model",
+    WORST_FIRST: "the worst served, to the best ranker or fusion of all",
+    WORST_FIRST + OF_LLM: "the worst served, to the best order with a language model in it",
+    PREDICTED: "who is predicted to gain, to whichever ranker",
+    PREDICTED + OF_LLM: "who is predicted to gain from a language model, to that",
 }
 
 
@@ -104,14 +119,14 @@ def taught(found: Mapping[str, Metrics]) -> str:
     """The taught model on inactive users, as a Markdown table: mean AUCs, then paired differences with verdicts."""
     of = {name: metrics.get("taught", {}) for name, metrics in found.items()}
     rows = []
-    for ranker, called in TAUGHT.items():
+    for ranker, called in _RANKERS.items():
         means = {name: _inactive(one.get("means", []), ranker=ranker) for name, one in of.items()}
         said = [
             f"{row['auc']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} users" if row else NOT_RUN
             for row in means.values()
         ]
         rows.append([called, *said])
-    for (ranker, against), called in TAUGHT_AGAINST.items():
+    for (ranker, against), called in _AGAINST.items():
         verdicts = [_inactive(one.get("verdicts", []), ranker=ranker, against=against) for one in of.values()]
         rows.append([called, *(effect(row).partition(";")[0] if row else NOT_RUN for row in verdicts)])
     return markdown(["inactive users, AUC", *(f"`{name}`" for name in found)], rows)
@@ -124,21 +139,21 @@ def _inactive(rows: Sequence[Metrics], **which: str) -> Metrics | None:
 
 
 # Rankers of notebook 07 that are shown, and in words; and which of them are compared.
-TAUGHT = {
-    "taught": "the taught model",
-    "language model, best way in context": "the same model in context, in its best way",
-    "item-mean, taught users": "item means of the ratings that were taught",
-    "the bar": "the bar",
+_RANKERS = {
+    TAUGHT: "the taught model",
+    IN_CONTEXT: "the same model in context, in its best way",
+    TAUGHT_MEAN: "item means of the ratings that were taught",
+    BAR: BAR,
 }
 _TITLES = "recommender + item-mean + sentence-embedding"
-TAUGHT_AGAINST = {
-    ("taught", "language model, best way in context"): "taught, less in context",
-    ("taught", "untaught, same way"): "taught, less untaught and asked in the same way",
-    ("taught", "item-mean, taught users"): "taught, less these item means",
-    ("taught", "the bar"): "taught, less the bar",
-    ("taught", "taught, another's history"): "own history, less another user's",
-    ("recommender + taught", "own recommender"): "what it adds to the recommender",
-    (f"{_TITLES} + taught", _TITLES): "what it adds to recommender, item means and title similarity",
+_AGAINST = {
+    (TAUGHT, IN_CONTEXT): "taught, less in context",
+    (TAUGHT, UNTAUGHT): "taught, less untaught and asked in the same way",
+    (TAUGHT, TAUGHT_MEAN): "taught, less these item means",
+    (TAUGHT, BAR): "taught, less the bar",
+    (TAUGHT, TAUGHT_ANOTHERS): "own history, less another user's",
+    (f"recommender + {TAUGHT}", OWN_RECOMMENDER): "what it adds to the recommender",
+    (f"{_TITLES} + {TAUGHT}", _TITLES): "what it adds to recommender, item means and title similarity",
 }
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from hybridrec.evaluation import costs, cross, verdicts
 from hybridrec.study import families
+from hybridrec.study.names import LLM, OTHER_RECOMMENDER
 
-MODEL, OTHER = "language model", "best other recommender"
 WEAK, INACTIVE, EVERYBODY = "weak only", "everybody inactive", "everybody"
 
 
@@ -134,9 +134,9 @@ def bought(of: Service, by: Ranked) -> pd.DataFrame:
     """
     group = cross.groups(of.triage)
     handed = {WEAK: group["weak"], INACTIVE: group["inactive"]}
-    arms: dict[str, Any] = {OTHER: (cross.bar(by.lists, of.triage, of.others), None)}
+    arms: dict[str, Any] = {OTHER_RECOMMENDER: (cross.bar(by.lists, of.triage, of.others), None)}
     if by.asked:
-        arms[MODEL] = (cross.choose(by.lists, of.triage, by.ways), by.asked)
+        arms[LLM] = (cross.choose(by.lists, of.triage, by.ways), by.asked)
     found = {
         f"{arm}, {name}": costs.gain(by.lists, group["everybody"], who, ranker, users)
         for arm, (ranker, users) in arms.items()
@@ -187,7 +187,7 @@ def priced(gains: pd.DataFrame, table: pd.DataFrame, way: str) -> pd.DataFrame:
     """
     spent = table[(table["ranker"] == way) & (table["run"] == "yes")]
     points = gains.merge(spent[["routing", "calls", "seconds", "usd"]], "left")
-    points.loc[points["arm"] != MODEL, ["calls", "seconds", "usd"]] = 0.0
+    points.loc[points["arm"] != LLM, ["calls", "seconds", "usd"]] = 0.0
     return points
 
 
@@ -200,7 +200,7 @@ def answer(of: Service, table: pd.DataFrame, share: pd.DataFrame, gains: pd.Data
     """
     spent = table[(table["ranker"] == way) & (table["run"] == "yes")]
     spent = spent.set_index("routing").reindex(list(of.routings))
-    one = gains[(gains["arm"] == MODEL) & (gains["routing"] == WEAK)].to_dict("records")
+    one = gains[(gains["arm"] == LLM) & (gains["routing"] == WEAK)].to_dict("records")
     gain: Mapping[str, Any] = one[0] if one else {}
     return {
         "recommender": of.recommender,

@@ -10,11 +10,12 @@ import pandas as pd
 from hybridrec.evaluation import cross, verdicts
 from hybridrec.evaluation.arms import STACK
 from hybridrec.evaluation.cross import OWN, RANDOM, Ranker
+from hybridrec.study.names import BAR, LLM, OWN_RECOMMENDER, RANDOM_ORDER
 
 OWN_HISTORY, NO_HISTORY, ANOTHERS = "llm", "llm no history", "llm another's history"
 WAYS = (OWN_HISTORY, "llm less prior", "llm less content-free")  # of the primary comparison, as far as they exist
 NDCG_MARGIN = 0.02
-BAR, BEST_SINGLE, HYBRID = "the bar", "best single control", "hybrid"
+BEST_SINGLE, HYBRID = "best single control", "hybrid"
 COLUMNS = [
     *("family", "comparison", "ranker", "against", "group", "n", "mean", "low", "high", "smallest_detectable"),
     *("p_holm", "p_equivalence_holm", "verdict"),
@@ -271,8 +272,8 @@ def primary_summary(judged: Judged) -> Summary:
     single = cross.bar(judged.lists, judged.triage, alone)
     judged = judged.judged_only()
     weak = judged.groups["weak"]
-    rankers = {BAR: judged.bar, BEST_SINGLE: single, "own recommender": OWN, "random order": RANDOM}
-    asked = {"language model": judged.primary.ask} if judged.primary else {}
+    rankers = {BAR: judged.bar, BEST_SINGLE: single, OWN_RECOMMENDER: OWN, RANDOM_ORDER: RANDOM}
+    asked = {LLM: judged.primary.ask} if judged.primary else {}
     everything = {**asked, **rankers}
     values = {}
     for name, ranker in everything.items():
@@ -303,7 +304,7 @@ def primary_record(judged: Judged, summary: Summary, model: str) -> dict[str, An
         return None
     row, auc = judged.primary.table.iloc[0], summary.means.set_index("name")
     kept = ["routed", "lists", "unanswered", "mean", "low", "high", "smallest_detectable", "verdict"]
-    of = {"llm_auc": "language model", "bar_auc": BAR, "own_auc": "own recommender", "random_auc": "random order"}
+    of = {"llm_auc": LLM, "bar_auc": BAR, "own_auc": OWN_RECOMMENDER, "random_auc": RANDOM_ORDER}
     return (
         {"model": model, "users": row["n"], **{name: row[name] for name in kept}}
         | {"hand_overs": round(judged.primary.differences["weight"].sum())}

@@ -9,8 +9,8 @@ from hybridrec.evaluation import cross
 from hybridrec.evaluation.cross import OWN, RANDOM
 from hybridrec.study import claims, families, steps, tables
 from hybridrec.study.config import PUBLISHED_MODE, compared_recommenders
+from hybridrec.study.names import LLM
 
-LLM = "language model"
 RANKED_BY = (OWN, LLM, RANDOM)
 PICKED_ON, FRESH = ITEMS = ("picked on", "fresh")
 ALL = "all"  # recommenders, each user once

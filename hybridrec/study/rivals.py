@@ -13,6 +13,7 @@ from hybridrec.evaluation.lists import Lists
 from hybridrec.recommenders import cross, robust
 from hybridrec.study import cross_arms, families, paths
 from hybridrec.study.config import compared_recommenders
+from hybridrec.study.names import BAR, OWN_RECOMMENDER, RANDOM_ORDER
 from hybridrec.weak_users.cross import cross_triage
 
 WORST_OF_PLAIN = f"worst decile of {robust.PLAIN}"
@@ -85,7 +86,7 @@ def table(
     lists = lists[lists["fold"] == lists["test"]]
     groups = evaluation.groups(triage) | {WORST_OF_PLAIN: evaluation.groups(of_plain)["worst decile"]}
     rankers = {name: name for name in (*MADE, "MF", arms.STACK) if name in set(lists["ranker"])}
-    rankers |= {families.BAR: bar, "own recommender": OWN, "random order": RANDOM}
+    rankers |= {BAR: bar, OWN_RECOMMENDER: OWN, RANDOM_ORDER: RANDOM}
     means: list[families.Compared] = []
     over: dict[tuple[str, bool], list[families.Compared]] = {
         (name, made): [] for name in _OVER for made in (True, False)
@@ -96,7 +97,7 @@ def table(
             found = found.assign(difference=found["auc"], weight=found["folds"]).reset_index()
             means.append(families.Compared(ranker, "", group, found))
             for name, other in _OVER.items():
-                if ranker not in (other, "random order"):
+                if ranker not in (other, RANDOM_ORDER):
                     difference = evaluation.differences(lists, rows, one, other)
                     over[name, ranker in MADE].append(families.Compared(ranker, other, group, difference))
     result = _named(families.judge("means", means), "auc")[["group", "ranker", "n", "auc", "auc_low", "auc_high"]]

@@ -18,6 +18,7 @@ from hybridrec.evaluation import cross as evaluation
 from hybridrec.evaluation.cross import OWN, RANDOM, Ranker
 from hybridrec.evaluation.lists import Lists
 from hybridrec.llm import memory, teach
+from hybridrec.llm.lessons import Material
 from hybridrec.llm.models import weights
 from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Model
@@ -25,10 +26,10 @@ from hybridrec.randomness import generator, in_random_order
 from hybridrec.study import config, cross_answers, cross_arms, cross_tasks, families, models, paths, teaching
 from hybridrec.study.cross_answers import Asking, Cross
 from hybridrec.study.families import Compared
+from hybridrec.study.names import BAR, OWN_RECOMMENDER, TAUGHT, TAUGHT_MEAN, UNTAUGHT
+from hybridrec.study.names import IN_CONTEXT as LLM
+from hybridrec.study.names import TAUGHT_ANOTHERS as ANOTHERS
 
-TAUGHT, ANOTHERS, UNTAUGHT = "taught", "taught, another's history", "untaught, same way"
-LLM = "language model, best way in context"
-TAUGHT_MEAN = "item-mean, taught users"
 _WITHOUT = (arms.ITEM_MEAN, arms.EMBEDDING)  # added to a recommender before the taught model is
 # What each recommender is fused with, in turn.
 FUSED = ((TAUGHT,), _WITHOUT, (*_WITHOUT, TAUGHT))
@@ -39,8 +40,8 @@ HISTORY_BINS = {"up to 3": 0, "4 to 7": 4, "8 to 15": 8, "16 to 31": 16, "32 to 
 MEANS = ["group", "ranker", "n", "auc", "low", "high"]
 # Rankers that are shown, from the top; all others are in the table.
 SHOWN = (
-    *(TAUGHT, ANOTHERS, UNTAUGHT, LLM, TAUGHT_MEAN, arms.ITEM_MEAN, arms.EMBEDDING, arms.STACK, families.BAR),
-    *("own recommender", *(fusion.name("recommender", " + ".join(added)) for added in FUSED)),
+    *(TAUGHT, ANOTHERS, UNTAUGHT, LLM, TAUGHT_MEAN, arms.ITEM_MEAN, arms.EMBEDDING, arms.STACK, BAR),
+    *(OWN_RECOMMENDER, *(fusion.name("recommender", " + ".join(added)) for added in FUSED)),
 )
 BY = ["ratings", "ranker", "users", "pairs", "auc", "low", "high"]
 
@@ -86,7 +87,7 @@ class Taught:
         return self.asking.cross
 
     @cached_property
-    def material(self) -> teach.Material:
+    def material(self) -> Material:
         """What the model was taught, of users who are never routed."""
         return teaching.material(self.cross)
 
@@ -323,7 +324,7 @@ def judge(
     if in_context:
         rankers[LLM] = evaluation.choose(lists, triage, in_context)
     rankers |= {name: name for name in (TAUGHT_MEAN, *controls, *recommenders)}
-    rankers |= {families.BAR: bar, "own recommender": OWN, RANDOM: RANDOM}
+    rankers |= {BAR: bar, OWN_RECOMMENDER: OWN, RANDOM: RANDOM}
     rankers |= {fusion.name(OWN, added): one for added, one in fused.items()}
     there = set(lists["ranker"])
     rankers = {name: one for name, one in rankers.items() if not isinstance(one, str) or one in {*there, OWN}}
@@ -363,9 +364,9 @@ def verdicts(judged: Judged) -> pd.DataFrame:
     "taught" has what was asked of all recommenders together, "taught, each recommender" the fusions of each.
     """
     pooled, each = [], []
-    pairs = [(TAUGHT, other) for other in (families.BAR, TAUGHT_MEAN, arms.EMBEDDING, LLM, UNTAUGHT, ANOTHERS)]
+    pairs = [(TAUGHT, other) for other in (BAR, TAUGHT_MEAN, arms.EMBEDDING, LLM, UNTAUGHT, ANOTHERS)]
     alone, without, everything = (fusion.name(OWN, " + ".join(added)) for added in FUSED)
-    fusions = [(alone, "own recommender"), (everything, without)]
+    fusions = [(alone, OWN_RECOMMENDER), (everything, without)]
     for group in GROUPS:
         for name, other in (*pairs, *fusions):
             if name in judged.rankers and other in judged.rankers:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hybridrec.errors import SettingError
 from hybridrec.llm import teach, ways
+from hybridrec.llm.lessons import Material
 from hybridrec.llm.tasks import with_anothers_history
 from hybridrec.llm.teach import Teaching
 from hybridrec.llm.ways import Way
@@ -54,11 +55,11 @@ def never_routed(cross: Cross) -> pd.Index:
     return pd.Index(sorted(set(ratings["user"]) - inactive), name="user")
 
 
-def material(cross: Cross) -> teach.Material:
+def material(cross: Cross) -> Material:
     """The ratings of those users, all folds together."""
     ratings = cross.divided if cross.everybody is None else cross.everybody
     rows = ratings[ratings["user"].isin(never_routed(cross))]
-    return teach.Material(rows, cross.items, cross.noun, cross.rating_scale, cross.like_threshold)
+    return Material(rows, cross.items, cross.noun, cross.rating_scale, cross.like_threshold)
 
 
 def folder(experiment: str, model: str, variant: str = CHOSEN) -> Path:

@@ -18,6 +18,8 @@ from hybridrec.study.figures.style import (
     ORANGE,
     PURPLE,
     RED,
+    WIDE,
+    errors,
     legend_below,
     new_axes,
     use_style,
@@ -32,7 +34,6 @@ _COLOURS = {
     study.PREDICTED + study.OF_LLM: PURPLE,
 }
 _OTHERS = ("#56B4E9", "#8B4513", "#999933")  # of policies that only some experiments have
-_WIDE = 6.2
 
 
 def _colours(policies: Sequence[str]) -> dict[str, str]:
@@ -55,7 +56,7 @@ def arms(table: pd.DataFrame) -> Figure:
     Args:
         table: arm, users, mean, low, high, made_worse.
     """
-    figure, (axis,) = new_axes(1, _WIDE, 1.3 + 0.36 * len(table))
+    figure, (axis,) = new_axes(1, WIDE, 1.3 + 0.36 * len(table))
     named = zip(table["arm"], table["users"], strict=True)
     places = _rows(axis, [f"{arm} (n = {users:,})" for arm, users in named])
     colours = [GREY if arm == study.RANDOM_ORDER else BLUE for arm in table["arm"]]
@@ -79,7 +80,7 @@ def reliability(table: pd.DataFrame) -> Figure:
         table: arm, users, reliability, low, high, mean, sd, sd_low, sd_high.
     """
     use_style()
-    figure, (above, below) = plt.subplots(2, 1, figsize=(_WIDE, 2.2 + 0.64 * len(table)))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDE, 2.2 + 0.64 * len(table)))
     for axis, (value, low, high), label in (
         (above, ("reliability", "low", "high"), "reliability of a user's mean uplift (1: no luck in it)"),
         (below, ("sd", "sd_low", "sd_high"), "uplift in AUC"),
@@ -104,7 +105,7 @@ def ceiling(table: pd.DataFrame, share: float) -> Figure:
         table: arm, raw, corrected, held_out, of one budget.
         share: the budget.
     """
-    figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.36 * len(table))
+    figure, (axis,) = new_axes(1, WIDE, 1.5 + 0.36 * len(table))
     places = _rows(axis, list(table["arm"]))
     axis.hlines(places, table["corrected"], table["raw"], color=GREY, lw=1)
     looks = (
@@ -129,14 +130,11 @@ def predictions(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     use_style()
     shape = (max(1, -(-len(tables) // 2)), 2)
-    figure, axes = plt.subplots(*shape, figsize=(_WIDE, 0.5 + 2.1 * shape[0]), squeeze=False)
+    figure, axes = plt.subplots(*shape, figsize=(WIDE, 0.5 + 2.1 * shape[0]), squeeze=False)
     for axis in axes.flat[len(tables) :]:
         axis.set_axis_off()
     for axis, (arm, rows) in zip(axes.flat, tables.items(), strict=False):
-        axis.errorbar(
-            rows["predicted"], rows["came_out"], [rows["came_out"] - rows["low"], rows["high"] - rows["came_out"]],
-            fmt="o", color=BLUE, ms=5,
-        )  # fmt: skip
+        axis.errorbar(rows["predicted"], rows["came_out"], errors(rows, "came_out"), fmt="o", color=BLUE, ms=5)
         ends = [rows["predicted"].min(), rows["predicted"].max()]
         axis.plot(ends, ends, color=GREY, ls="--", lw=1)
         axis.axhline(0, color=GREY, lw=0.7)
@@ -157,7 +155,7 @@ def frontier(table: pd.DataFrame, policies: Sequence[str], ceiling: pd.DataFrame
     """
     names = list(table["group"].unique())
     use_style()
-    figure, axes = plt.subplots(len(names), 1, figsize=(_WIDE, 1.2 + 2.5 * len(names)), squeeze=False)
+    figure, axes = plt.subplots(len(names), 1, figsize=(WIDE, 1.2 + 2.5 * len(names)), squeeze=False)
     axes = axes[:, 0]
     steps = {share: at for at, share in enumerate(sorted(table["share"].unique()))}
     for axis, name in zip(axes, names, strict=True):
@@ -165,8 +163,9 @@ def frontier(table: pd.DataFrame, policies: Sequence[str], ceiling: pd.DataFrame
         for at, (policy, colour) in enumerate(_colours(policies).items()):
             rows = table[(table["group"] == name) & (table["policy"] == policy)].sort_values("share")
             places = rows["share"].map(steps) + (at - len(policies) / 2) * 0.08  # beside each other, so that all show
-            error = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
-            axis.errorbar(places, rows["gain"], error, color=colour, marker="o", ms=3.5, lw=1.2, label=policy)
+            axis.errorbar(
+                places, rows["gain"], errors(rows, "gain"), color=colour, marker="o", ms=3.5, lw=1.2, label=policy
+            )
         if name == "everybody" and ceiling is not None:
             places = ceiling["share"].map(steps)
             axis.plot(places, ceiling["corrected"], color="black", ls=":", lw=1.8, label="oracle less its noise")
@@ -188,13 +187,14 @@ def dollars(table: pd.DataFrame, policies: Sequence[str], users: int) -> Figure:
         policies: which of its policies.
         users: for how many the bill is.
     """
-    figure, (axis,) = new_axes(1, _WIDE, 3.4)
+    figure, (axis,) = new_axes(1, WIDE, 3.4)
     axis.axhline(0, color=GREY, lw=1)
     for policy, colour in _colours(policies).items():
         rows = table[(table["policy"] == policy) & table["usd"].notna()].sort_values("share")
-        error = [rows["gain"] - rows["low"], rows["high"] - rows["gain"]]
         label = policy if len(rows) else f"{policy}: price not known"
-        axis.errorbar(rows["usd"], rows["gain"], error, color=colour, marker="o", ms=4, lw=1.2, label=label)
+        axis.errorbar(
+            rows["usd"], rows["gain"], errors(rows, "gain"), color=colour, marker="o", ms=4, lw=1.2, label=label
+        )
     axis.set(xlabel=f"US dollars for a list each of {users:,} users", ylabel="gain of everybody (AUC, 95 %)")
     axis.set_title("Gain of everybody against the bill")
     legend_below(figure, axis, 1)
@@ -208,7 +208,7 @@ def redraws(draws: Mapping[str, pd.Series], alpha: float) -> Figure:
         draws: by name, the share in each redraw: the mean is a dot, the middle 95 % a line.
         alpha: the bound on the mean.
     """
-    figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.5 * max(1, len(draws)))
+    figure, (axis,) = new_axes(1, WIDE, 1.5 + 0.5 * max(1, len(draws)))
     places = _rows(axis, list(draws))
     for place, shares in zip(places, draws.values(), strict=True):
         low, high = np.quantile(shares, [0.025, 0.975])

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, legend_below, new_axes, reach
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, WIDE, legend_below, new_axes, reach
+from hybridrec.study.names import LLM
 
 _KINDS = {"computed": BLUE, "cached": GREY, "written": ORANGE}
 _ROUTINGS = {"weak only": ORANGE, "everybody inactive": PURPLE, "everybody": BLUE}
-_WIDE = 6.2
 
 
 def tokens(calls: pd.DataFrame, over: str) -> Figure:
@@ -18,7 +18,7 @@ def tokens(calls: pd.DataFrame, over: str) -> Figure:
         calls: a row a way to ask (the index): computed, cached, written (tokens) and seconds.
         over: over whom these are medians, such as "604 inactive users".
     """
-    figure, (axis,) = new_axes(1, _WIDE, 1.6 + 0.42 * len(calls))
+    figure, (axis,) = new_axes(1, WIDE, 1.6 + 0.42 * len(calls))
     places, left = np.arange(len(calls))[::-1], np.zeros(len(calls))
     for kind, colour in _KINDS.items():
         axis.barh(places, calls[kind], 0.62, left, color=colour, label=kind)
@@ -40,7 +40,7 @@ def bill(table: pd.DataFrame) -> Figure:
         table: what ``costs.cost_table`` returned: ranker, routing, calls, usd (NaN: not run).
     """
     ways = list(dict.fromkeys(table["ranker"]))
-    figure, (axis,) = new_axes(1, _WIDE, 1.4 + 0.85 * len(ways))
+    figure, (axis,) = new_axes(1, WIDE, 1.4 + 0.85 * len(ways))
     most = max([*table["usd"].dropna(), 1e-9])
     for at, (routing, colour) in enumerate(_ROUTINGS.items()):
         rows = table[table["routing"] == routing]
@@ -64,9 +64,9 @@ def quality(points: pd.DataFrame, way: str) -> Figure:
         way: the way to ask that is priced.
     """
     known = points.dropna(subset=["low"])
-    figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.6 * max(1, len(known)))
+    figure, (axis,) = new_axes(1, WIDE, 1.5 + 0.6 * max(1, len(known)))
     places = np.arange(len(known))[::-1]
-    colours = [ORANGE if arm == "language model" else GREEN for arm in known["arm"]]
+    colours = [ORANGE if arm == LLM else GREEN for arm in known["arm"]]
     axis.hlines(places, known["low"], known["high"], color=colours, lw=2)
     axis.scatter(known["mean"], places, color=colours, s=40, zorder=3)
     prices = ["price not known" if np.isnan(usd) else f"${usd:.4f}" if usd else "no call" for usd in known["usd"]]

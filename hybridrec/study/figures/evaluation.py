@@ -22,7 +22,8 @@ from hybridrec.study.figures.style import (
     use_style,
     with_repairs,
 )
-from hybridrec.study.replication import ALL, ITEMS, LLM
+from hybridrec.study.names import LLM
+from hybridrec.study.replication import ALL, ITEMS
 
 # Of picked_and_fresh: each ranker's colour, and what stands before and after its numbers.
 _SHOWN = {
@@ -32,7 +33,7 @@ _SHOWN = {
 }
 
 
-def picked_and_fresh(table: pd.DataFrame, model: str = "language model") -> Figure:
+def picked_and_fresh(table: pd.DataFrame, model: str = LLM) -> Figure:
     """Weak users' AUC on the items that picked them and on fresh items of theirs, by who ranks them, with intervals.
 
     Args:
@@ -152,9 +153,14 @@ def draw_differences(axis: plt.Axes, rows: pd.DataFrame, margin: float = 0.05) -
     axis.scatter(rows["mean"], rows["place"], color=colours, s=24, zorder=3)
 
 
+def verdict_handles() -> list[mpl.lines.Line2D]:
+    """Keys that say what the colours of verdicts mean."""
+    return [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
+
+
 def verdict_legend(figure: Figure) -> None:
     """What the colours of verdicts mean, below a figure."""
-    handles = [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
+    handles = verdict_handles()
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2)
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, panels, reach
+from hybridrec.evaluation import verdicts
+from hybridrec.evaluation.verdicts import FEWEST_USERS
+from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, errors, legend_below, panels, reach
 
 _ENDS = {"by model": BLUE, "by our stop rule": ORANGE, "by our budget": RED, "by server": GREY}
 _LEAST_LABELLED = 0.08  # a narrower part of a bar has no room for its share
@@ -56,23 +58,39 @@ def validity_by_length(answers: pd.DataFrame) -> Figure:
     """Candidates left out, items invented and named again, by the number of candidates: a line a way to ask.
 
     Args:
-        answers: what ``validity.answers`` returned, of one model.
+        answers: what ``validity.answers`` returned, of one model; with an interval where a mean is over enough users.
     """
     figure, axes = panels([1.9] * 3)
     ways = list(answers["ranker"].unique())
+    label = f"candidates to rank (without an interval: fewer than {FEWEST_USERS} users)"
     for axis, (kind, told) in zip(axes, _KINDS.items(), strict=True):
         for way, colour in zip(ways, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
-            rows = answers[answers["ranker"] == way]
-            groups = (rows[kind] / rows["candidates"]).groupby(rows["candidates"])
-            mean, half = groups.mean(), 1.96 * groups.sem()
+            rows = _by_length(answers[answers["ranker"] == way], kind)
             axis.errorbar(
-                mean.index, mean, half, marker="o", ms=5, color=colour, lw=1.6, label=f"{way} (n = {len(rows):,})"
-            )
+                rows["candidates"], rows["mean"], errors(rows, "mean"), marker="o", ms=5, color=colour, lw=1.6,
+                label=f"{way} (n = {rows['n'].sum():,})",
+            )  # fmt: skip
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axis.set(title=f"{told}, per candidate", xlabel="candidates to rank", ylabel="mean")
+        axis.set(title=f"{told}, per candidate", xlabel=label, ylabel="mean (95 %)")
         axis.set_ylim(bottom=0)
     legend_below(figure, axes[0], len(ways))
     return figure
+
+
+def _by_length(answers: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The mean of a count per candidate, by the number of candidates, with its 95 % interval (``verdicts.judge``).
+
+    Args:
+        answers: of one way to ask, a row a user.
+        kind: which of its counts.
+
+    Returns:
+        candidates, n (users), mean, low, high; the ends are NaN for fewer than FEWEST_USERS.
+    """
+    shares = answers[["user"]].assign(difference=answers[kind] / answers["candidates"], family="shares")
+    found = verdicts.judge(shares.assign(comparison=answers["candidates"])).rename(columns={"comparison": "candidates"})
+    found.loc[found["n"] < FEWEST_USERS, ["low", "high"]] = np.nan
+    return found.sort_values("candidates")[["candidates", "n", "mean", "low", "high"]]
 
 
 def position_bias(report: pd.DataFrame) -> Figure:

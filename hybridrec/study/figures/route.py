@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hybridrec.study.figures.style import BLUE, GREY
+from hybridrec.study.figures.style import BLUE, GREY, WIDE
 
 # A notebook a stop: its number, and what is done there, in two short lines.
 STOPS = (
@@ -28,7 +28,7 @@ def route(here: str) -> Figure:
         here: the notebook's number or name, such as "05" or "05a_published_claims"; an appendix stands where its
             notebook does.
     """
-    figure, axis = plt.subplots(figsize=(6.2, 1.75))
+    figure, axis = plt.subplots(figsize=(WIDE, 1.75))
     places = [(number % _IN_A_ROW * _ACROSS, -(number // _IN_A_ROW) * _DOWN) for number in range(len(STOPS))]
     for (number, does), (left, low) in zip(STOPS, places, strict=True):
         reached = here.startswith(number)

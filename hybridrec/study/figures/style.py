@@ -15,6 +15,7 @@ from hybridrec import files
 # Okabe & Ito's palette, safe for the common kinds of colour blindness. A lighter grey would look like its green.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
 WIDTH = 5.8  # inches: text of 10 points is still legible where the whole figure is 390 pixels wide
+WIDE = 6.2  # of a figure whose rows have long names
 _STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -60,6 +61,11 @@ def reach(low: float, high: float, *values: pd.Series) -> tuple[float, float]:
     """The limits given, where values lie outside wider than these; what is no number does not count."""
     found, room = pd.concat(values, ignore_index=True).dropna(), (high - low) / 25
     return min([low, *(found - room)]), max([high, *(found + room)])
+
+
+def errors(rows: pd.DataFrame, value: str) -> list[pd.Series]:
+    """How far the interval (low, high) reaches below and above a value, as ``errorbar`` wants it."""
+    return [rows[value] - rows["low"], rows["high"] - rows[value]]
 
 
 def with_repairs(names: Iterable[str], rankings: pd.DataFrame | None, between: str = "\n") -> list[str]:

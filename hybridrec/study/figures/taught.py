@@ -10,11 +10,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybridrec.study import taught as study
-from hybridrec.study.figures.evaluation import VERDICT_COLOURS, draw_differences
-from hybridrec.study.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, legend_below, new_axes, panels
+from hybridrec.study.figures.evaluation import draw_differences, verdict_handles
+from hybridrec.study.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    WIDE,
+    errors,
+    legend_below,
+    new_axes,
+    panels,
+)
 
 _COLOURS = (ORANGE, PURPLE, GREEN, BLUE, RED, GREY)
-_WIDE = 6.2
 _APART = 0.17  # between two groups in one row
 _FILLED = {"weak": False, "inactive": True}
 
@@ -23,14 +34,9 @@ def _group_handles(groups: Sequence[str], sizes: Mapping[str, int]) -> list[mpl.
     """Keys that say which dots are which group's: hollow or filled."""
     return [
         mpl.lines.Line2D(
-            [],
-            [],
-            color=GREY,
-            marker="o",
-            mfc=GREY if _FILLED[group] else "white",
-            label=f"{group} (n = {sizes[group]:,})",
+            [], [], color=GREY, marker="o", mfc=GREY if _FILLED[one] else "white", label=f"{one} (n = {n:,})"
         )
-        for group in groups
+        for one, n in ((group, sizes[group]) for group in groups)
     ]
 
 
@@ -42,7 +48,7 @@ def curve(card: Mapping[str, Any], held: int) -> Figure:
         held: how many users were held back.
     """
     rows = pd.DataFrame(card["curve"])
-    figure, (above, below) = panels([2.5] * 2, _WIDE)
+    figure, (above, below) = panels([2.5] * 2, WIDE)
     above.plot(rows["step"], rows["auc"], "o-", color=ORANGE, ms=4, label="own history")
     above.plot(rows["step"], rows["another"], "s--", color=PURPLE, ms=4, label="another user's history")
     above.axvline(card["best"]["step"], color=GREY, lw=1, ls=":", label="step that is kept")
@@ -63,7 +69,7 @@ def means(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """
     table = table[table["ranker"].isin(names)]
     groups = list(table["group"].unique())
-    figure, (axis,) = new_axes(1, _WIDE, 1.5 + 0.36 * len(names))
+    figure, (axis,) = new_axes(1, WIDE, 1.5 + 0.36 * len(names))
     mine = {study.TAUGHT, study.ANOTHERS}
     for at, group in enumerate(groups):
         rows = table[table["group"] == group]
@@ -89,7 +95,7 @@ def verdicts(table: pd.DataFrame) -> Figure:
     """
     called = [_versus(*pair) for pair in zip(table["ranker"], table["against"], strict=True)]
     groups, names = list(table["group"].unique()), list(dict.fromkeys(called))
-    figure, (axis,) = new_axes(1, _WIDE, 1.7 + 0.52 * len(names))
+    figure, (axis,) = new_axes(1, WIDE, 1.7 + 0.52 * len(names))
     for at, group in enumerate(groups):
         place = pd.Series(called, table.index).map({name: len(names) - 1 - row for row, name in enumerate(names)})
         rows = table.assign(place=place - (at - 0.5) * 2 * _APART)[table["group"] == group]
@@ -99,8 +105,7 @@ def verdicts(table: pd.DataFrame) -> Figure:
     axis.set_yticks(np.arange(len(names))[::-1], names, fontsize=9)
     axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="difference in AUC (95 %; shaded: within ±0.05)")
     axis.set_title("Differences, with the verdict on each")
-    handles = [mpl.lines.Line2D([], [], color=of, marker="o", label=name) for name, of in VERDICT_COLOURS.items()]
-    handles += _group_handles(groups, table.groupby("group")["n"].max().to_dict())
+    handles = verdict_handles() + _group_handles(groups, table.groupby("group")["n"].max().to_dict())
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
@@ -120,14 +125,13 @@ def by_number(tables: Mapping[str, pd.DataFrame], rankers: Sequence[str]) -> Fig
         tables: by what the number is of: ``study.BY``.
         rankers: which of its rankers.
     """
-    figure, axes = panels([2.9] * len(tables), _WIDE)
+    figure, axes = panels([2.9] * len(tables), WIDE)
     for axis, (called, table) in zip(axes, tables.items(), strict=True):
         bins = list(dict.fromkeys(table["ratings"]))
         for at, (ranker, colour) in enumerate(zip(rankers, _COLOURS, strict=False)):
             rows = table[(table["ranker"] == ranker) & (table["users"] > 1)]
             places = rows["ratings"].map(bins.index) + (at - (len(rankers) - 1) / 2) * 0.13
-            error = [rows["auc"] - rows["low"], rows["high"] - rows["auc"]]
-            axis.errorbar(places, rows["auc"], error, fmt="o", color=colour, ms=4.5, lw=1.4, label=ranker)
+            axis.errorbar(places, rows["auc"], errors(rows, "auc"), fmt="o", color=colour, ms=4.5, lw=1.4, label=ranker)
         users = table[table["ranker"] == rankers[0]].set_index("ratings")["users"]
         axis.set_xticks(range(len(bins)), [f"{name}\n(n = {users[name]:,})" for name in bins])
         axis.axhline(0.5, color="black", ls=":", lw=0.8)
@@ -144,7 +148,7 @@ def memory(table: pd.DataFrame) -> Figure:
         table: what ``memory.table`` returned: model, probe, n, auc, low, high.
     """
     probes, models = list(dict.fromkeys(table["probe"])), list(dict.fromkeys(table["model"]))
-    figure, (axis,) = new_axes(1, _WIDE, 1.4 + 0.55 * len(probes))
+    figure, (axis,) = new_axes(1, WIDE, 1.4 + 0.55 * len(probes))
     for at, (model, colour) in enumerate(zip(models, (GREY, ORANGE), strict=False)):
         rows = table[table["model"] == model]
         places = len(probes) - 1 - rows["probe"].map(probes.index) - (at - 0.5) * 0.24
