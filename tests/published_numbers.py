@@ -5,8 +5,7 @@ Pages carry no note of it: numbers.toml, next to this file, says for each page w
 results/<experiment>/metrics.json they come from. It also says under which headings stand tables that are made whole.
 
 A place in another experiment's metrics.json than the default's begins with its name: ``book-crossing/headline...``,
-one in benchmarks/results.json with ``benchmarks/``, one in benchmarks/scale.json with ``scale/``, and one in a row of
-ml-100k's heard_out.csv (`make hear-out`) with ``heard_out/``.
+one in benchmarks/results.json with ``benchmarks/``, and one in another file of MEASURED likewise.
 
 When the results have changed, this writes all of it anew, each number with as many decimals as it has::
 
@@ -35,6 +34,7 @@ MEASURED = {
     "benchmarks": "benchmarks/results.json",
     "scale": "benchmarks/scale.json",
     "heard_out": "results/ml-100k/heard_out.csv",
+    "seeds": "results/seeds.csv",
 }
 DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
