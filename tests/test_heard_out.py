@@ -19,7 +19,9 @@ TASKS = [Task(user, (Item("Old"),), tuple(range(4)), tuple(Item(title) for title
 
 
 class Stopped(ToyModel):
-    """Names two of four titles and is stopped for every second user; heard out, it names all, the worst first."""
+    """Names two of four titles and is stopped for every second user; heard out, it names all of them."""
+
+    begins_otherwise: frozenset[int] = frozenset()  # users to whom it names them the other way round, heard out
 
     def __init__(self, stop_loops: bool = True, **_: object) -> None:
         super().__init__(self.say)
@@ -28,6 +30,8 @@ class Stopped(ToyModel):
     def say(self, asked: Asked) -> dict:
         cut = self.stop_loops and asked.user % 2 == 0
         said = TITLES[:2] if cut else TITLES
+        if not self.stop_loops and asked.user in self.begins_otherwise:
+            said = TITLES[::-1]
         return {**USAGE, "text": "\n".join(said), "finish_reason": "loop" if cut else "stop",
                 "completion_tokens": len(said)}  # fmt: skip
 
@@ -60,6 +64,20 @@ def test_what_the_rule_ended_is_counted_and_what_it_hid_is_found(settings):
     assert (row["n"], row["auc_stopped"], row["auc_heard_out"], row["difference"]) == (20, 1, 1, 0)
     # The two that were left out come in random order: about half of these repairs are the order of the whole answer.
     assert 0.2 < row["other_order"] < 0.8
+
+
+def test_answers_that_begin_otherwise_are_counted_apart(settings, monkeypatch):
+    (usual,) = pd.concat(heard_out.compare(settings)).to_dict("records")
+    assert usual["other_order_alike"] == usual["other_order"]  # all of them begin alike
+    every_fourth = frozenset(USERS[::4])  # half of those who were stopped
+    monkeypatch.setattr(Stopped, "begins_otherwise", every_fourth)
+    kept = Recordings(None)
+    monkeypatch.setattr(models, "recordings_for", lambda dataset, model: kept)
+    (row,) = pd.concat(heard_out.compare(settings)).to_dict("records")
+    assert row["begin_alike"] == 0.5
+    # Theirs are all another ranking. Of ten who begin alike the share is that of all ten; of twenty, half of it is.
+    assert row["other_order"] == pytest.approx((1 + row["other_order_alike"]) / 2)
+    assert 0 < row["other_order_alike"] < 1
 
 
 def test_of_many_a_seeded_sample_is_heard_out(settings):

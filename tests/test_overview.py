@@ -157,12 +157,16 @@ def test_who_was_trained_for_the_worst_served_stands_beside_the_ordinary_objecti
 def test_what_became_of_answers_that_were_heard_out_is_told_with_its_interval(results):
     assert "our stop rule" not in overview.index(["asked", "nobody"])
     row = {"mode": "listwise", "stopped": 513, "sample": 100, "by_model": 59, "by_budget": 41, "other_order": 0.09,
+           "begin_alike": 0.48, "other_order_alike": 0.02,
            "tokens_stopped": 159.04, "tokens_heard_out": 1593.2, "missing_stopped": 0.7, "missing_heard_out": 0.69,
            "n": 78, "difference": 0.0185, "low": -0.008, "high": 0.045, "verdict": "equivalent"}  # fmt: skip
     pd.DataFrame([row]).to_csv(results / "asked" / "heard_out.csv", index=False)
     text = overview.index(["asked", "nobody"])
     assert "| `asked` | `listwise` | 100 of 513 | the model 59, its budget 41 | 159, heard out 1,593 | 70%, " in text
-    assert "heard out 69% | 9% | **equivalent**: +0.018 (-0.008 to +0.045), 78 users |" in text
+    assert (
+        "heard out 69% | 9%; of 48% that begin alike, 2% | **equivalent**: +0.018 (-0.008 to +0.045), 78 users |"
+        in text
+    )
 
 
 def test_the_taught_model_stands_beside_what_it_has_to_beat():

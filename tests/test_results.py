@@ -266,7 +266,9 @@ def test_what_the_front_page_says_in_words_of_all_datasets_holds_in_each():
 def test_what_the_findings_say_of_other_seeds_holds_on_each_dataset():
     seeds = pd.read_csv(paths.RESULTS / "seeds.csv")
     assert set(seeds["dataset"]) == set(DATASETS)
-    assert set(seeds.loc[seeds["family"] == "primary", "verdicts"]) == {"harms / harms"}  # "harms on each dataset again"
+    assert set(seeds.loc[seeds["family"] == "primary", "verdicts"]) == {
+        "harms / harms"
+    }  # "harms on each dataset again"
     for told in seeds["verdicts"].str.split(" / "):
         assert not {verdicts.HELPS, verdicts.HARMS} <= set(told)  # "turns from helps into harms or back"
     books = seeds[(seeds["dataset"] == "book-crossing") & ~seeds["same"]]

@@ -22,7 +22,7 @@ from hybridrec.study import config, estimate, models, tables
 SAMPLE = 100
 COLUMNS = [
     *("mode", "users", "stopped", "sample", "begin_alike", "by_model", "by_budget"),
-    *("tokens_stopped", "tokens_heard_out", "missing_stopped", "missing_heard_out", "other_order"),
+    *("tokens_stopped", "tokens_heard_out", "missing_stopped", "missing_heard_out", "other_order", "other_order_alike"),
     *("n", "auc_stopped", "auc_heard_out", "difference", "low", "high", "verdict"),
 ]
 
@@ -40,8 +40,9 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
         ``begin_alike`` is the share of answers that begin as they did before (in another batch of texts, rounding may
         lead to another word), ``by_model`` and ``by_budget`` count who ends them now. Tokens and missing candidates are
         means of an answer (missing: the share that we append at random), and ``other_order`` is the share of users
-        whose ranking is another. AUC is that of the ``n`` users who have a pair to order under the published protocol,
-        with the paired difference, its 95 % interval and verdict.
+        whose ranking is another, ``other_order_alike`` of those whose answer begins as it did: without it, the rule
+        and rounding are told together. AUC is that of the ``n`` users who have a pair to order under the published
+        protocol, with the paired difference, its 95 % interval and verdict.
 
     Raises:
         CommandError: the model answers behind an endpoint, where no rule of ours ends anything.
@@ -67,15 +68,18 @@ def compare(settings: config.Experiment, sample: int = SAMPLE) -> Iterator[pd.Da
         kept = [one for user, one in first.items() if user in drawn]
         again = _rank(kept, mode, patient, recordings, settings)
         before = [one for one in stopped if one.user in drawn]
-        texts = [[str(recordings[model.key(one)]["text"]) for one in kept] for model in (usual, patient)]
+        texts = {one.user: [str(recordings[model.key(one)]["text"]) for model in (usual, patient)] for one in kept}
         # Blanks at the end of an answer may come from its cut.
-        alike = _mean(new.startswith(old.rstrip()) for old, new in zip(*texts, strict=True))
+        alike = {user for user, (old, new) in texts.items() if new.startswith(old.rstrip())}
         counts: dict[str, float | str] = {
             "mode": mode,
             "users": len(answered),
             "stopped": len(stopped),
-            "begin_alike": alike,
+            "begin_alike": len(alike) / len(texts) if texts else float("nan"),
         }
+        counts["other_order_alike"] = _other_order(
+            [one for one in before if one.user in alike], [one for one in again if one.user in alike]
+        )
         yield _row(counts, before, again, labels)
 
 
@@ -102,8 +106,7 @@ def _row(
     for name, rankings in (("stopped", before), ("heard_out", again)):
         parts[f"tokens_{name}"] = _mean(one.used["completion_tokens"] for one in rankings)
         parts[f"missing_{name}"] = _mean(one.missing / len(one.candidates) for one in rankings)
-    pairs = zip(before, again, strict=True)
-    parts["other_order"] = _mean(one.scores != other.scores for one, other in pairs)
+    parts["other_order"] = _other_order(before, again)
     auc = pd.DataFrame({"auc_stopped": _auc(before, labels), "auc_heard_out": _auc(again, labels)}).dropna()
     apart = (auc["auc_heard_out"] - auc["auc_stopped"]).rename_axis("user").rename("difference").reset_index()
     parts |= auc.mean().to_dict()
@@ -111,6 +114,11 @@ def _row(
         (judged,) = verdicts.judge(apart.assign(comparison=counts["mode"], family="")).to_dict("records")
         parts |= {name: judged[name] for name in ("n", "low", "high", "verdict")} | {"difference": judged["mean"]}
     return pd.DataFrame([parts]).reindex(columns=COLUMNS)
+
+
+def _other_order(before: list[Ranking], again: list[Ranking]) -> float:
+    """The share of users whose ranking is another; both are of the same users, in one order."""
+    return _mean(one.scores != other.scores for one, other in zip(before, again, strict=True))
 
 
 def _mean(values: Iterator[float]) -> float:

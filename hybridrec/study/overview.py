@@ -143,7 +143,8 @@ def _told_of_hearing_out(names: list[str]) -> list[str]:
             missing = f"{one.missing_stopped:.0%}, heard out {one.missing_heard_out:.0%}"
             auc = f"**{one.verdict}**: {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {one.n} users"
             sample = f"{one.sample} of {one.stopped}"
-            rows.append([f"`{name}`", f"`{one.mode}`", sample, ended, tokens, missing, f"{one.other_order:.0%}", auc])
+            other = f"{one.other_order:.0%}; of {one.begin_alike:.0%} that begin alike, {one.other_order_alike:.0%}"
+            rows.append([f"`{name}`", f"`{one.mode}`", sample, ended, tokens, missing, other, auc])
     if not rows:
         return []
     told = (
@@ -151,7 +152,7 @@ def _told_of_hearing_out(names: list[str]) -> list[str]:
         "written again with nothing but the budget to end them (`make hear-out`): who ends them then, how many tokens "
         "an answer has, how much of the list it leaves out, for how many users the ranking becomes another, and what "
         "AUC gains under the published protocol. Texts are written in other batches then, where rounding alone may "
-        "lead to another word: `begin_alike` in `heard_out.csv` is the share of answers that begin as they did."
+        "lead to another word, so answers that begin as they did are told apart. More: `heard_out.csv`."
     )
     header = ["dataset", "way to ask", "answers", "now ended by", "tokens", "missing", "other ranking", "AUC gained"]
     return ["## Is it our stop rule?", "", told, "", answers.markdown(header, rows), ""]
