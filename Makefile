@@ -116,7 +116,7 @@ lab: .stamps/env  ## read and run the notebooks and the exercises in JupyterLab
 
 # A killed run goes on from its last checkpoint. DEVICE=cuda where there is a GPU.
 DEVICE := cpu
-teach: $(STAMPS)/01_data  ## teach the language model on ratings of users who are never routed (about an hour on two cores)
+teach: $(STAMPS)/01_data  ## teach the language model on ratings of users who are never routed (ml-100k: 99 minutes on two cores)
 	$(PY) -m hybridrec.study teach $(EXPERIMENT) --device $(DEVICE)
 
 teach-ways: $(STAMPS)/01_data  ## compare ways to teach, on the folds that decide (minutes on a GPU, a day without)
@@ -238,7 +238,7 @@ test-scale: .stamps/env .stamps/engines  ## the tests that need Ray and DuckDB (
 	$(INSTALL) --no-deps --target $@.partial -r $< && mv $@.partial $@
 
 # Peers lie apart from the environment, and are found in it for this command alone.
-bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm local growth"; 40 minutes)
+bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm local growth"; 24 minutes, and local)
 	PYTHONPATH=.stamps/peers $(PY) benchmarks/run.py $(ONLY)
 
 .stamps/peers: benchmarks/requirements.txt .stamps/env

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridrec.evaluation.verdicts import CANNOT_TELL, VERDICTS
 from hybridrec.study import __main__ as commands
 from hybridrec.study import config, notebooks, paths
 
@@ -60,6 +61,18 @@ def test_under_cross_the_model_is_below_the_users_own_recommender_and_that_below
     primary = found["cross"]["primary"]
     assert primary["random_auc"] < primary["llm_auc"] < primary["own_auc"] < primary["bar_auc"]
     assert primary["high"] < 0 and primary["verdict"] == "harms"
+
+
+def test_whatever_is_compared_has_a_verdict(found):
+    assert {row["verdict"] for row in found["cross"]["verdicts"]} <= set(VERDICTS)
+
+
+def test_the_lesson_says_in_how_many_comparisons_the_committed_run_cannot_tell():
+    given = [row["verdict"] for row in COMMITTED["cross"]["verdicts"]]
+    told = (
+        f"{given.count(CANNOT_TELL)} of the {len(given)} are *cannot tell* in the committed run, with {SETTINGS.users}"
+    )
+    assert told in (paths.ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The pages in docs/, the README and CONTRIBUTING stay true: their settings, commands, links and prices exist."""
 
 import json
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -293,6 +294,33 @@ def test_the_time_and_memory_that_are_told_were_measured():
     for name, steps in measured.items():
         row = f"| `{name}` | {steps['all']['seconds'] / 60:.0f} min | {steps['all']['peak_mib']} MiB |"
         assert row in text_of(paths.ROOT / "docs" / "running.md")
+
+
+def test_what_a_million_users_would_take_is_the_share_routed_times_what_was_measured():
+    """The two tables of docs/scale.md, rounded as they are."""
+    answer = json.loads((paths.RESULTS / "ml-100k" / "metrics.json").read_text(encoding="utf-8"))["cost"]["answer"]
+    found = json.loads((paths.ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))["llm"]["rows"]
+    (ranked,) = [one for one in found if (one["workload"], one["peer"]) == ("test items", "listwise")]
+    text, routed = text_of(paths.ROOT / "docs" / "scale.md"), 1e6 * answer["routed_share"]
+    seconds = routed * ranked["ours"]["median"] / ranked["users"]
+    prompt, written = 380 * routed, 57 * routed
+    dollars = (0.15 * prompt + 0.60 * written) / 1e6
+    thousand, million = f"{routed / 1e3:.0f},000", f"{routed / 1e4:.1f} million"
+    assert f"| 1 million | {thousand} | about {seconds / 3600:.0f} h | about {seconds / 600:.0f} min |" in text
+    tokens = f"{prompt / 1e6:.0f} million"
+    assert f"so {thousand} users are {tokens} tokens" in text
+    assert f"| 1 million | {thousand} | {tokens} | {written / 1e6:.1f} million | {dollars:.1f} |" in text
+    many = f"{prompt / 1e7:.1f} billion | {written / 1e4:.0f} million | {100 * dollars:.0f}"
+    assert f"| 100 million | {million} | {many} |" in text
+    assert 50_000 < routed <= 100_000 and f"a million users ({thousand} routed) are two files" in text
+    assert f"and a hundred million are {math.ceil(100 * routed / 50_000)}." in text
+
+
+def test_the_time_of_all_benchmarks_is_the_sum_of_their_times():
+    found = json.loads((paths.ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    minutes = f"{sum(one['seconds'] for name, one in found.items() if name != 'local') / 60:.0f} minutes"
+    assert f"# all of them: {minutes} on two cores" in text_of(paths.ROOT / "benchmarks" / "README.md")
+    assert f"{minutes}, and local)" in text_of(paths.ROOT / "Makefile")
 
 
 # --- sections of notebooks --------------------------------------------------------------------------------------------

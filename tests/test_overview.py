@@ -122,6 +122,7 @@ def test_all_that_the_overview_writes_is_what_the_experiments_say(results):
     text = (results / "README.md").read_text(encoding="utf-8")
     assert answers.table({"asked": ASKED, "nobody": NOBODY}) in text
     assert "`asked`: 1 of 2 comparisons have one verdict" in text
+    assert all(f"*{family}*" in text for family in overview.ON_ONE_SEED)
     assert (results / "overview.png").is_file()
 
 
@@ -132,6 +133,19 @@ def test_seeds_stand_side_by_side_in_their_order(results):
     assert two["verdicts"] == "helps / cannot tell" and not two["same"]
     assert one["verdicts"] == "harms" and one["same"]
     assert overview.other_seeds(["nobody"]).empty and "seed?" not in overview.index(["nobody"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_other_seeds_are_said_to_leave_out_is_what_they_leave_out(name):
+    first, others = (
+        table[table["dataset"] == name] for table in (overview.all_verdicts([name]), overview.other_seeds([name]))
+    )
+    assert set(first["family"]) - set(others["family"]) == set(overview.ON_ONE_SEED)
+    again = first[~first["family"].isin(overview.ON_ONE_SEED)]
+    lacking = set(again.loc[~again["comparison"].isin(others["comparison"]), "ranker"])
+    said = ("llm less prior", "llm less content-free", "llm no history", "recommender + llm")
+    assert {"llm less prior", "llm less content-free"} < lacking
+    assert not {one for one in lacking if not one.startswith(said) and not one.endswith(": llm")}
 
 
 def test_who_gains_at_a_tenth_stands_side_by_side_and_what_was_not_run_is_said_so():

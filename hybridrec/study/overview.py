@@ -17,6 +17,7 @@ from hybridrec.study.config import read as read_settings
 _MADE = re.compile(r'tables\.publish\(\s*experiment,\s*"(\w+)"|figures\w*\.save\(.*,\s*output,\s*"(\w+)"', re.S)
 _GROUPS = ["weak", "worst decile", "inactive", "everybody"]
 _KEYS = ["dataset", "family", "comparison"]
+ON_ONE_SEED = ("NDCG@10", "reading", "groups")  # families that ``make seeds`` does not judge again
 
 
 def experiments() -> list[str]:
@@ -130,7 +131,13 @@ def _told_of_seeds(seeds: pd.DataFrame) -> list[str]:
         f"- `{name}`: {rows['same'].sum()} of {len(rows)} comparisons have one verdict on all seeds."
         for name, rows in seeds.groupby("dataset", sort=False)
     ]
-    return ["## Is it the seed?", "", *told, "", "Where they differ: [seeds.csv](seeds.csv).", ""]
+    left_out = (
+        "Where they differ: [seeds.csv](seeds.csv). Here all seeds, the first too, are judged with fewer answers "
+        "than in notebook 05: without what subtracts the model's prior (`llm less prior`, `llm less content-free`), "
+        "the model without a history, its fusions with the recommender, and larger models. The families "
+        f"{', '.join(f'*{name}*' for name in ON_ONE_SEED)} are judged on the first seed alone."
+    )
+    return ["## Is it the seed?", "", *told, "", left_out, ""]
 
 
 def _told_of_hearing_out(names: list[str]) -> list[str]:
