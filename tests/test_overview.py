@@ -235,7 +235,7 @@ def test_committed_overview_is_what_the_results_give(tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "class"])
 def test_every_table_and_figure_of_an_experiment_is_in_the_index(name):
     made = {result for result, *_ in overview.made_by()} | {"seeds", "rivals", "teaching", "heard_out"}
     there = {file.stem for file in (paths.RESULTS / name).iterdir() if file.suffix in (".csv", ".png", ".svg")}
