@@ -213,9 +213,12 @@ def test_make_targets_are_found_in_code_and_nowhere_else():
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives to headings."""
-    heads = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.M)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    """The anchors that GitHub gives to headings; of headings that are alike, later ones get a number."""
+    found: list[str] = []
+    for head in re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.M):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", head.strip().lower())
+        found.append(re.sub(r"[^\w\- ]", "", words).replace(" ", "-"))
+    return {f"{one}-{before}" if (before := found[:at].count(one)) else one for at, one in enumerate(found)}
 
 
 def dangling(page: Path) -> list[str]:
@@ -237,7 +240,16 @@ def prose(notebook: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "markdown"]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *map(notebooks.path_of, notebooks.names())], ids=lambda page: page.name)
+LINKING = [
+    *PAGES,
+    *map(notebooks.path_of, notebooks.names()),
+    *paths.EXPERIMENTS.glob("*.md"),
+    *(paths.ROOT / "exercises").glob("*.md"),
+    *(paths.ROOT / folder / "README.md" for folder in ("benchmarks", "data")),
+]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_relative_links_lead_somewhere(page):
     assert dangling(page) == []
 
@@ -254,6 +266,11 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
 def test_the_users_that_a_real_server_ranks_are_as_many_as_the_page_says():
     (users,) = re.findall(r"^MODEL, .*USERS = .*, (\d+)$", text_of(paths.ROOT / "tests" / "test_serve.py"), re.M)
     assert re.findall(r"(\d+) (?:real users|users of the test)", text_of(ENDPOINTS)) == [users, users]
+
+
+def test_anchors_are_those_of_github():
+    text = "# `One` head: 2 × *x*\n## Same\n## Same\n```\n# no head\n```\n### A [link](page.md), snake_case\n"
+    assert anchors(text) == {"one-head-2--x", "same", "same-1", "a-link-snake_case"}
 
 
 def test_files_of_the_study_that_the_page_names_are_there():
