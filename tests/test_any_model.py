@@ -20,7 +20,7 @@ from hybridrec.data import splits
 from hybridrec.errors import NotebookError
 from hybridrec.llm import prompts
 from hybridrec.llm.runner import Asked, Response
-from hybridrec.study import config, models, notebooks, paths, tables
+from hybridrec.study import config, cross_tasks, models, notebooks, paths, tables
 
 FIRST = [name for name in notebooks_here.NAMES if name < "04"]
 ASKING = notebooks_here.NAMES[len(FIRST) :]
@@ -146,6 +146,39 @@ def whom() -> pd.Series:
     return rows.groupby("user")["title"].agg(frozenset)
 
 
+def whom_across_folds() -> pd.Series:
+    """The titles of each list of protocol ``cross``, by user and fold."""
+    candidates, items = (tables.read("any", name) for name in ("cross_candidates", "items"))
+    return candidates.merge(items, on="item").groupby(["user", "fold"])["title"].agg(frozenset)
+
+
+def assert_answered_across_folds(lists: pd.Series, faults: dict[int, str]) -> None:
+    """What protocol ``cross`` reads of the model is the order that was meant; who failed, failed as declared.
+
+    Args:
+        lists: ``whom_across_folds``.
+        faults: what the server does to a user: "refusal", "empty", "invented" (the first is not named) or "500".
+    """
+    rows = tables.read("any", "cross_answers").query("ranker == 'llm'").merge(tables.read("any", "items"), on="item")
+    seen = {"judged": set(), "deciding": set()}
+    for (test, fold, user), ranking in rows.groupby(["test", "fold", "user"]):
+        fault, order = faults.get(user), ranking.sort_values("score", ascending=False)["title"].tolist()
+        first, *rest = sorted(lists[user, fold])
+        seen["judged" if test == fold else "deciding"].add(user)
+        if fault in ("refusal", "empty"):
+            assert set(order) == {first, *rest} and (ranking["failure"] != "").all(), (user, fold)
+        else:
+            assert order == ([*rest, first] if fault == "invented" else [first, *rest]), (user, test, fold)
+            assert (ranking["failure"] == "").all()
+    silent = {user for user, fault in faults.items() if fault == "500"}
+    for name, users in seen.items():
+        assert users and not users & silent, f"{name}: without an answer there is no row"
+        assert set(faults) - silent <= users, f"{name}: each fault was met"
+    judged = cross_tasks.prepare(config.build("any", VALUES, "any.toml"))
+    expected = set().union(*(judged.users(cell) for cell in judged.judged_cells))
+    assert seen["judged"] == expected - silent and silent <= expected
+
+
 def only(users: list[int]) -> None:
     """Make these the only inactive users."""
     sparsity, triage = tables.read("any", "sparsity"), tables.read("any", "triage")
@@ -182,10 +215,13 @@ def published(study: Path, name: str) -> pd.DataFrame:
 @pytest.mark.slow
 def test_the_rankings_are_those_that_were_meant_and_failures_those_that_were_declared(study, capsys):
     titles = whom()
-    users = titles.index[:4]
-    faults = dict(zip(titles, ("refusal", "empty", "invented", "500"), strict=False))
-    with behind(with_faults(faults)) as settings:
+    users, crossed = titles.index[:4], whom_across_folds()
+    by_user = dict(zip(users, ("refusal", "empty", "invented", "500"), strict=True))
+    faults = {titles[user]: fault for user, fault in by_user.items()}
+    faults |= {crossed[user, fold]: by_user[user] for user, fold in crossed.index if user in by_user}
+    with behind(with_faults(faults), cross_ways=["listwise"]) as settings:
         run(settings, ASKING)
+    assert_answered_across_folds(crossed, by_user)
     rows = tables.read("any", "rankings").merge(tables.read("any", "items"), on="item")
     assert set(rows["ranker"]) == set(VALUES["modes"])
     for ranker, of_ranker in rows.groupby("ranker"):
@@ -318,6 +354,11 @@ def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monk
     for (ranker, user), ranking in rows.groupby(["ranker", "user"]):
         titles = ranking.sort_values("score", ascending=False)["title"].tolist()
         assert titles == sorted(titles, key=prompts.one_line), (ranker, user)
+    crossed = tables.read("closed", "cross_answers").merge(tables.read("closed", "items"), on="item")
+    assert (crossed.query("ranker == 'llm'")["failure"] == "").all() and set(crossed["model"]) == {"gpt-4o-mini"}
+    for key, ranking in crossed.query("ranker == 'llm'").groupby(["test", "fold", "user"]):
+        titles = ranking.sort_values("score", ascending=False)["title"].tolist()
+        assert titles == sorted(titles, key=prompts.one_line), key
     costs = pd.read_csv(tmp_path / "results" / "closed" / "costs.csv").query("routing == 'everybody inactive'")
     for row in costs.itertuples():
         assert row.usd == pytest.approx((row.prompt_tokens * 0.15 + row.completion_tokens * 0.60) / 1e6, abs=1e-6)
