@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import model_server
 import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_model
 from fault_server import Reply, Request, Seen, candidates, completion, error, serve
 from notebooks_here import run
 from toy_model import ToyModel, reply
 
 from hybridrec.data import splits
 from hybridrec.errors import NotebookError
-from hybridrec.llm import prompts
+from hybridrec.llm import prompts, rankers, ways
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Response
-from hybridrec.study import config, cross_tasks, models, notebooks, paths, tables
+from hybridrec.study import config, cross_tasks, models, notebooks, paths, prompting, tables
 
 FIRST = [name for name in notebooks_here.NAMES if name < "04"]
 ASKING = notebooks_here.NAMES[len(FIRST) :]
@@ -191,6 +195,7 @@ def behind(script: Callable[[Request], Reply], **changes: Any) -> Iterator[confi
     """The experiment with the model behind an endpoint."""
     with serve(script) as server:
         endpoint = {"base_url": server.url, "requests_per_minute": 1_000_000, "retries": 0}
+        endpoint |= changes.pop("endpoint", {})
         yield config.build("any", VALUES | changes | {"endpoint": endpoint}, "any.toml")
 
 
@@ -320,6 +325,44 @@ def test_a_model_of_this_machine_in_all_ways_and_one_in_labels_only(study, monke
     run(config.build("any", VALUES | {"modes": ["listwise-labels"]}, "any.toml"), ASKING)
     assert set(published(study, "claims")["ranker"]) == {"listwise-labels"}
     assert "No way to ask re-ranks lists here" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_gives_log_probabilities_scores_as_its_model_does_on_this_machine(study, tmp_path):
+    folder, users = tiny_model.save(tmp_path / "tiny"), whom().index[:3]
+    only(list(users))
+    served, writes = model_server.Served(folder), with_faults({})
+
+    def script(request: Request) -> Reply:
+        scores = request.body.get("logprobs") or request.body.get("prompt_logprobs") is not None
+        return (served if scores else writes)(request)
+
+    changes = {"modes": ["listwise", "likelihood", "pointwise"], "cross_ways": ["likelihood"], "cross_users": 2}
+    with behind(script, endpoint={"logprobs": True}, **changes) as settings:
+        run(settings, [name for name in ASKING if name[:3] in ("04_", "05_")])
+    tiny, none = HuggingFace(folder), Recordings(None)
+    how = {"noun": settings.noun, "seed": settings.seed}
+    rows = tables.read("any", "rankings")
+    assert set(rows["user"]) == set(users) and (rows["failure"] == "").all()
+    named = ("interactions", "candidates", "items")
+    shown = (settings.noun, settings.seed, settings.history_length, settings.rating_scale)
+    split = prompting.Split(*(tables.read("any", name) for name in named), users, *shown)
+    for mode in ("likelihood", "pointwise"):
+        assert_same_scores(rows[rows["ranker"] == mode], rankers.rank(split.own, mode, tiny, none, **how))
+    cross, way = cross_tasks.prepare(settings), ways.get("likelihood")
+    answers = tables.read("any", "cross_answers").query("ranker == 'llm' and fold == test")
+    assert len(answers) and (answers["failure"] == "").all()
+    for fold, of_fold in answers.groupby("fold"):
+        tasks = cross.tasks(way, (fold, fold), sorted(set(of_fold["user"])))
+        assert_same_scores(of_fold, rankers.rank(tasks, way.mode, tiny, none, **how))
+
+
+def assert_same_scores(found: pd.DataFrame, expected: Iterator[rankers.Ranking]) -> None:
+    """The same lists with the same scores, as near as an API tells them."""
+    columns = ["user", "item", "score"]
+    both = found[columns].merge(rankers.table(expected)[columns], on=["user", "item"], how="outer")
+    assert len(both) == len(found) > 0 and both["score_x"].nunique() > 3
+    assert (both["score_x"] - both["score_y"]).abs().max() < 0.001
 
 
 # --- the experiment with a closed model that is in this repository ----------------------------------------------------
