@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import model_server
 import notebooks_here
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_model
 from fault_server import Reply, Request, Seen, candidates, completion, error, serve
 from notebooks_here import run
 from toy_model import ToyModel, reply
 
 from hybridrec.data import splits
 from hybridrec.errors import NotebookError
-from hybridrec.llm import prompts
+from hybridrec.llm import prompts, rankers, ways
+from hybridrec.llm.models.local import HuggingFace
+from hybridrec.llm.recordings import Recordings
 from hybridrec.llm.runner import Asked, Response
-from hybridrec.study import config, models, notebooks, paths, tables
+from hybridrec.study import config, cross_tasks, models, notebooks, paths, prompting, tables
 
 FIRST = [name for name in notebooks_here.NAMES if name < "04"]
 ASKING = notebooks_here.NAMES[len(FIRST) :]
@@ -146,6 +150,39 @@ def whom() -> pd.Series:
     return rows.groupby("user")["title"].agg(frozenset)
 
 
+def whom_across_folds() -> pd.Series:
+    """The titles of each list of protocol ``cross``, by user and fold."""
+    candidates, items = (tables.read("any", name) for name in ("cross_candidates", "items"))
+    return candidates.merge(items, on="item").groupby(["user", "fold"])["title"].agg(frozenset)
+
+
+def assert_answered_across_folds(lists: pd.Series, faults: dict[int, str]) -> None:
+    """What protocol ``cross`` reads of the model is the order that was meant; who failed, failed as declared.
+
+    Args:
+        lists: ``whom_across_folds``.
+        faults: what the server does to a user: "refusal", "empty", "invented" (the first is not named) or "500".
+    """
+    rows = tables.read("any", "cross_answers").query("ranker == 'llm'").merge(tables.read("any", "items"), on="item")
+    seen = {"judged": set(), "deciding": set()}
+    for (test, fold, user), ranking in rows.groupby(["test", "fold", "user"]):
+        fault, order = faults.get(user), ranking.sort_values("score", ascending=False)["title"].tolist()
+        first, *rest = sorted(lists[user, fold])
+        seen["judged" if test == fold else "deciding"].add(user)
+        if fault in ("refusal", "empty"):
+            assert set(order) == {first, *rest} and (ranking["failure"] != "").all(), (user, fold)
+        else:
+            assert order == ([*rest, first] if fault == "invented" else [first, *rest]), (user, test, fold)
+            assert (ranking["failure"] == "").all()
+    silent = {user for user, fault in faults.items() if fault == "500"}
+    for name, users in seen.items():
+        assert users and not users & silent, f"{name}: without an answer there is no row"
+        assert set(faults) - silent <= users, f"{name}: each fault was met"
+    judged = cross_tasks.prepare(config.build("any", VALUES, "any.toml"))
+    expected = set().union(*(judged.users(cell) for cell in judged.judged_cells))
+    assert seen["judged"] == expected - silent and silent <= expected
+
+
 def only(users: list[int]) -> None:
     """Make these the only inactive users."""
     sparsity, triage = tables.read("any", "sparsity"), tables.read("any", "triage")
@@ -158,6 +195,7 @@ def behind(script: Callable[[Request], Reply], **changes: Any) -> Iterator[confi
     """The experiment with the model behind an endpoint."""
     with serve(script) as server:
         endpoint = {"base_url": server.url, "requests_per_minute": 1_000_000, "retries": 0}
+        endpoint |= changes.pop("endpoint", {})
         yield config.build("any", VALUES | changes | {"endpoint": endpoint}, "any.toml")
 
 
@@ -182,10 +220,13 @@ def published(study: Path, name: str) -> pd.DataFrame:
 @pytest.mark.slow
 def test_the_rankings_are_those_that_were_meant_and_failures_those_that_were_declared(study, capsys):
     titles = whom()
-    users = titles.index[:4]
-    faults = dict(zip(titles, ("refusal", "empty", "invented", "500"), strict=False))
-    with behind(with_faults(faults)) as settings:
+    users, crossed = titles.index[:4], whom_across_folds()
+    by_user = dict(zip(users, ("refusal", "empty", "invented", "500"), strict=True))
+    faults = {titles[user]: fault for user, fault in by_user.items()}
+    faults |= {crossed[user, fold]: by_user[user] for user, fold in crossed.index if user in by_user}
+    with behind(with_faults(faults), cross_ways=["listwise"]) as settings:
         run(settings, ASKING)
+    assert_answered_across_folds(crossed, by_user)
     rows = tables.read("any", "rankings").merge(tables.read("any", "items"), on="item")
     assert set(rows["ranker"]) == set(VALUES["modes"])
     for ranker, of_ranker in rows.groupby("ranker"):
@@ -286,6 +327,44 @@ def test_a_model_of_this_machine_in_all_ways_and_one_in_labels_only(study, monke
     assert "No way to ask re-ranks lists here" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_an_endpoint_that_gives_log_probabilities_scores_as_its_model_does_on_this_machine(study, tmp_path):
+    folder, users = tiny_model.save(tmp_path / "tiny"), whom().index[:3]
+    only(list(users))
+    served, writes = model_server.Served(folder), with_faults({})
+
+    def script(request: Request) -> Reply:
+        scores = request.body.get("logprobs") or request.body.get("prompt_logprobs") is not None
+        return (served if scores else writes)(request)
+
+    changes = {"modes": ["listwise", "likelihood", "pointwise"], "cross_ways": ["likelihood"], "cross_users": 2}
+    with behind(script, endpoint={"logprobs": True}, **changes) as settings:
+        run(settings, [name for name in ASKING if name[:3] in ("04_", "05_")])
+    tiny, none = HuggingFace(folder), Recordings(None)
+    how = {"noun": settings.noun, "seed": settings.seed}
+    rows = tables.read("any", "rankings")
+    assert set(rows["user"]) == set(users) and (rows["failure"] == "").all()
+    named = ("interactions", "candidates", "items")
+    shown = (settings.noun, settings.seed, settings.history_length, settings.rating_scale)
+    split = prompting.Split(*(tables.read("any", name) for name in named), users, *shown)
+    for mode in ("likelihood", "pointwise"):
+        assert_same_scores(rows[rows["ranker"] == mode], rankers.rank(split.own, mode, tiny, none, **how))
+    cross, way = cross_tasks.prepare(settings), ways.get("likelihood")
+    answers = tables.read("any", "cross_answers").query("ranker == 'llm' and fold == test")
+    assert len(answers) and (answers["failure"] == "").all()
+    for fold, of_fold in answers.groupby("fold"):
+        tasks = cross.tasks(way, (fold, fold), sorted(set(of_fold["user"])))
+        assert_same_scores(of_fold, rankers.rank(tasks, way.mode, tiny, none, **how))
+
+
+def assert_same_scores(found: pd.DataFrame, expected: Iterator[rankers.Ranking]) -> None:
+    """The same lists with the same scores, as near as an API tells them."""
+    columns = ["user", "item", "score"]
+    both = found[columns].merge(rankers.table(expected)[columns], on=["user", "item"], how="outer")
+    assert len(both) == len(found) > 0 and both["score_x"].nunique() > 3
+    assert (both["score_x"] - both["score_y"]).abs().max() < 0.001
+
+
 # --- the experiment with a closed model that is in this repository ----------------------------------------------------
 
 
@@ -318,6 +397,11 @@ def test_the_experiment_with_gpt_4o_mini_against_a_server_of_ours(tmp_path, monk
     for (ranker, user), ranking in rows.groupby(["ranker", "user"]):
         titles = ranking.sort_values("score", ascending=False)["title"].tolist()
         assert titles == sorted(titles, key=prompts.one_line), (ranker, user)
+    crossed = tables.read("closed", "cross_answers").merge(tables.read("closed", "items"), on="item")
+    assert (crossed.query("ranker == 'llm'")["failure"] == "").all() and set(crossed["model"]) == {"gpt-4o-mini"}
+    for key, ranking in crossed.query("ranker == 'llm'").groupby(["test", "fold", "user"]):
+        titles = ranking.sort_values("score", ascending=False)["title"].tolist()
+        assert titles == sorted(titles, key=prompts.one_line), key
     costs = pd.read_csv(tmp_path / "results" / "closed" / "costs.csv").query("routing == 'everybody inactive'")
     for row in costs.itertuples():
         assert row.usd == pytest.approx((row.prompt_tokens * 0.15 + row.completion_tokens * 0.60) / 1e6, abs=1e-6)

@@ -11,11 +11,11 @@ import pytest
 
 from hybridrec.data.sources import own
 from hybridrec.evaluation import prices
-from hybridrec.llm import modes
+from hybridrec.llm import modes, ways
 from hybridrec.llm.models.endpoint import Endpoint
 from hybridrec.llm.models.settings import EndpointSettings
 from hybridrec.study import __main__ as commands
-from hybridrec.study import config, notebooks, paths
+from hybridrec.study import config, cross_tasks, notebooks, paths, steps
 
 ENDPOINTS = paths.ROOT / "docs" / "endpoints.md"
 QUIZZES = sorted((paths.ROOT / "docs" / "quiz").glob("0*.md"))
@@ -165,6 +165,30 @@ def test_the_modes_of_the_page_are_those_there_are():
         assert named == {mode for mode in modes.BUILT_IN if modes.get(mode).writes == writes}
 
 
+def test_the_budget_of_an_answer_has_room_for_the_history_and_twice_the_candidates():
+    """An answer may restate what it was told and draft a list before it ends with one."""
+    (told,) = (line for line in text_of(ENDPOINTS).splitlines() if line.startswith("**How many tokens?**"))
+    rule = re.search(r"with (\d+) titles of history, \((\d+) \+ 2 × (\d+)\) × (\d+) = (\d+)", told)
+    _, history, candidates, of_title, total = map(int, rule.groups())
+    closed = tomllib.loads(text_of(paths.EXPERIMENTS / "ml-100k-gpt-4o-mini.toml"))
+    longest = max(closed["history_length"], *(ways.get(name).length for name in closed["cross_ways"]))
+    assert rule[1] == rule[2] == str(longest)
+    assert f"under protocol `cross` up to {candidates} " in told and "about twelve tokens" in told and of_title == 12
+    assert total == (history + 2 * candidates) * of_title
+    for one in (closed, *map(tomllib.loads, EXAMPLES)):
+        assert one["endpoint"]["parameters"]["max_tokens"] >= total, one["model"]
+
+
+def test_the_most_candidates_of_the_page_are_those_of_the_data():
+    if not any(paths.RAW.glob("ml-100k*")):
+        pytest.skip("MovieLens 100K is not on this disk: `make data` fetches it")
+    closed = config.read(paths.EXPERIMENTS / "ml-100k-gpt-4o-mini.toml")
+    cross = cross_tasks.prepare(closed, steps.dataset(closed.dataset, closed.ratings))
+    sizes = cross.candidates.groupby(["fold", "user"]).size()
+    most = max(sizes[cell[1]].loc[cross.users(cell)].max() for cell in cross.judged_cells)
+    assert f"under protocol `cross` up to {most} " in text_of(ENDPOINTS)
+
+
 # --- commands and links -----------------------------------------------------------------------------------------------
 
 CODE = re.compile(r"^```\w*\n.*?^```|`[^`\n]+`", re.M | re.S)
@@ -190,9 +214,12 @@ def test_make_targets_are_found_in_code_and_nowhere_else():
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives to headings."""
-    heads = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.M)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    """The anchors that GitHub gives to headings; of headings that are alike, later ones get a number."""
+    found: list[str] = []
+    for head in re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.M):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", head.strip().lower())
+        found.append(re.sub(r"[^\w\- ]", "", words).replace(" ", "-"))
+    return {f"{one}-{before}" if (before := found[:at].count(one)) else one for at, one in enumerate(found)}
 
 
 def dangling(page: Path) -> list[str]:
@@ -214,7 +241,16 @@ def prose(notebook: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "markdown"]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *map(notebooks.path_of, notebooks.names())], ids=lambda page: page.name)
+LINKING = [
+    *PAGES,
+    *map(notebooks.path_of, notebooks.names()),
+    *paths.EXPERIMENTS.glob("*.md"),
+    *(paths.ROOT / "exercises").glob("*.md"),
+    *(paths.ROOT / folder / "README.md" for folder in ("benchmarks", "data")),
+]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_relative_links_lead_somewhere(page):
     assert dangling(page) == []
 
@@ -226,6 +262,16 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
         encoding="utf-8",
     )
     assert dangling(page) == ["gone.md", "#two", "page.md#three"]
+
+
+def test_the_users_that_a_real_server_ranks_are_as_many_as_the_page_says():
+    (users,) = re.findall(r"^MODEL, .*USERS = .*, (\d+)$", text_of(paths.ROOT / "tests" / "test_serve.py"), re.M)
+    assert re.findall(r"(\d+) (?:real users|users of the test)", text_of(ENDPOINTS)) == [users, users]
+
+
+def test_anchors_are_those_of_github():
+    text = "# `One` head: 2 × *x*\n## Same\n## Same\n```\n# no head\n```\n### A [link](page.md), snake_case\n"
+    assert anchors(text) == {"one-head-2--x", "same", "same-1", "a-link-snake_case"}
 
 
 def test_files_of_the_study_that_the_page_names_are_there():
@@ -291,8 +337,8 @@ def test_every_key_of_ones_own_ratings_is_on_the_page_with_its_default():
 def test_the_time_and_memory_that_are_told_were_measured():
     measured = json.loads((paths.ROOT / "benchmarks" / "pipeline.json").read_text(encoding="utf-8"))
     assert set(measured) == {"ml-100k", "ml-latest-small-2016", "book-crossing"}
-    for name, steps in measured.items():
-        row = f"| `{name}` | {steps['all']['seconds'] / 60:.0f} min | {steps['all']['peak_mib']} MiB |"
+    for name, done in measured.items():
+        row = f"| `{name}` | {done['all']['seconds'] / 60:.0f} min | {done['all']['peak_mib']} MiB |"
         assert row in text_of(paths.ROOT / "docs" / "running.md")
 
 

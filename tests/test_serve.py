@@ -1,7 +1,8 @@
 """A real server behind the endpoint client: ``transformers serve`` on this machine, with the study's own model.
 
 The server and the local backend run the same weights, so greedy answers must agree as far as both go on. The local one
-stops at the first repeated line or at each user's own budget, the server at ``max_tokens``, which is no larger.
+stops where a text has come into a loop (``writing.repeats``) or at each user's own budget, the server at
+``max_tokens``, which is no larger.
 """
 
 import os

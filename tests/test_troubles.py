@@ -357,6 +357,20 @@ def test_a_model_that_cannot_be_asked_is_found_before_anything_is_fetched_or_fit
     assert not [word for word in words if word not in str(caught.value)]
 
 
+@pytest.mark.parametrize("command", [["data", "mine"], ["run", "mine", "01_data"]], ids=["data", "run"])
+def test_an_unknown_recommender_is_told_before_anything_is_fetched_or_fitted(command, tmp_path, monkeypatch, capsys):
+    text = (paths.EXPERIMENTS / "ml-100k.toml").read_text(encoding="utf-8")
+    assert text.count('"MostPop", ') == 1
+    (tmp_path / "mine.toml").write_text(text.replace('"MostPop", ', '"MostPopp", '), encoding="utf-8")
+    monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path)
+    for module, function in ((commands.steps, "dataset"), (commands.notebooks, "run")):
+        monkeypatch.setattr(module, function, lambda *_: pytest.fail("too late"))
+    assert commands.main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: mine.toml") and said.count("\n") == 1
+    assert "recommenders has 'MostPopp', which is none of MostPop, " in said
+
+
 # --- afterwards -------------------------------------------------------------------------------------------------------
 
 
