@@ -35,6 +35,7 @@ MEASURED = {
     "scale": "benchmarks/scale.json",
     "heard_out": "results/ml-100k/heard_out.csv",
     "seeds": "results/seeds.csv",
+    "precision": "benchmarks/precision.json",
 }
 DATASETS = ("ml-100k", "ml-latest-small-2016", "book-crossing")
 
