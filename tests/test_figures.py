@@ -89,6 +89,16 @@ def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
+def cut_off(figure: Figure) -> list[str]:
+    """Titles, names of axes, notes and legends that reach beyond the edge of a figure that was drawn."""
+    said = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axis in figure.axes:
+        said += [axis.xaxis.label, axis.yaxis.label, *(one for one in axis.get_children() if isinstance(one, Text))]
+    boxes = [(one.get_text(), one.get_window_extent()) for one in said if one.get_visible() and one.get_text()]
+    width, height = figure.bbox.width + 1, figure.bbox.height + 1  # a pixel of rounding
+    return [text for text, box in boxes if min(box.x0, box.y0) < -1 or box.x1 > width or box.y1 > height]
+
+
 @pytest.fixture
 def rankings() -> pd.DataFrame:
     """Two users: `listwise` left out three of their five candidates, all of the one's two, one of the other's three."""
@@ -232,6 +242,7 @@ def test_a_figure_has_its_panels_and_says_what_is_on_each_axis(name, rankings):
     panels, draw = OTHERS.get(name) or (PANELS[name], lambda: WITH_REPAIRS[name](rankings))
     figure = draw()
     figure.canvas.draw()
+    assert cut_off(figure) == []
     shown = [axis for axis in figure.axes if axis.axison]
     assert len(shown) == panels
     assert all(has_words(axis, "x") for axis in shown)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from test_figures import has_words, texts
+from test_figures import cut_off, has_words, texts
 
 from hybridrec.study import allocation_study, figures, taught
 
@@ -28,8 +28,8 @@ BINS = pd.DataFrame({"ratings": ["0", "1 to 9"], "ranker": "taught", "users": [5
                      "high": 0.7})  # fmt: skip
 MEMORY = pd.DataFrame({"model": ["untaught", "taught"], "probe": "titles", "n": 9, "auc": [0.8, 0.7], "low": 0.6,
                        "high": 0.9})  # fmt: skip
-ARMS = pd.DataFrame({"arm": ["stack", "random order"], "users": 9, "mean": [0.05, -0.1], "low": -0.2, "high": 0.1,
-                     "made_worse": [0.25, 0.75]})  # fmt: skip
+ARMS = pd.DataFrame({"arm": ["recommender + item-mean", "random order"], "users": 9, "mean": [0.05, -0.1], "low": -0.2,
+                     "high": 0.1, "made_worse": [0.25, 0.75]})  # fmt: skip
 RELIABILITY = pd.DataFrame({"arm": ["stack", "llm"], "users": 9, "reliability": [0.1, 0.2], "low": 0.0, "high": 0.4,
                             "mean": [0.05, -0.1], "sd": 0.05, "sd_low": 0.0, "sd_high": 0.1})  # fmt: skip
 CEILING = pd.DataFrame({"arm": ["stack", "llm"], "share": 0.1, "raw": 0.04, "corrected": 0.01, "held_out": 0.0})
@@ -81,6 +81,7 @@ def test_a_figure_is_narrow_and_says_what_is_on_each_axis(name):
     panels, draw = FIGURES[name]
     figure = draw()
     figure.canvas.draw()
+    assert cut_off(figure) == []
     shown = [axis for axis in figure.axes if axis.axison]
     assert len(shown) == panels
     assert figure.get_figwidth() <= 7

@@ -68,7 +68,7 @@ def arms(table: pd.DataFrame) -> Figure:
     for place, share in zip(places, table["made_worse"], strict=True):
         axis.text(end + 0.05 * span, place, f"{share:.0%} worse", va="center", fontsize=9)
     axis.set_xlim(right=end + 0.3 * span)
-    axis.set_xlabel("mean uplift in AUC (95 %; n: users who were asked about)")
+    axis.set_xlabel("mean uplift in AUC (95 %; n users were asked about)")
     axis.set_title("If all whom an arm has ranked for were handed over")
     return figure
 

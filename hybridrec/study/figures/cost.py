@@ -75,5 +75,5 @@ def quality(points: pd.DataFrame, way: str) -> Figure:
     axis.axvline(0, color="black", lw=0.8)
     axis.set_xlim(reach(-0.01, 0.01, known["low"], known["high"]))
     axis.set(ylim=(-0.6, max(1, len(known)) - 0.4), xlabel="AUC gained over the recommender, everybody")
-    axis.set_title(f"What handing users over adds, and its price a fold (of {way})")
+    axis.set_title(f"What handing over adds; its price a fold ({way})")
     return figure
