@@ -1,9 +1,9 @@
 """What if a fit comes out a little different on somebody's processor? A number moves in its last decimals, and no more.
 
 `make test` has just run the notebooks into a scratch folder. Here every recommender's scores in it are moved by a
-millionth, as if fitted elsewhere, and the notebooks from 03 on run on them in replay: a request without a recording is
-an error. (Those of the appendix ask for nothing, and nothing needs them.) Then the results are judged by the tests that
-judge any fresh run.
+millionth, as if fitted elsewhere, and the notebooks that ask a language model, or judge it, run on them in replay: a
+request without a recording is an error. (The others ask for nothing, and nothing here needs them.) Then the results are
+judged by the tests that judge any fresh run.
 """
 
 import os
@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridrec.study import notebooks, paths
+from hybridrec.study import paths
 
-AFTER_THE_FITS = [name for name in notebooks.main_names() if name >= "03"]
+AFTER_THE_FITS = ["03_user_triage", "04_llm_prompting", "05_evaluation", "07_taught_model"]
 RELATIVE = 1e-6
 
 
