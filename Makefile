@@ -238,7 +238,7 @@ test-scale: .stamps/env .stamps/engines  ## the tests that need Ray and DuckDB (
 	$(INSTALL) --no-deps --target $@.partial -r $< && mv $@.partial $@
 
 # Peers lie apart from the environment, and are found in it for this command alone.
-bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm local growth"; 24 minutes, and local)
+bench: .stamps/env .stamps/peers  ## measure ours beside its peers (ONLY="metrics triage llm local growth"; 41 minutes)
 	PYTHONPATH=.stamps/peers $(PY) benchmarks/run.py $(ONLY)
 
 .stamps/peers: benchmarks/requirements.txt .stamps/env
