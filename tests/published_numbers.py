@@ -148,7 +148,7 @@ def look_up(metrics: Any, path: str) -> Any:
     Raises:
         LookupError: there is no such place, or more than one such row.
     """
-    for step in re.split(r"\.(?!\d)", path):  # not within a name like Qwen2.5
+    for step in re.split(r"\.(?!\d|cpp)", path):  # not within a name like Qwen2.5 or llama.cpp
         if metrics is None:
             return None
         if isinstance(metrics, list):
