@@ -58,13 +58,18 @@ def run() -> list[dict[str, Any]]:
     return rows
 
 
-def workloads() -> dict[str, list[Task]]:
-    """Sixteen inactive users of ml-100k, drawn at random, with the candidates of each workload."""
+def split() -> tuple[datasets.Dataset, pd.DataFrame, pd.DataFrame, pd.Index]:
+    """ml-100k: the dataset, its ratings divided, those that are known, and the inactive users."""
     data = steps.dataset("ml-100k")
     rows = splits.split_per_user(data.interactions, SEED)
-    known = rows[rows["split"] != "test"]
+    known = splits.known(rows)
     sparsity = datasets.sparsity_index(known, len(data.items))
-    inactive = sparsity.index[triage.inactive(sparsity, triage.Thresholds())]
+    return data, rows, known, sparsity.index[triage.inactive(sparsity, triage.Thresholds())]
+
+
+def workloads() -> dict[str, list[Task]]:
+    """Sixteen inactive users of ml-100k, drawn at random, with the candidates of each workload."""
+    data, rows, known, inactive = split()
     candidates = splits.rankable(splits.test_candidates(rows, LIKE, SEED))
     may_be_routed = sorted(set(candidates["user"]) & set(inactive))
     users = generator(SEED, "bench-llm").permutation(may_be_routed)[: max(USERS.values())].tolist()

@@ -21,15 +21,13 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
-from hybridrec.data import datasets, splits
+from hybridrec.data import splits
 from hybridrec.evaluation import metrics
 from hybridrec.llm.models import packed
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator
 from hybridrec.study import models as study_models
-from hybridrec.study import steps
-from hybridrec.weak_users import triage
 
 FILE = measure.ROOT / "benchmarks" / "precision.json"
 USERS, TOGETHER = 200, 8  # users in all, and in one pass
@@ -38,11 +36,7 @@ LEVEL = 0.95
 
 def prepare(users: int) -> tuple[list[Task], pd.DataFrame]:
     """The tasks of so many users, and their candidates: user, item, relevant."""
-    data = steps.dataset("ml-100k")
-    rows = splits.split_per_user(data.interactions, bench_llm.SEED)
-    known = splits.known(rows)
-    sparsity = datasets.sparsity_index(known, len(data.items))
-    inactive = sparsity.index[triage.inactive(sparsity, triage.Thresholds())]
+    data, rows, known, inactive = bench_llm.split()
     candidates = splits.test_candidates(rows, bench_llm.LIKE, bench_llm.SEED)
     able = sorted(set(splits.with_a_pair(candidates)) & set(inactive))
     drawn = generator(bench_llm.SEED, "precision").permutation(able)[:users].tolist()

@@ -6,7 +6,7 @@ Everything is made up: the shape of ML-25M (synthetic, as in shapes.py), once, t
 triaged by a process of its own, which tells its peak memory itself. Needs the extras duckdb and ray, and 15 GB of disk.
 
 "beside" triages that shape once in DuckDB, with one thread and with two, and in memory (pandas); "actors" lets the
-study's model rank real users of ml-100k on one core, on two, and in 1, 2 and 4 processes of Ray. Both take turns three
+study's model rank real users of ml-100k on one core, on two, and in 1, 2 and 4 processes of Ray. Both take turns five
 times, each time in a process of its own, and stop where the results are not the same.
 """
 
@@ -36,7 +36,7 @@ USERS, ITEMS, RATINGS = shapes.SYNTHETIC["ml-25m"]
 KNOWN = 0.9  # of the ratings
 MEMORY_GIB = 2.0  # for DuckDB
 MILLION, FEW = 1_000_000, 20  # users, and ratings of each
-ROUNDS = 3
+ROUNDS = 5
 TRIAGES = {"pandas": 0, "DuckDB, one thread": 1, "DuckDB, two threads": 2}
 RANKINGS = {"one core": 0, "two cores": 0, "Ray, 1 process": 1, "Ray, 2 processes": 2, "Ray, 4 processes": 4}
 RANKED_USERS = 32

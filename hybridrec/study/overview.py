@@ -54,7 +54,7 @@ def other_seeds(names: list[str]) -> pd.DataFrame:
         Columns dataset, family, comparison, seeds (how many), mean_lowest, mean_highest, verdicts (in the order of the
         seeds) and same: whether all seeds have one verdict.
     """
-    read = {name: pd.read_csv(paths.RESULTS / name / "seeds.csv") for name in names if _link(name, "seeds") != "–"}
+    read = dict(_there(names, "seeds"))
     columns = [*_KEYS, "seeds", "mean_lowest", "mean_highest", "verdicts", "same"]
     if not read:
         return pd.DataFrame(columns=columns)
@@ -143,8 +143,8 @@ def _told_of_seeds(seeds: pd.DataFrame) -> list[str]:
 def _told_of_hearing_out(names: list[str]) -> list[str]:
     """What became of answers that our stop rule had ended; no line where ``make hear-out`` has not run."""
     rows = []
-    for name in (name for name in names if _link(name, "heard_out") != "–"):
-        for one in pd.read_csv(paths.RESULTS / name / "heard_out.csv").itertuples():
+    for name, table in _there(names, "heard_out"):
+        for one in table.itertuples():
             ended = f"the model {one.by_model}, its budget {one.by_budget}"
             tokens = f"{one.tokens_stopped:,.0f}, heard out {one.tokens_heard_out:,.0f}"
             missing = f"{one.missing_stopped:.0%}, heard out {one.missing_heard_out:.0%}"
@@ -168,8 +168,8 @@ def _told_of_hearing_out(names: list[str]) -> list[str]:
 def _told_of_teaching(names: list[str]) -> list[str]:
     """How ways to teach a language model compare; no line where ``make teach-ways`` has not run."""
     rows = []
-    for name in (name for name in names if _link(name, "teaching") != "–"):
-        for one in pd.read_csv(paths.RESULTS / name / "teaching.csv").itertuples():
+    for name, table in _there(names, "teaching"):
+        for one in table.itertuples():
             apart = f"{one.own_less_another:+.3f} ({one.apart_low:+.3f} to {one.apart_high:+.3f})"
             auc = f"{one.auc:.3f} ({one.low:.3f} to {one.high:.3f})"
             rows.append([f"`{name}`", one.way, one.device, f"{one.seconds:,.0f} s", auc, apart, str(one.users)])
@@ -187,8 +187,8 @@ def _told_of_teaching(names: list[str]) -> list[str]:
 def _told_of_rivals(names: list[str]) -> list[str]:
     """Whom recommenders serve that are trained for the worst served; no line where ``make rivals`` has not run."""
     rows = []
-    for name in (name for name in names if _link(name, "rivals") != "–"):
-        table = pd.read_csv(paths.RESULTS / name / "rivals.csv", keep_default_na=False)
+    for name, read in _there(names, "rivals"):
+        table = read.fillna({"over_plain_verdict": ""})
         auc = table.pivot(index="ranker", columns="group", values="auc").loc[table["ranker"].unique()]
         verdict = table.pivot(index="ranker", columns="group", values="over_plain_verdict")
         for ranker, of in auc.iterrows():
@@ -204,6 +204,13 @@ def _told_of_rivals(names: list[str]) -> list[str]:
     )
     header = ["dataset", "ranker", *_GROUPS]
     return ["## Does training repair what routing cannot?", "", told, "", answers.markdown(header, rows), ""]
+
+
+def _there(names: list[str], table: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A table of a command that is no part of ``make reproduce``, of the experiments that have it."""
+    for name in names:
+        if (file := paths.RESULTS / name / f"{table}.csv").is_file():
+            yield name, pd.read_csv(file)
 
 
 def _link(experiment: str, name: str) -> str:
