@@ -22,7 +22,7 @@ import torch
 
 from hybridrec.data import datasets, splits
 from hybridrec.llm import rankers
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import packed, tree
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.tasks import Task, build_tasks
 from hybridrec.randomness import generator
@@ -67,12 +67,12 @@ def split() -> tuple[datasets.Dataset, pd.DataFrame, pd.DataFrame, pd.Index]:
     return data, rows, known, sparsity.index[triage.inactive(sparsity, triage.Thresholds())]
 
 
-def workloads() -> dict[str, list[Task]]:
-    """Sixteen inactive users of ml-100k, drawn at random, with the candidates of each workload."""
+def workloads(count: int = max(USERS.values())) -> dict[str, list[Task]]:
+    """So many inactive users of ml-100k, drawn at random, with the candidates of each workload."""
     data, rows, known, inactive = split()
     candidates = splits.rankable(splits.test_candidates(rows, LIKE, SEED))
     may_be_routed = sorted(set(candidates["user"]) & set(inactive))
-    users = generator(SEED, "bench-llm").permutation(may_be_routed)[: max(USERS.values())].tolist()
+    users = generator(SEED, "bench-llm").permutation(may_be_routed)[:count].tolist()
     lists = pd.concat(_most_rated(known, user) for user in users)
     tasks = {"test items": candidates, "whole lists": lists}
     return {name: build_tasks(users, known, table, data.items) for name, table in tasks.items()}
@@ -109,7 +109,7 @@ def _times_fewer_tokens(model: HuggingFace, tasks: list[Task]) -> float:
     return each / sum(prompt.size for prompt in prompts)
 
 
-def _prompt(model: HuggingFace, task: Task) -> packed.Prompt:
+def _prompt(model: HuggingFace, task: Task) -> tree.Prompt:
     return model.prompt(rankers.request_of(task, "likelihood", "film").request)
 
 
@@ -199,7 +199,7 @@ def _prefill(model: HuggingFace, tasks: list[Task]) -> dict[str, Any]:
     sees, and of the logits of one token a prompt.
     """
     asked = [_prompt(model, task) for task in tasks]
-    prompts = [packed.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
+    prompts = [tree.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
     lengths, config, square = [len(one.prefix) for one in prompts], model.model.config, torch.randn(SQUARE, SQUARE)
     linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)
     width = config.num_attention_heads * config.head_dim * config.num_hidden_layers

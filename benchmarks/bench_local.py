@@ -15,6 +15,7 @@ transformers must give the same scores, and llama.cpp in float32 nearly (its ari
 other two are told with their largest difference of a score: they are not the same work.
 """
 
+import itertools
 import json
 import sys
 import tempfile
@@ -29,7 +30,7 @@ import torch
 from scipy import stats
 
 from hybridrec.llm import rankers
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import packed, tree
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.tasks import Task
 from hybridrec.study import models as study_models
@@ -48,14 +49,14 @@ def run(users: int | None = None) -> list[dict[str, Any]]:
     rows = []
     for workload, tasks in bench_llm.workloads().items():
         chosen = tasks[: users or USERS[workload]]
-        ours = _ours(model, chosen, "likelihood")
+        ours = ours_of(model, chosen, "likelihood")
         for peer, theirs in (
-            ("transformers, a batch a user", _batched(model, chosen)),
-            ("transformers, history kept", _kept(model, chosen)),
+            ("transformers, a batch a user", batched(model, chosen)),
+            ("transformers, history kept", kept(model, chosen)),
         ):
             rows.append(_beside("likelihood", workload, peer, chosen, ours, theirs, bench_llm.TOLERANCE))
         rows.append(
-            _beside("likelihood", workload, "ours in bfloat16", chosen, ours, _ours(half, chosen, "likelihood"))
+            _beside("likelihood", workload, "ours in bfloat16", chosen, ours, ours_of(half, chosen, "likelihood"))
         )
         with tempfile.TemporaryDirectory(prefix="hybridrec-gguf-") as folder:
             source = next(path for path in (one / model.card.file.name for one in _folders()) if path.is_file())
@@ -64,7 +65,7 @@ def run(users: int | None = None) -> list[dict[str, Any]]:
                 exact = peer.endswith("float32")
                 theirs, limit = _llama(file, model, chosen, exact), NEARLY if exact else None
                 rows.append(
-                    _beside("pointwise", workload, peer, chosen, _ours(model, chosen, "pointwise"), theirs, limit)
+                    _beside("pointwise", workload, peer, chosen, ours_of(model, chosen, "pointwise"), theirs, limit)
                 )
     return rows
 
@@ -103,11 +104,11 @@ def _beside(
 # --- ways to score ----------------------------------------------------------------------------------------------------
 
 
-def _prompts(model: HuggingFace, tasks: Sequence[Task], mode: str) -> list[packed.Prompt]:
+def _prompts(model: HuggingFace, tasks: Sequence[Task], mode: str) -> list[tree.Prompt]:
     return [model.prompt(rankers.request_of(task, mode, "film").request) for task in tasks]
 
 
-def _ours(model: HuggingFace, tasks: Sequence[Task], mode: str) -> Callable[[], Scores]:
+def ours_of(model: HuggingFace, tasks: Sequence[Task], mode: str) -> Callable[[], Scores]:
     """All users' candidates in one row of tokens, or several if there are many."""
     prompts = _prompts(model, tasks, mode)
 
@@ -120,50 +121,79 @@ def _ours(model: HuggingFace, tasks: Sequence[Task], mode: str) -> Callable[[], 
     return call
 
 
-def _padded(texts: Sequence[Sequence[int]], length: int) -> torch.Tensor:
-    """Texts as a batch, filled up at their ends: what comes after a text changes nothing in it."""
-    return torch.tensor([[*text, *[0] * (length - len(text))] for text in texts])
+def _on_the_left(texts: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:
+    """Texts as a batch, filled up before their beginnings, so that all end together."""
+    length = max(map(len, texts))
+    ids = [[*[0] * (length - len(text)), *text] for text in texts]
+    mask = torch.tensor([[0] * (length - len(text)) + [1] * len(text) for text in texts], device=device)
+    return {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+    }
 
 
-def _means(log_probs: torch.Tensor, suffixes: Sequence[Sequence[int]]) -> list[float]:
-    """The mean log-probability of each suffix, from those of every token at its places."""
-    return [
-        float(row[: len(suffix)].gather(1, torch.tensor(suffix)[:, None]).mean())
-        for row, suffix in zip(log_probs, suffixes, strict=True)
+def _means(logits: torch.Tensor, suffixes: Sequence[Sequence[int]]) -> list[float]:
+    """The mean log-probability of each suffix, from logits that stand before its tokens, the last ones last."""
+    length = logits.shape[1]
+    targets = torch.tensor([[*[0] * (length - len(one)), *one] for one in suffixes], device=logits.device)
+    own = torch.tensor([[0.0] * (length - len(one)) + [1.0] * len(one) for one in suffixes], device=logits.device)
+    values = logits.float().log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0]
+    return ((values * own).sum(1) / own.sum(1)).tolist()
+
+
+def batched(model: HuggingFace, tasks: Sequence[Task], tokens: int | None = None) -> Callable[[], Scores]:
+    """Padded batches: all candidates of a user, each with its history; logits only where a candidate's tokens follow.
+
+    Args:
+        model, tasks: what is asked about whom.
+        tokens: as many together as that, of any users, the shortest first; None: a batch a user.
+    """
+    prompts = _prompts(model, tasks, "likelihood")
+    texts = [
+        (user, number, prompt.prefix, suffix)
+        for user, prompt in enumerate(prompts)
+        for number, suffix in enumerate(prompt.suffixes)
     ]
-
-
-def _batched(model: HuggingFace, tasks: Sequence[Task]) -> Callable[[], Scores]:
-    """A padded batch a user: as many rows as candidates; logits only where a candidate's tokens follow."""
-    prompts = _prompts(model, tasks, "likelihood")
+    if tokens is None:
+        batches = [list(group) for _, group in itertools.groupby(texts, lambda one: one[0])]
+    else:
+        texts.sort(key=lambda one: len(one[2]) + len(one[3]))
+        together = max(1, tokens // (len(texts[-1][2]) + len(texts[-1][3])))
+        batches = [texts[start : start + together] for start in range(0, len(texts), together)]
 
     @torch.inference_mode()
-    def score(prompt: packed.Prompt) -> list[float]:
-        longest = max(map(len, prompt.suffixes))
-        texts = [[*prompt.prefix, *suffix[:-1]] for suffix in prompt.suffixes]
-        ids = _padded(texts, len(prompt.prefix) + longest - 1)
-        mask = _padded([[1] * len(text) for text in texts], ids.shape[1])
-        logits = model.model(ids, attention_mask=mask, use_cache=False, logits_to_keep=longest).logits
-        return _means(logits.float().log_softmax(-1), prompt.suffixes)
+    def call() -> Scores:
+        found = [[0.0] * len(prompt.suffixes) for prompt in prompts]
+        for batch in batches:
+            suffixes = [suffix for *_, suffix in batch]
+            inputs = _on_the_left([[*prefix, *suffix[:-1]] for *_, prefix, suffix in batch], model.model.device)
+            keep = max(map(len, suffixes))
+            values = _means(model.model(**inputs, use_cache=False, logits_to_keep=keep).logits, suffixes)
+            for (user, number, *_), value in zip(batch, values, strict=True):
+                found[user][number] = value
+        return found
 
-    return lambda: [score(prompt) for prompt in prompts]
+    return call
 
 
-def _kept(model: HuggingFace, tasks: Sequence[Task]) -> Callable[[], Scores]:
+def kept(model: HuggingFace, tasks: Sequence[Task]) -> Callable[[], Scores]:
     """The history once, then a batch of candidates that all see its keys and values."""
-    prompts = _prompts(model, tasks, "likelihood")
+    prompts, device = _prompts(model, tasks, "likelihood"), model.model.device
 
     @torch.inference_mode()
-    def score(prompt: packed.Prompt) -> list[float]:
+    def score(prompt: tree.Prompt) -> list[float]:
         longest, n = max(map(len, prompt.suffixes)), len(prompt.suffixes)
-        begun = model.model(torch.tensor([prompt.prefix]), use_cache=True, logits_to_keep=1)
+        begun = model.model(torch.tensor([prompt.prefix], device=device), use_cache=True, logits_to_keep=1)
         logits = begun.logits.expand(n, -1, -1)
         if longest > 1:
             begun.past_key_values.batch_repeat_interleave(n)
-            ids = _padded([suffix[:-1] for suffix in prompt.suffixes], longest - 1)
-            rest = model.model(ids, past_key_values=begun.past_key_values).logits
+            # Filled up at their ends: what comes after a text changes nothing in it.
+            ids = [[*suffix[:-1], *[0] * (longest - len(suffix))] for suffix in prompt.suffixes]
+            rest = model.model(torch.tensor(ids, device=device), past_key_values=begun.past_key_values).logits
             logits = torch.cat([logits, rest], dim=1)
-        return _means(logits.float().log_softmax(-1), prompt.suffixes)
+        ends = [torch.roll(row, longest - len(suffix), 0) for row, suffix in zip(logits, prompt.suffixes, strict=True)]
+        return _means(torch.stack(ends), prompt.suffixes)
 
     return lambda: [score(prompt) for prompt in prompts]
 
@@ -187,7 +217,7 @@ def _llama(file: Path, model: HuggingFace, tasks: Sequence[Task], exact: bool) -
         given.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server, prompts = xllamacpp.Server(given), _prompts(model, tasks, "pointwise")
 
-    def score(prompt: packed.Prompt, suffix: list[int]) -> float:
+    def score(prompt: tree.Prompt, suffix: list[int]) -> float:
         asked = {"prompt": [*prompt.prefix, *suffix], "max_tokens": 1, "temperature": 0, "logprobs": LISTED}
         reply = server.handle_completions({**asked, "cache_prompt": True})
         listed = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]

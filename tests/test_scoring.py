@@ -13,8 +13,9 @@ import torch
 import transformers
 
 from hybridrec import progress
-from hybridrec.llm.models import packed
-from hybridrec.llm.models.packed import Prompt
+from hybridrec.errors import ModelError
+from hybridrec.llm.models import packed, tree
+from hybridrec.llm.models.tree import Prompt
 
 LIKE = torch.zeros(1)
 SIZES = tiny_model.SIZES | {"vocab_size": 97}
@@ -94,12 +95,39 @@ def test_scores_are_those_of_plain_passes(model):
         assert len(prompt.prefix) <= 9 or np.abs(np.subtract(flat(values), flat(other))).max() > 1e-2
 
 
+def test_a_row_attended_to_at_once_as_on_a_gpu_gives_the_same(model, monkeypatch):
+    prompts = families()
+    by_branch, calls = scored(model, prompts), []
+    whole = packed._whole
+    monkeypatch.setattr(packed, "_AT_ONCE", ("cpu",))
+    monkeypatch.setattr(packed, "_whole", lambda *given: calls.append(1) or whole(*given))
+    monkeypatch.setitem(packed._tried, model, "")  # whatever the trial says
+    at_once = scored(model, prompts)
+    assert calls
+    for one, other in zip(at_once, by_branch, strict=True):
+        assert flat(one) == pytest.approx(flat(other), abs=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_what_a_token_sees_of_a_whole_row_is_what_it_sees_branch_by_branch(window):
+    row = tree.row_of(families())
+    whole = row.mask(window, LIKE) == 0
+    for branch in row.branches:
+        branch_mask = branch._mask(window, LIKE)
+        places = torch.cat([torch.arange(len(row.tokens))[part] for part in (*branch.above, branch.own)])
+        seen = whole[branch.own]
+        assert seen.sum() == seen[:, places].sum()  # nothing beside
+        own = torch.ones(len(branch.positions), len(places), dtype=torch.bool)
+        expected = own.tril(len(places) - len(branch.positions)) if branch_mask is None else branch_mask == 0
+        assert torch.equal(seen[:, places], expected)
+
+
 @pytest.mark.parametrize(("per_pass", "beside", "logits"), [(1, 1, 1), (40, 6, 2), (70, 1000, 5), (10**6, 3, 10**6)])
 def test_scores_do_not_depend_on_what_is_computed_together(model, monkeypatch, per_pass, beside, logits):
     prompts = families()
     together = scored(model, prompts)
     monkeypatch.setattr(packed, "_TOKENS_PER_PASS", per_pass)
-    monkeypatch.setattr(packed, "_TOKENS_BESIDE", beside)
+    monkeypatch.setattr(tree, "_TOKENS_BESIDE", beside)
     monkeypatch.setattr(packed, "_LOGITS_TOGETHER", logits)
     for one, other in zip(together, scored(model, prompts), strict=True):
         assert flat(one) == pytest.approx(flat(other), abs=1e-4)
@@ -114,6 +142,33 @@ def test_a_history_longer_than_a_pass_is_read_once(model, monkeypatch):
     monkeypatch.setattr(packed, "_pass", lambda _, prompts: passes.append(prompts) or [[None] * 4] * len(prompts))
     packed.log_probs(model, [Prompt([1] * 50, [[2] * 5] * 4)])
     assert len(passes) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_on_a_gpu_scores_are_those_of_the_processor(model):
+    prompts = families()
+    there = copy.deepcopy(model).to("cuda")
+    for one, other in zip(scored(there, prompts), scored(model, prompts), strict=True):
+        assert flat(one) == pytest.approx(flat(other), abs=1e-4)
+
+
+def test_what_does_not_fit_the_memory_together_is_computed_apart(model, monkeypatch):
+    prompts, passes, compute = families(), [], packed._pass
+    together = scored(model, prompts)
+
+    def little_memory(model: Any, some: list[Prompt]) -> Any:
+        passes.append(len(some))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(model, some)
+
+    monkeypatch.setattr(packed, "_pass", little_memory)
+    for one, other in zip(together, scored(model, prompts), strict=True):
+        assert flat(one) == pytest.approx(flat(other), abs=1e-4)
+    assert max(passes) > 2 and sum(size for size in passes if size <= 2) == len(prompts)
+    monkeypatch.setattr(packed, "_pass", lambda *_: little_memory(None, [None] * 3))
+    with pytest.raises(ModelError, match=r"a prompt of \d+ tokens does not fit the memory of cpu.*show less"):
+        packed.log_probs(model, prompts[:1])
 
 
 def test_the_order_of_users_changes_nothing(model):
@@ -146,7 +201,7 @@ def test_what_prompts_begin_with_is_in_the_row_once():
     rng = np.random.default_rng(1)
     history, other = tokens(rng, 40), tokens(rng, 30)
     ways = [Prompt([*history, 1], [[5, 6, 7], [8]]), Prompt(history, [[5, 6, 1], [5, 6, 2]], [3, 4])]
-    row = packed._row([*ways, Prompt(other, [[9, 9]])])
+    row = tree.row_of([*ways, Prompt(other, [[9, 9]])])
     first = [*history, 1, 5, 6]  # the last token of a suffix that is itself scored need not be read
     assert row.tokens == [*first, 5, 6, 1, 2, *other, 9]
     assert row.positions == [*range(43), 40, 41, 42, 42, *range(31)]
@@ -155,17 +210,17 @@ def test_what_prompts_begin_with_is_in_the_row_once():
 
 def test_users_share_what_their_prompts_begin_with():
     prompts = [Prompt([1, 2, 3, 4, 5, 6], [[7]]), Prompt([1, 2, 3, 9, 9, 9], [[7]]), Prompt([1, 9, 9, 9, 9, 9], [[7]])]
-    row = packed._row([*prompts, prompts[2]])
+    row = tree.row_of([*prompts, prompts[2]])
     assert row.tokens == [1, 2, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9, 9, 9]
     assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 1, 2, 3, 4, 5]
     assert row.sources == [5, 8, 13, 13]
 
 
 def test_a_lone_history_keeps_the_fast_kernel_and_candidates_get_a_mask():
-    row = packed._row([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
+    row = tree.row_of([Prompt(list(range(20)), [[1, 2], [3, 4, 5]])])
     history, candidates = row.branches
     assert history.mask(None, LIKE) is None
-    asked, own = packed._row([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
+    asked, own = tree.row_of([Prompt([1, *range(20)], [[1]]), Prompt([1, 2], [[1]])]).branches[:2]
     assert (asked.own, own.own, own.mask(None, LIKE)) == (slice(0, 1), slice(1, 21), None)  # nearly a square: fast, too
     assert history.mask(19, LIKE) is not None  # a layer that sees no further
     assert history.mask(20, LIKE) is None
@@ -212,10 +267,10 @@ def test_in_bfloat16_the_tree_is_trusted_unless_more_than_rounding_is_between(mo
 
 def test_parts_are_taken_in_order_and_as_many_as_fit():
     parts = [[n] * (1 + n % 4) for n in range(11)] + [[99] * 12]
-    taken = list(packed.together(parts, 10))
+    taken = list(tree.together(parts, 10))
     assert list(itertools.chain(*taken)) == parts
     sizes = [sum(map(len, held)) for held in taken]
     assert all(size <= 10 for size in sizes[:-1])
     assert sizes[-1] == 12  # longer than the bound, so it stands alone
     assert all(size + len(after[0]) > 10 for size, after in zip(sizes, taken[1:], strict=False))
-    assert list(packed.together([], 10)) == []
+    assert list(tree.together([], 10)) == []

@@ -12,7 +12,7 @@ from hybridrec.errors import DatasetError
 from hybridrec.evaluation import metrics
 from hybridrec.llm import rankers
 from hybridrec.llm.lessons import LEAST_LINES, Material, Writer
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import packed, tree
 from hybridrec.llm.modes import Mode
 
 
@@ -21,8 +21,8 @@ class Check:
     """The lists of users who are held back: asked with their own history, and with that of another of them."""
 
     candidates: list[pd.DataFrame]
-    own: list[packed.Prompt]
-    another: list[packed.Prompt]
+    own: list[tree.Prompt]
+    another: list[tree.Prompt]
 
 
 def build(material: Material, users: Sequence[Any], writer: Writer, rng: np.random.Generator, most: int = 30) -> Check:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from hybridrec.errors import DatasetError
 from hybridrec.llm import prompts, rankers
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import tree
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.modes import Mode
 
@@ -90,7 +90,7 @@ class Writer:
         self._break = model.tokens("\n")
         self._known: dict[str, list[int]] = {}
 
-    def prompt(self, history: pd.DataFrame, items: pd.DataFrame, like: float) -> packed.Prompt:
+    def prompt(self, history: pd.DataFrame, items: pd.DataFrame, like: float) -> tree.Prompt:
         """What the model is asked afterwards: the same request, through the same code."""
         known = [
             prompts.Item(one.title, rating=one.rating, grade=one.grade, liked=one.rating >= like)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from hybridrec.llm.lessons import Example, Material
-from hybridrec.llm.models import packed
+from hybridrec.llm.models import packed, tree
 from hybridrec.llm.modes import Mode
 
 _SMOOTHING = 3.0  # ratings of the whole catalogue's kind that each item's are added to
@@ -30,7 +30,7 @@ def loss(
         objective: of ``Teaching``.
         usual: for "beyond-item": item to its number of ratings for each choice, among all who are taught.
     """
-    row, sources, targets, whose = packed.Row(), [], [], []
+    row, sources, targets, whose = tree.Row(), [], [], []
     for number, example in enumerate(examples):
         above = row.grow([example.prefix])
         starts = np.cumsum([len(row.tokens), *map(len, example.texts)])

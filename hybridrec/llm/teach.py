@@ -27,7 +27,7 @@ from hybridrec.errors import DatasetError, ModelError
 from hybridrec.llm import held_back, modes
 from hybridrec.llm.lessons import LEAST_LINES, Example, Material, Writer
 from hybridrec.llm.lora import Adapter
-from hybridrec.llm.models import packed, weights
+from hybridrec.llm.models import tree, weights
 from hybridrec.llm.models.local import HuggingFace
 from hybridrec.llm.objectives import loss, usual_grades
 from hybridrec.llm.recordings import request_key
@@ -193,7 +193,7 @@ class _Run:
         if not examples:
             raise DatasetError(f"none of {len(self.taught)} users has {LEAST_LINES} ratings to be taught on.")
         mixed = [examples[at] for at in rng.permutation(len(examples))]
-        return list(packed.together(mixed, self.settings.tokens_per_step, lambda one: one.size))
+        return list(tree.together(mixed, self.settings.tokens_per_step, lambda one: one.size))
 
     def _length(self) -> tuple[int, int]:
         """Steps in all, and between validations; by the first pass: the others have about as many."""

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from hybridrec import progress
 from hybridrec.errors import ModelError
-from hybridrec.llm.models import devices, packed, weights, writing
+from hybridrec.llm.models import devices, packed, tree, weights, writing
 from hybridrec.llm.models.cards import ModelCard
 from hybridrec.llm.models.settings import LocalSettings
 from hybridrec.llm.recordings import request_key
@@ -26,8 +26,8 @@ from hybridrec.llm.runner import Asked, Finished, Keep, Response
 from hybridrec.settings import checked
 
 # How many characters of prompts and candidates are scored together (a token has about four): more is no faster, and a
-# killed run loses what was not answered yet.
-_CHARACTERS_TOGETHER = 12_000
+# killed run loses what was not answered yet. A GPU has more to do at once.
+_CHARACTERS_TOGETHER, _CHARACTERS_TOGETHER_GPU = 12_000, 96_000
 # How many requests for written answers are collected, so that those of one length are written together.
 _WAITING = 256
 # How answers are written; part of their keys. Another number: another budget or stop rule, so they are asked for again.
@@ -102,7 +102,8 @@ class HuggingFace:
             return self._written() if len(self._waiting) >= _WAITING else []
         size = sum(_characters(one.request) for one, _ in self._unscored)
         same = self._unscored and asked.user is not None and asked.user == self._unscored[-1][0].user
-        finished = self._scored() if size + _characters(asked.request) > _CHARACTERS_TOGETHER and not same else []
+        most = _CHARACTERS_TOGETHER_GPU if self.loaded.device.startswith("cuda") else _CHARACTERS_TOGETHER
+        finished = self._scored() if size + _characters(asked.request) > most and not same else []
         self._unscored.append((asked, keep))
         return finished
 
@@ -237,7 +238,7 @@ class HuggingFace:
                 at = own.stop
         return responses
 
-    def prompt(self, request: dict[str, Any]) -> packed.Prompt:
+    def prompt(self, request: dict[str, Any]) -> tree.Prompt:
         """A scored request as tokens."""
         if request["kind"] == "rate":
             return self._list(request)
@@ -245,18 +246,18 @@ class HuggingFace:
             return self._list({**request, "choices": []})
         before, after = self._around(request["instruction"])
         if request["kind"] == "score":
-            return packed.Prompt(self.tokens(before + after), [self.tokens(text) for text in request["candidates"]])
+            return tree.Prompt(self.tokens(before + after), [self.tokens(text) for text in request["candidates"]])
         suffixes = [self.tokens(text + after) for text in request["candidates"]]
         choices = [self.tokens(choice)[0] for choice in request["choices"]]
-        return packed.Prompt(self.tokens(before), suffixes, choices)
+        return tree.Prompt(self.tokens(before), suffixes, choices)
 
-    def _list(self, request: dict[str, Any]) -> packed.Prompt:
+    def _list(self, request: dict[str, Any]) -> tree.Prompt:
         """A list that goes on with each candidate: plain text, which nobody says to anybody."""
         suffixes = [self.tokens(text) for text in request["candidates"]]
         choices = [self.tokens(choice)[0] for choice in request["choices"]] or None
-        return packed.Prompt(self.tokens((self.tokenizer.bos_token or "") + request["instruction"]), suffixes, choices)
+        return tree.Prompt(self.tokens((self.tokenizer.bos_token or "") + request["instruction"]), suffixes, choices)
 
-    def _numbers(self, prompt: packed.Prompt, own: slice, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
+    def _numbers(self, prompt: tree.Prompt, own: slice, found: list[torch.Tensor], seconds: float) -> dict[str, Any]:
         """The response to a request that has its ``own`` candidates of a prompt; ``seconds`` are those of one token.
 
         The tokens of what the prompt's requests share count for the first of them.
