@@ -49,18 +49,21 @@ def main(*names: str) -> None:
     """Measure, print, and write what was measured."""
     trying = names == ("--try",)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() and not trying else {"rows": []}
     for name in [next(iter(MODELS))] if trying else names or MODELS:
         rows = []
         for dtype in MODELS[name][0]:
             for row in measured(study_models.local(name, dtype=dtype, device=device), MODELS[name][1], trying):
-                rows.append({"model": name, "dtype": dtype, **row})
-                print(rows[-1], flush=True)
-        kept = [row for row in found["rows"] if row["model"] != name]
-        ordered = sorted([*kept, *rows], key=lambda row: list(MODELS).index(row["model"]))
-        found = {"machine": _machine(device), "rows": ordered}
+                rows.append({"dtype": dtype, **row})
+                print(name, rows[-1], flush=True)
         if not trying:
-            FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            _keep({"model": name, "machine": _machine(device), "rows": rows})
+
+
+def _keep(found: dict[str, Any]) -> None:
+    """Write what was found of a model; the others' stays."""
+    before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else []
+    kept = {one["model"]: one for one in [*before, found]}
+    FILE.write_text(json.dumps([kept[name] for name in MODELS if name in kept], indent=1) + "\n", encoding="utf-8")
 
 
 def _machine(device: str) -> dict[str, Any]:

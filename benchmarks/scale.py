@@ -265,7 +265,7 @@ def _in_turns(option: str, ways: dict[str, int], folder: str) -> list[dict[str, 
             print(way, found[-1], flush=True)
     return [
         {"way": way, **measure.summary([one["seconds"] for one in found]), "largest_difference": largest[way]}
-        | {"peak_mib": max(one.get("peak_mib", 0) for one in found)}
+        | ({"peak_mib": max(one["peak_mib"] for one in found)} if "peak_mib" in found[0] else {})
         for way, found in told.items()
     ]
 
@@ -325,8 +325,8 @@ def main() -> None:
             return
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
     for name in given.names:
-        found[name] = PARTS[name]()
-        found["machine"] = measure.machine(["duckdb", "numpy", "pandas", "pyarrow", "ray"])
+        machine = measure.machine(["duckdb", "numpy", "pandas", "pyarrow", "ray"])
+        found[name] = {**PARTS[name](), "machine": machine}
         FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(name, found[name], flush=True)
 

@@ -32,6 +32,7 @@ WORDS = (*answers.VERDICTS, NOT_RUN)
 SHOWN = rf"([+−-]?\d+(?:\.\d+)?|{'|'.join(WORDS)})"
 MEASURED = {
     "benchmarks": "benchmarks/results.json",
+    "gpu": "benchmarks/gpu.json",
     "scale": "benchmarks/scale.json",
     "heard_out": "results/ml-100k/heard_out.csv",
     "seeds": "results/seeds.csv",

@@ -105,6 +105,29 @@ def test_a_local_models_peers_gave_the_same_scores_and_others_tell_how_far_they_
     assert all(row["theirs"]["runs"] == row["ours"]["runs"] >= 5 for row in rows("local"))
 
 
+def test_on_a_gpu_every_way_was_measured_and_in_float32_scored_the_same():
+    (found,) = json.loads((BENCHMARKS / "gpu.json").read_text(encoding="utf-8"))
+    assert found["machine"]["gpu"] and found["model"] == "SmolLM2-135M-Instruct"
+    ranked = [row for row in found["rows"] if row["task"] == "likelihood"]
+    assert {(row["dtype"], row["workload"]) for row in ranked} == {
+        ("bfloat16", "test items"), ("bfloat16", "whole lists"), ("float32", "test items"),
+    }  # fmt: skip
+    for row in ranked:
+        assert len(row["ways"]) == 4 and row["share"] == pytest.approx(row["tflops"] / row["peak_tflops"], abs=1e-3)
+        apart = max(way["largest_difference"] for way in row["ways"].values())
+        assert apart <= {"float32": 1e-4, "bfloat16": 0.2}[row["dtype"]]
+    ways = [way for row in found["rows"] for way in row["ways"].values()]
+    assert all(way["seconds"]["runs"] >= 5 for way in ways) and len(ways) == 4 * 3 + 3 * 4
+
+
+def test_beside_duckdb_and_ray_others_came_to_the_same_in_turns():
+    scale = json.loads((BENCHMARKS / "scale.json").read_text(encoding="utf-8"))
+    assert all(part["machine"]["cores"] == 2 for part in scale.values())
+    for name, ways, limit in (("beside", 3, 0.0), ("actors", 5, 1e-4)):
+        rows = scale[name]["rows"]
+        assert len(rows) == ways and all(row["runs"] >= 5 and row["largest_difference"] <= limit for row in rows)
+
+
 def test_every_comparison_took_turns_at_least_five_times():
     for name in ("metrics", "llm"):
         assert all(row["theirs"]["runs"] == row["ours"]["runs"] >= 5 for row in rows(name) if row["peer"])
