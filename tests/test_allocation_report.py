@@ -220,6 +220,8 @@ def test_a_portrait_counts_everybody_as_often_as_they_are_handed_over():
     columns = ("handed over", "left")
     assert said(found, "feature", *columns)["own"] == pytest.approx([(0.2 + 0.4 / 2) / 1.5, (0.4 / 2 + 0.9) / 1.5])
     assert said(found, "feature", *columns)["ratings"] == pytest.approx([1.0, 1.0])
+    nobody = report.portrait(of, handed[:0])
+    assert nobody["handed over"].isna().all() and nobody["left"].notna().all()
 
 
 def test_the_user_who_is_followed_is_handed_over_most_often_and_then_most_often_weak():

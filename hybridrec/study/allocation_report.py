@@ -208,7 +208,7 @@ def portrait(of: Allocation, handed: pd.DataFrame) -> pd.DataFrame:
         handed: ``handed_over``.
 
     Returns:
-        feature, handed over, left.
+        feature, handed over, left; NaN of a group that nobody is in.
     """
     features, _ = of.teaching
     known = features[features["fold"] == features["test"]].drop(columns="fold")
@@ -216,7 +216,7 @@ def portrait(of: Allocation, handed: pd.DataFrame) -> pd.DataFrame:
     chance, columns = marked["chance"].fillna(0), known.columns.drop(policy.CASE)
     found = pd.DataFrame(index=columns.rename("feature"))
     for kind, weight in (("handed over", chance), ("left", 1 - chance)):
-        found[kind] = marked[columns].mul(weight, axis=0).sum() / max(weight.sum(), 1e-9)
+        found[kind] = marked[columns].mul(weight, axis=0).sum() / weight.sum()
     return found.reset_index()
 
 
