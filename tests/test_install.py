@@ -24,6 +24,7 @@ OF_AN_EXTRA = {
     "hybridrec.llm.models.encoder": "local",
     "hybridrec.llm.models.local": "local",
     "hybridrec.llm.models.packed": "local",
+    "hybridrec.llm.models.tree": "local",
     "hybridrec.llm.models.weights": "local",
     "hybridrec.llm.models.writing": "local",
     "hybridrec.llm.held_back": "local",
