@@ -49,6 +49,8 @@ def main(*names: str) -> None:
     """Measure, print, and write what was measured."""
     trying = names == ("--try",)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not trying:
+        raise SystemExit("torch finds no GPU here: --try runs without one.")
     for name in [next(iter(MODELS))] if trying else names or MODELS:
         rows = []
         for dtype in MODELS[name][0]:
@@ -158,15 +160,15 @@ def _rows(prompts: list[tree.Prompt], tokens: int) -> list[tree.Row]:
 # --- ways to attend ---------------------------------------------------------------------------------------------------
 
 
-def _ways_to_attend(model: HuggingFace, prompts: list[tree.Prompt], tokens: int) -> dict[str, Any]:
-    """Tokens a second of each way, with rows of so many tokens; what is prepared for a row is within the clock."""
+def _ways_to_attend(model: HuggingFace, prompts: list[tree.Prompt], tokens: int, rounds: int) -> dict[str, Any]:
+    """Tokens a second of each way, with at most so many in a row; what is prepared for a row is within the clock."""
     device = model.model.device.type
     ways = {
         "by branch": {"_AT_ONCE": ()},
         "a mask over the row": {"_AT_ONCE": (device,)},
         "flex attention": {"_AT_ONCE": (device,), "_whole": _flex},
     }
-    sizes = {"_TOKENS_PER_PASS": tokens, "_TOKENS_PER_PASS_GPU": tokens}
+    sizes = {"_TOKENS_PER_PASS": tokens, "_TOKENS_PER_PASS_GPU": tokens, "_MOST_AT_ONCE": 2 * tokens}
 
     def call(way: dict[str, Any]) -> list[float]:
         with patch.multiple(packed, **sizes, **way):
@@ -181,7 +183,7 @@ def _ways_to_attend(model: HuggingFace, prompts: list[tree.Prompt], tokens: int)
         except Exception as error:  # of the compiler, whatever it may be: the others are measured all the same
             print(f"{name}: {type(error).__name__}: {str(error)[:600]}", flush=True)
             del calls[name]
-    seconds = {name: measure.summary(one) for name, one in measure.alternately(calls, ROUNDS).items()}
+    seconds = {name: measure.summary(one) for name, one in measure.alternately(calls, rounds).items()}
     size = sum(len(row.tokens) for row in _rows(prompts, tokens))
     return {
         "tokens": size,

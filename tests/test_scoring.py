@@ -106,6 +106,9 @@ def test_a_row_attended_to_at_once_as_on_a_gpu_gives_the_same(model, monkeypatch
     assert calls
     for one, other in zip(at_once, by_branch, strict=True):
         assert flat(one) == pytest.approx(flat(other), abs=1e-4)
+    calls.clear()
+    monkeypatch.setattr(packed, "_MOST_AT_ONCE", 10)  # a longer row's mask would fill the memory
+    assert scored(model, prompts) == by_branch and not calls
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -152,23 +155,34 @@ def test_on_a_gpu_scores_are_those_of_the_processor(model):
         assert flat(one) == pytest.approx(flat(other), abs=1e-4)
 
 
-def test_what_does_not_fit_the_memory_together_is_computed_apart(model, monkeypatch):
+@pytest.mark.parametrize("most", [75, 120, 300])
+def test_what_does_not_fit_the_memory_together_is_computed_apart(model, monkeypatch, most):
     prompts, passes, compute = families(), [], packed._pass
     together = scored(model, prompts)
 
     def little_memory(model: Any, some: list[Prompt]) -> Any:
-        passes.append(len(some))
-        if len(some) > 2:
+        passes.append(sum(prompt.size for prompt in some))
+        if passes[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return compute(model, some)
 
     monkeypatch.setattr(packed, "_pass", little_memory)
     for one, other in zip(together, scored(model, prompts), strict=True):
         assert flat(one) == pytest.approx(flat(other), abs=1e-4)
-    assert max(passes) > 2 and sum(size for size in passes if size <= 2) == len(prompts)
-    monkeypatch.setattr(packed, "_pass", lambda *_: little_memory(None, [None] * 3))
+    assert max(passes) > most
+    most = 1
     with pytest.raises(ModelError, match=r"a prompt of \d+ tokens does not fit the memory of cpu.*show less"):
         packed.log_probs(model, prompts[:1])
+
+
+def test_a_plain_pass_that_does_not_fit_the_memory_is_told(model, monkeypatch):
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(packed._tried, model, "off by much")
+    monkeypatch.setattr(model, "forward", no_memory)
+    with pytest.raises(ModelError, match="does not fit the memory of cpu"):
+        packed.log_probs(model, families()[:1])
 
 
 def test_the_order_of_users_changes_nothing(model):

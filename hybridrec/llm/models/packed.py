@@ -27,6 +27,8 @@ _LOGITS_TOGETHER, _LOGITS_TOGETHER_GPU = 128, 1024
 # Devices that attend to a whole row at once, though most of what they compare is not seen: a call for each branch would
 # have them wait for the next call. A processor is faster branch by branch.
 _AT_ONCE = ("cuda",)
+# So many tokens at most: the mask has as many numbers as pairs of tokens, and a lone long history needs none by branch.
+_MOST_AT_ONCE = 16_384
 _ATTENTION = "branches"
 # How far log-probabilities of the tree and of plain passes may be apart, on average over the tokens of the trial:
 # rounding stays well below, a text that sees another's tokens is above.
@@ -66,18 +68,28 @@ def _fitting(model: Any, prompts: Sequence[Prompt]) -> list[list[torch.Tensor]]:
     """Each prompt's values, from one pass, or from as many as the device's memory asks for.
 
     Raises:
-        ModelError: one prompt alone is too much.
+        ModelError: one suffix alone is too much.
     """
     try:
         return list(_pass(model, prompts))
     except torch.OutOfMemoryError:
-        if len(prompts) == 1:
-            raise ModelError(
-                f"a prompt of {prompts[0].size} tokens does not fit the memory of {model.device} beside the model: "
-                'show less of the history, or take dtype = "bfloat16", or a smaller model.'
-            ) from None
-    middle = len(prompts) // 2  # out of the handler, which would keep what the failed pass had allocated
-    return _fitting(model, prompts[:middle]) + _fitting(model, prompts[middle:])
+        if len(prompts) == len(prompts[0].suffixes) == 1:
+            raise _too_much(model, prompts[0].size) from None
+    # Out of the handler, which would keep what the failed pass had allocated.
+    if len(prompts) > 1:
+        middle = len(prompts) // 2
+        return _fitting(model, prompts[:middle]) + _fitting(model, prompts[middle:])
+    prefix, suffixes, choices = prompts[0].prefix, prompts[0].suffixes, prompts[0].choices
+    middle = len(suffixes) // 2
+    halves = (Prompt(prefix, some, choices) for some in (suffixes[:middle], suffixes[middle:]))
+    return [[values for half in halves for values in _fitting(model, [half])[0]]]
+
+
+def _too_much(model: Any, tokens: int) -> ModelError:
+    return ModelError(
+        f"a prompt of {tokens} tokens does not fit the memory of {model.device} beside the model: show less of the "
+        'history, or take dtype = "bfloat16", or a smaller model.'
+    )
 
 
 def _pieces(prompt: Prompt, bound: int) -> Iterator[Prompt]:
@@ -119,6 +131,8 @@ def _difference(model: Any) -> str:
         tree = _after(hidden(model, row), model.get_output_embeddings(), row)
         text = torch.tensor([tokens], device=model.device)
         usual = model.get_output_embeddings()(model.base_model(text, use_cache=False).last_hidden_state)
+    except torch.OutOfMemoryError:
+        raise _too_much(model, len(row.tokens)) from None
     except Exception as error:  # whatever an architecture may raise that takes no such attention
         return f"it takes no attention but its own ({type(error).__name__}: {error})"
     if not torch.allclose(usual.float(), model(text, use_cache=False).logits.float(), rtol=1e-3, atol=1e-3):
@@ -138,7 +152,10 @@ def _plain(model: Any, prompt: Prompt) -> list[torch.Tensor]:
     for suffix in prompt.suffixes:
         wanted = {"logits_to_keep": len(suffix) + 1} if few else {}
         text = torch.tensor([prompt.prefix + suffix], device=model.device)
-        logits = model(text, use_cache=False, **wanted).logits[0, -len(suffix) - 1 :].float()
+        try:
+            logits = model(text, use_cache=False, **wanted).logits[0, -len(suffix) - 1 :].float()
+        except torch.OutOfMemoryError:
+            raise _too_much(model, text.shape[1]) from None
         table = logits.log_softmax(dim=1).cpu()
         found.append(table[-1, prompt.choices] if prompt.choices else table[range(len(suffix)), suffix])
     return found
@@ -158,7 +175,8 @@ def _attend(
     if strange := [name for name in _NOT_DONE_HERE if more.get(name) is not None]:
         raise NotImplementedError(strange[0])
     row.windows.add(sliding_window)
-    way = _whole if query.device.type in _AT_ONCE else _by_branch
+    at_once = query.device.type in _AT_ONCE and len(row.tokens) <= _MOST_AT_ONCE
+    way = _whole if at_once else _by_branch
     return way(query, key, value, row, scaling, sliding_window).transpose(1, 2).contiguous(), None
 
 
@@ -180,8 +198,8 @@ def _whole(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: Row, scaling: float | None, window: int | None
 ) -> torch.Tensor:
     """The whole row in one call. Keys are repeated for their queries: with a mask, no fast kernel does that itself."""
-    times = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(times, dim=1) for one in (key, value))
+    if (times := query.shape[1] // key.shape[1]) > 1:
+        key, value = (one.repeat_interleave(times, dim=1) for one in (key, value))
     mask = row.mask(window, query)
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
