@@ -84,12 +84,11 @@ def measured(model: HuggingFace, rows: Sequence[int], trying: bool) -> Iterator[
         yield {"task": "likelihood", "workload": workload, **_beside(model, chosen, trying)}
     if dtype == torch.bfloat16:
         prompts = [bench_llm._prompt(model, task) for task in loads["test items"]]
-        for tokens in rows[:1] if trying else rows:
-            yield {
-                "task": "attention",
-                "row": tokens,
-                **_ways_to_attend(model, prompts[: 2 if trying else None], tokens),
-            }
+        if trying:
+            prompts, rows = prompts[:2], rows[:1]
+        for tokens in rows:
+            ways = _ways_to_attend(model, prompts, tokens, 1 if trying else ROUNDS)
+            yield {"task": "attention", "row": tokens, **ways}
     if device.type == "cuda":
         print(f"memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
 
