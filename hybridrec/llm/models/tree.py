@@ -138,7 +138,8 @@ class Row:
         sizes = torch.tensor([len(branch.run) for branch in self.branches])
         of = torch.arange(len(begins)).repeat_interleave(sizes).to(device)
         run = torch.cat([branch.run for branch in self.branches]).to(device)
-        position = torch.tensor(self.positions, dtype=torch.int32, device=device)  # there is one for each pair below
+        # int32: below, there is a difference for each two tokens.
+        position = torch.tensor(self.positions, dtype=torch.int32, device=device)
         above = above.to(device)
 
         def function(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
