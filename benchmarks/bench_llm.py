@@ -201,8 +201,7 @@ def _prefill(model: HuggingFace, tasks: list[Task]) -> dict[str, Any]:
     asked = [_prompt(model, task) for task in tasks]
     prompts = [tree.Prompt(one.prefix, [one.suffixes[0][:1]]) for one in asked]
     lengths, config, square = [len(one.prefix) for one in prompts], model.model.config, torch.randn(SQUARE, SQUARE)
-    linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)
-    width = config.num_attention_heads * config.head_dim * config.num_hidden_layers
+    linear, width = sizes(model)
     work = sum(2 * linear * n + 2 * width * n * n + 2 * config.vocab_size * config.hidden_size for n in lengths)
     calls = {"ours": lambda: packed.log_probs(model.model, prompts), "peak": lambda: square @ square}
     seconds = {name: measure.summary(one) for name, one in measure.alternately(calls, ROUNDS + 1).items()}
@@ -213,6 +212,14 @@ def _prefill(model: HuggingFace, tasks: list[Task]) -> dict[str, Any]:
         **{"theirs": seconds["peak"], "gflops": {name: round(value / 1e9) for name, value in speed.items()}},
         "share": round(speed["ours"] / speed["peak"], 3),
     }
+
+
+def sizes(model: HuggingFace) -> tuple[int, int]:
+    """Of all layers together: numbers in the linear ones' matrices, and the width of what attention compares."""
+    config = model.model.config
+    linear = sum(p.numel() for name, p in model.model.named_parameters() if p.dim() == 2 and ".layers." in name)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return linear, config.num_attention_heads * head * config.num_hidden_layers
 
 
 _START = """

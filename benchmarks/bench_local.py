@@ -83,22 +83,27 @@ def _beside(
     Raises:
         SystemExit: a score differs by more than ``limit``.
     """
-    one, other = ours(), theirs()
-    pairs = list(zip(one, other, strict=True))
-    largest = max(abs(a - b) for mine, its in pairs for a, b in zip(mine, its, strict=True))
-    if limit is not None and largest > limit:
-        raise SystemExit(f"{peer}, {workload}: scores differ by {largest}. Not the same work.")
-    within = [float(stats.spearmanr(mine, its).statistic) for mine, its in pairs if len(mine) > 1]
+    told = apart(ours(), theirs())
+    if limit is not None and told["largest_difference"] > limit:
+        raise SystemExit(f"{peer}, {workload}: scores differ by {told['largest_difference']}. Not the same work.")
     seconds = measure.alternately({"ours": ours, "theirs": theirs}, bench_llm.ROUNDS)
     mine, its = measure.summary(seconds["ours"]), measure.summary(seconds["theirs"])
     row = {
         **{"task": task, "workload": workload, "peer": peer, "users": len(tasks)},
         **{"candidates": sum(len(task.items) for task in tasks), "threads": torch.get_num_threads()},
         **{"ours": mine, "theirs": its, "ratio": round(its["median"] / mine["median"], 2)},
-        **{"largest_difference": largest, "rank_correlation": round(float(np.nanmean(within)), 4)},
+        **told,
     }
     print(row, flush=True)
     return row
+
+
+def apart(ours: Scores, theirs: Scores) -> dict[str, float]:
+    """How far scores are apart at most, and whether they order candidates alike (a mean over users)."""
+    pairs = list(zip(ours, theirs, strict=True))
+    largest = max(abs(a - b) for mine, its in pairs for a, b in zip(mine, its, strict=True))
+    within = [float(stats.spearmanr(mine, its).statistic) for mine, its in pairs if len(set(mine)) > 1 < len(set(its))]
+    return {"largest_difference": largest, "rank_correlation": round(float(np.mean(within)), 4)}
 
 
 # --- ways to score ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ import bench_local
 import measure
 import numpy as np
 import torch
-from scipy import stats
 
 from hybridrec.llm.models import packed, tree
 from hybridrec.llm.models.local import HuggingFace
@@ -111,7 +110,7 @@ def _beside(model: HuggingFace, tasks: list[Task], trying: bool) -> dict[str, An
     rows = {
         name: {
             **{"seconds": one, "users_a_second": round(len(tasks) / one["median"], 1)},
-            **_apart(scores["ours"], scores[name]),
+            **bench_local.apart(scores["ours"], scores[name]),
             "ratio": round(one["median"] / seconds["ours"]["median"], 2),
         }
         for name, one in seconds.items()
@@ -124,14 +123,6 @@ def _beside(model: HuggingFace, tasks: list[Task], trying: bool) -> dict[str, An
     }
 
 
-def _apart(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, float]:
-    """How far scores are apart, and whether they order candidates alike (a mean over users)."""
-    pairs = list(zip(ours, theirs, strict=True))
-    differences = [abs(a - b) for mine, its in pairs for a, b in zip(mine, its, strict=True)]
-    within = [float(stats.spearmanr(mine, its).statistic) for mine, its in pairs if len(set(mine)) > 1 < len(set(its))]
-    return {"largest_difference": max(differences), "rank_correlation": round(float(np.mean(within)), 4)}
-
-
 def _product(dtype: torch.dtype, device: torch.device, size: int) -> Callable[[], float]:
     one, other = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return lambda: float((one @ other)[0, 0])  # a number, so that the call has ended when the device has
@@ -139,11 +130,7 @@ def _product(dtype: torch.dtype, device: torch.device, size: int) -> Callable[[]
 
 def _work(model: HuggingFace, prompts: list[tree.Prompt]) -> float:
     """Multiplications and additions of matrices: linear layers, attention to what is seen, logits of what is wanted."""
-    network, config = model.model, model.model.config
-    linear = sum(p.numel() for name, p in network.named_parameters() if p.dim() == 2 and ".layers." in name)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = config.num_attention_heads * head * config.num_hidden_layers
-    work = 0.0
+    config, (linear, width), work = model.model.config, bench_llm.sizes(model), 0.0
     for row in _rows(prompts, packed._TOKENS_PER_PASS_GPU):
         seen = int((row.mask(None, torch.zeros(1, dtype=torch.bfloat16)) == 0).sum())
         logits = len(set(row.sources)) * config.vocab_size * config.hidden_size
